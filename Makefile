@@ -1,0 +1,31 @@
+# Two commands do everything: `make tutorial` and `make test`. Each creates .venv when it is absent or stale.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip
+PROFILE ?= quick
+export MPLBACKEND ?= agg
+
+.PHONY: tutorial test lint format clean
+tutorial: .venv/installed
+	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE)
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 notebooks/
+
+lint: .venv/installed
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+format: .venv/installed
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
+
+# torch comes first, then sam2 is built against it: with build isolation pip would fetch a second torch for the build.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install --quiet "setuptools>=77" wheel "torch>=2.5.1" "torchvision>=0.20.1"
+	SAM2_BUILD_CUDA=0 $(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs

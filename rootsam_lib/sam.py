@@ -1,0 +1,338 @@
+"""The models: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder.
+
+`nano` is embedded (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here); `tiny`, `small`, `base_plus` and
+`large` are Meta's SAM2.1 checkpoints, downloaded when first asked for. All five come out of one builder.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+import sam2
+import timm
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+HERE = Path(__file__).parent
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+META_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
+
+
+class Zoo(NamedTuple):
+    """One model: its architecture file, its checkpoint, the checkpoint's SHA-256, and what to call it in figures."""
+
+    config: Path
+    checkpoint: str
+    sha256: str
+    label: str
+
+
+_META = Path(sam2.__path__[0]) / "configs" / "sam2.1"
+MODELS = {
+    "nano": Zoo(
+        HERE / "nano.yaml",
+        "nano.safetensors",
+        "",
+        "nano (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here)",
+    ),
+    "tiny": Zoo(
+        _META / "sam2.1_hiera_t.yaml",
+        "sam2.1_hiera_tiny.pt",
+        "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+        "SAM2.1 tiny",
+    ),
+    "small": Zoo(
+        _META / "sam2.1_hiera_s.yaml",
+        "sam2.1_hiera_small.pt",
+        "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+        "SAM2.1 small",
+    ),
+    "base_plus": Zoo(
+        _META / "sam2.1_hiera_b+.yaml",
+        "sam2.1_hiera_base_plus.pt",
+        "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+        "SAM2.1 base+",
+    ),
+    "large": Zoo(
+        _META / "sam2.1_hiera_l.yaml",
+        "sam2.1_hiera_large.pt",
+        "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+        "SAM2.1 large",
+    ),
+}
+
+
+class Features(NamedTuple):
+    """What the frozen encoder says of a batch of images.
+
+    maps: four trunk outputs (B, C_i, h / s, w / s) at strides s = 4, 8, 16, 32 of the encoded size.
+    image_size: (H, W) in pixels of the images before encoding; points are given in these pixels.
+    """
+
+    maps: tuple[Tensor, ...]
+    image_size: tuple[int, int]
+
+
+class Prediction(NamedTuple):
+    """logits (B, M, h / 4, w / 4), 0 is the mask's edge, and iou (B, M), the model's own estimate of each mask's IoU.
+
+    M is 1, or 3 with `multimask`.
+    """
+
+    logits: Tensor
+    iou: Tensor
+
+
+class TimmTrunk(nn.Module):
+    """A timm backbone in the place of SAM2.1's Hiera: outputs at strides 4, 8, 16 and 32.
+
+    Raises ValueError when the architecture has no outputs at these strides.
+    """
+
+    def __init__(self, architecture: str):
+        super().__init__()
+        reductions = timm.create_model(architecture, features_only=True).feature_info.reduction()
+        if not {4, 8, 16, 32} <= set(reductions):
+            raise ValueError(
+                f"trunk architecture {architecture!r} gives strides {reductions}; RootSAM needs 4, 8, 16 and 32: "
+                "choose another timm backbone in the model's YAML."
+            )
+        levels = tuple(reductions.index(stride) for stride in (4, 8, 16, 32))
+        self.backbone = timm.create_model(architecture, features_only=True, out_indices=levels)
+        self.channel_list = self.backbone.feature_info.channels()[::-1]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.backbone(images)
+
+
+class RootSAM(nn.Module):
+    """A SAM2.1-architecture model with a frozen image encoder.
+
+    `encode` runs the trunk once per image, without gradient and always in eval mode (its batch-norm statistics and
+    drop-path must not depend on training). `decode` is everything that may learn: prompt encoder, conv_s0 / conv_s1 and
+    mask decoder. The neck stands between the two: it is frozen too, but it runs in `decode`, because trunk outputs are
+    far smaller to keep than the neck's, and because conv_s0 / conv_s1 must see gradients.
+    """
+
+    def __init__(self, sam: nn.Module, name: str):
+        super().__init__()
+        self.sam = sam
+        self.name = name
+        mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
+        std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        sam.image_encoder.trunk.to(memory_format=torch.channels_last)  # convolutions run about twice as fast on CPU
+        self.requires_grad_(False)
+        for part in self.trained_parts().values():
+            part.requires_grad_(True)
+        self.train()
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """The modules that fine-tuning trains."""
+        return {"prompt encoder": self.sam.sam_prompt_encoder, "mask decoder": self.sam.sam_mask_decoder}
+
+    def train(self, mode: bool = True) -> "RootSAM":
+        """As in torch, but the image encoder stays in eval mode, so that kept and live features are the same."""
+        super().train(mode)
+        self.sam.image_encoder.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def label(self) -> str:
+        return MODELS[self.name].label
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
+        """Run the frozen trunk.
+
+        images: uint8 (B, H, W, 3). size: side in px to which images are resized first (SAM2.1's own predictor always
+        uses 1024); None keeps them as they are. Raises ValueError for another shape or dtype, or a side that is not a
+        multiple of 32.
+        """
+        images = torch.as_tensor(images, device=self.device)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be uint8 (B, H, W, 3), not {images.dtype} {tuple(images.shape)}: "
+                "stack images with numpy.stack, and do not normalise them first."
+            )
+        height, width = images.shape[1:3]
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        if size is not None and (height, width) != (size, size):
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        if pixels.shape[-2] % 32 or pixels.shape[-1] % 32:
+            raise ValueError(
+                f"encoder input of {pixels.shape[-2]} x {pixels.shape[-1]} px: both sides must be multiples of 32; "
+                "pass size=512 or size=1024, or tile the scan."
+            )
+        maps = self.sam.image_encoder.trunk((pixels - self.pixel_mean) / self.pixel_std)
+        return Features(tuple(maps), (height, width))
+
+    def decode(
+        self,
+        features: Features,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask: bool = False,
+    ) -> Prediction:
+        """Predict masks from encoded images and prompts; gradients reach the trained parts.
+
+        points: float (P, N, 2), (x, y) in pixels of the original image; labels: int (P, N), 1 root, 0 soil, -1 padding.
+        None stands for no prompt at all. P is B, or a multiple of B: several prompt sets per image, those of one image
+        next to each other. mask_input: logits (P, 1, h / 4, w / 4) of an earlier prediction.
+        """
+        fpn, _ = self.sam.image_encoder.neck(list(features.maps))
+        decoder, prompt_encoder = self.sam.sam_mask_decoder, self.sam.sam_prompt_encoder
+        high_res = [decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1])]
+        embedding = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
+        batch = embedding.shape[0]
+        if points is None:
+            points = torch.zeros(batch, 1, 2, device=self.device)
+            labels = torch.full((batch, 1), -1, device=self.device)
+        if points.shape[0] % batch or points.shape[:2] != labels.shape:
+            raise ValueError(
+                f"points {tuple(points.shape)} and labels {tuple(labels.shape)} do not fit {batch} encoded images: "
+                "give (P, N, 2) and (P, N) with P a multiple of the number of images."
+            )
+        repeats = points.shape[0] // batch
+        if repeats > 1:
+            embedding, *high_res = (x.repeat_interleave(repeats, dim=0) for x in (embedding, *high_res))
+
+        # The prompt encoder only uses these sizes to normalise coordinates and to lay out the dense grid.
+        prompt_encoder.input_image_size = features.image_size
+        prompt_encoder.image_embedding_size = tuple(embedding.shape[-2:])
+        sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=mask_input)
+        logits, iou, _, _ = decoder(
+            image_embeddings=embedding,
+            image_pe=prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=high_res,
+        )
+        return Prediction(logits, iou)
+
+    def parameter_table(self) -> list[dict[str, object]]:
+        """One row a part: its name, its number of parameters, and whether it is trained, frozen or unused."""
+        encoder = self.sam.image_encoder
+        parts = {"image encoder: trunk": encoder.trunk, "image encoder: neck": encoder.neck, **self.trained_parts()}
+        rows, seen = [], 0
+        for part, module in parts.items():
+            count = sum(p.numel() for p in module.parameters())
+            trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            rows.append({"part": part, "parameters": count, "state": "trained" if trained else "frozen"})
+            seen += count
+        rest = sum(p.numel() for p in self.parameters()) - seen
+        rows.append({"part": "memory and no-memory embeddings", "parameters": rest, "state": "frozen"})
+        return rows
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of mask logits (B, M, h, w) to size (H, W), in fp32."""
+    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ROOTSAM_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ROOTSAM_CACHE") or pooch.os_cache("rootsam"))
+
+
+def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
+    """Fetch one of Meta's checkpoints with a progress bar, verify its SHA-256, and return its path in the cache.
+
+    Raises OSError, in one sentence, when it cannot be fetched or is not the published file.
+    """
+    entry = MODELS[name]
+    try:
+        path = pooch.retrieve(
+            base_url + entry.checkpoint,
+            known_hash=f"sha256:{entry.sha256}",
+            fname=entry.checkpoint,
+            path=cache_dir(),
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=60),
+        )
+    except ValueError as error:  # pooch's word for a hash that does not match; it has removed the file
+        raise OSError(
+            f"{entry.checkpoint} from {base_url} is not the published file (its SHA-256 differs): try again later."
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{entry.checkpoint} could not be fetched from {base_url} ({type(error).__name__}): check the connection, "
+            f"put the file into {cache_dir()} yourself, or use the embedded model with MODEL = 'nano'."
+        ) from error
+    return Path(path)
+
+
+def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
+    """Build a model and load its weights.
+
+    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
+    written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
+    Raises ValueError for an unknown name, FileNotFoundError for a missing file, ValueError for weights of another model.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}.")
+    entry = MODELS[name]
+    config = OmegaConf.load(entry.config)
+    OmegaConf.resolve(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RootSAM(instantiate(config.model), name)
+    if weights is None:
+        return model
+    if weights == "default":
+        path = HERE / entry.checkpoint if name == "nano" else download_checkpoint(name)
+    else:
+        path = Path(weights)
+    load_weights(model, path)
+    return model
+
+
+def load_weights(model: RootSAM, path: str | Path) -> None:
+    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly.
+
+    Raises FileNotFoundError when it is missing and ValueError when it is another model's or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
+        model.sam.load_state_dict({key: value.float() for key, value in state.items()})
+    except (RuntimeError, KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
+            f"made from, or make it again ({str(error).splitlines()[0][:120]})."
+        ) from error
+
+
+def save_weights(model: RootSAM, path: str | Path) -> None:
+    """Write the whole model's weights as safetensors, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({key: value.contiguous() for key, value in model.sam.state_dict().items()}, partial)
+    os.replace(partial, path)
+
+
+def weights_hash(model: RootSAM) -> str:
+    """SHA-256 over all weights, first 16 hex digits: the model's identity in results files."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.sam.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
