@@ -177,8 +177,12 @@ class RootSAM(nn.Module):
                 f"encoder input of {pixels.shape[-2]} x {pixels.shape[-1]} px: both sides must be multiples of 32; "
                 "pass size=512 or size=1024, or tile the scan."
             )
-        maps = self.sam.image_encoder.trunk((pixels - self.pixel_mean) / self.pixel_std)
-        return Features(tuple(maps), (height, width))
+        # Half precision where the hardware has it: bfloat16 if not merely emulated (a T4 has only float16).
+        on_gpu = self.device.type == "cuda"
+        half = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        with torch.autocast(self.device.type, half, enabled=on_gpu):
+            maps = self.sam.image_encoder.trunk((pixels - self.pixel_mean) / self.pixel_std)
+        return Features(tuple(level.float() for level in maps), (height, width))
 
     def decode(
         self,
@@ -225,6 +229,8 @@ class RootSAM(nn.Module):
             high_res_features=high_res,
         )
         return Prediction(logits, iou)
+
+    forward = decode  # what accelerate and DistributedDataParallel call
 
     def parameter_table(self) -> list[dict[str, object]]:
         """One row a part: its name, its number of parameters, and whether it is trained, frozen or unused."""
@@ -282,7 +288,7 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
 
     name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
     written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
-    Raises ValueError for an unknown name, FileNotFoundError for a missing file, ValueError for weights of another model.
+    Raises ValueError for an unknown name or weights of another model, FileNotFoundError for a missing file.
     """
     if name not in MODELS:
         raise ValueError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}.")
@@ -311,7 +317,9 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
+        state = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
+        )
         model.sam.load_state_dict({key: value.float() for key, value in state.items()})
     except (RuntimeError, KeyError, OSError, ValueError) as error:
         raise ValueError(
@@ -329,10 +337,10 @@ def save_weights(model: RootSAM, path: str | Path) -> None:
     os.replace(partial, path)
 
 
-def weights_hash(model: RootSAM) -> str:
-    """SHA-256 over all weights, first 16 hex digits: the model's identity in results files."""
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over all weights of a model or of a part of it, first 16 hex digits: its identity in results files."""
     digest = hashlib.sha256()
-    for key, value in sorted(model.sam.state_dict().items()):
+    for key, value in sorted(module.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,0 +1,53 @@
+"""The five augmentation families of the poster: geometric, colour jitter, noise, elastic, occlusion.
+
+albumentations ignores the global seeds, and its DataLoader workers repeat each other's draws. So every call names its
+own seed: the result depends on the seed alone, with or without workers.
+"""
+
+import albumentations as A
+import cv2
+import numpy as np
+
+REFLECT = cv2.BORDER_REFLECT_101
+
+
+def augmentation_families(size: int) -> dict[str, list[A.BasicTransform]]:
+    """The transforms of each family for patches of size x size px.
+
+    Displacements and holes are given as shares of the patch, so both stages see the same strength.
+    """
+    hole = (1 / 16, 1 / 6)
+    return {
+        "geometric": [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.RandomRotate90(p=0.75),
+            A.Affine(scale=(0.8, 1.25), translate_percent=(-0.1, 0.1), rotate=(-25, 25), shear=(-8, 8),
+                     border_mode=REFLECT, p=0.7),
+        ],
+        "colour jitter": [A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=0.8)],
+        "noise": [A.GaussNoise(std_range=(0.02, 0.06), p=0.5)],
+        "elastic": [A.ElasticTransform(alpha=size / 8, sigma=size / 50, border_mode=REFLECT, p=0.3)],
+        # fill_mask=None keeps the root in the mask: the model should trace it behind what hides it.
+        "occlusion": [A.CoarseDropout((1, 4), hole, hole, fill="random_uniform", fill_mask=None, p=0.4)],
+    }  # fmt: skip
+
+
+def build_augmentation(size: int, families: tuple[str, ...] | None = None) -> A.Compose:
+    """One pipeline of the named families (None: all five) for patches of size x size px.
+
+    Raises ValueError for an unknown family.
+    """
+    available = augmentation_families(size)
+    for family in families or ():
+        if family not in available:
+            raise ValueError(f"augmentation family {family!r} is unknown: choose from {', '.join(available)}.")
+    chosen = [t for family in (families if families is not None else available) for t in available[family]]
+    return A.Compose(chosen, strict=True)
+
+
+def augment(pipeline: A.Compose, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Augment one patch: image uint8 (H, W, 3), mask bool (H, W); the same seed gives the same result everywhere."""
+    pipeline.set_random_seed(seed % 2**32)
+    result = pipeline(image=image, mask=mask.astype(np.uint8))
+    return result["image"], result["mask"].astype(bool)

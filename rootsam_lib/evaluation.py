@@ -1,0 +1,84 @@
+"""Protocols: how a model is asked, and what its answers are worth.
+
+The protocol of the poster, `fixed prompts`: on 512 x 512 px patches, every model gets the same seeded points, drawn
+once from the true mask, with no person in the loop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from rootsam_lib.features import FeatureBank
+from rootsam_lib.metrics import DEFINITIONS, Counts, count, summarise
+from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
+from rootsam_lib.results import provenance
+from rootsam_lib.sam import Features, RootSAM, resize_logits, weights_hash
+from rootsam_lib.scans import Patch
+
+
+@dataclass(frozen=True)
+class FixedPrompts:
+    """The fixed-prompts protocol: n_root and n_soil points per patch, from a seed."""
+
+    n_root: int = 10
+    n_soil: int = 5
+    seed: int = 0
+
+
+@torch.no_grad()
+def predict(model: RootSAM, features: Features, prompts: Sequence[Prompts] | None = None) -> np.ndarray:
+    """Masks bool (B, H, W) in pixels of the original images, for one prompt set per image or none at all."""
+    points, labels = stack_prompts(prompts, model.device) if prompts is not None else (None, None)
+    logits = model.decode(features, points, labels).logits
+    return (resize_logits(logits, features.image_size)[:, 0] > 0).cpu().numpy()
+
+
+def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts = FixedPrompts()) -> list[Counts]:
+    """Ask the model for every patch of the bank (view 0) with the protocol's points; one `Counts` a patch."""
+    model.eval()
+    counts = []
+    for number in range(len(bank)):
+        batch = bank.batch([number], [0], model.device)
+        prompts = [
+            fixed_prompts(mask, name, protocol.n_root, protocol.n_soil, protocol.seed)
+            for mask, name in zip(batch.masks, batch.names, strict=True)
+        ]
+        counts += [count(p, t) for p, t in zip(predict(model, batch.features, prompts), batch.masks, strict=True)]
+    return counts
+
+
+def evaluate(
+    models: Mapping[str, RootSAM],
+    patches: Sequence[Patch],
+    protocol: FixedPrompts = FixedPrompts(),
+    encode_size: int | None = None,
+) -> dict[str, object]:
+    """The fixed-prompts protocol for several models on the same patches with the same points.
+
+    models: by the name of their row. Returns a results dictionary (see `results`): protocol, definitions, one row of
+    metrics a model, the pixel counts of every patch, and where it was made.
+    """
+    banks: dict[str, FeatureBank] = {}
+    rows, images, hashes = {}, {}, {}
+    for name, model in models.items():
+        # Models that share their frozen trunk share its features too.
+        trunk = weights_hash(model.sam.image_encoder.trunk)
+        if trunk not in banks:
+            banks[trunk] = FeatureBank(
+                model, patches, encode_size=encode_size, dtype=torch.float32, note="encode test patches"
+            )
+        counts = score(model, banks[trunk], protocol)
+        rows[name] = summarise(counts)
+        images[name] = [tuple(c) for c in counts]
+        hashes[name] = {"model": model.label, "weights": weights_hash(model)}
+    return {
+        "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
+        "definitions": DEFINITIONS,
+        "models": hashes,
+        "rows": rows,
+        "patches": [{"name": p.name, "tube": p.tube} for p in patches],
+        "counts": {"order": list(Counts._fields), **images},
+        "provenance": provenance(),
+    }

@@ -1,0 +1,156 @@
+"""Every picture, in one style: the poster's colours for the models, green points on roots, red ones on soil."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch as LegendPatch
+
+from rootsam_lib.prompts import ROOT, SOIL, Prompts
+
+BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
+COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
+NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
+METRIC_NAMES = {
+    "root_iou": "root IoU\n(mean over patches)",
+    "class_mean_iou": "class-mean IoU\n(mean over patches)",
+    "pooled_iou": "pooled IoU\n(all pixels)",
+    "dice": "Dice\n(mean over patches)",
+    "pooled_dice": "pooled Dice\n(all pixels)",
+}
+STYLE = {
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+}
+
+
+def use_style() -> None:
+    """Switch matplotlib to the project's style; the first cell of every notebook calls it."""
+    plt.rcParams.update(STYLE)
+
+
+def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A grid of square axes without ticks for pictures, one a title."""
+    columns = columns or len(titles)
+    rows = -(-len(titles) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.3) * rows), squeeze=False)
+    axes = list(grid.ravel())
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(title)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, axes[: len(titles)]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: float = 0.55) -> np.ndarray:
+    """The image with a mask laid over it: uint8 (H, W, 3)."""
+    tint = np.array(plt.matplotlib.colors.to_rgb(colour)) * 255
+    mixed = image.astype(float)
+    mixed[mask] = (1 - opacity) * mixed[mask] + opacity * tint
+    return mixed.round().astype(np.uint8)
+
+
+def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The image in grey with found roots green, missed roots orange and false roots blue: uint8 (H, W, 3)."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
+    for where, colour in ((prediction & truth, STAGE1), (~prediction & truth, STAGE2), (prediction & ~truth, BASE)):
+        grey = overlay(grey, where, colour, 0.95)
+    return grey
+
+
+def error_legend(figure: Figure) -> None:
+    """Name the three colours of `error_view` below a figure."""
+    entries = (("found", STAGE1), ("missed", STAGE2), ("false root", BASE))
+    handles = [LegendPatch(color=colour, label=label) for label, colour in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
+    """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too)."""
+    for label, colour, marker in ((ROOT, "#2fd32f", "o"), (SOIL, "#ff2d2d", "X")):
+        points = prompts.points[prompts.labels == label]
+        ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, marker=marker, edgecolors="white", linewidths=0.8)
+
+
+def score_bars(results: Mapping[str, object], metrics: Sequence[str] = tuple(METRIC_NAMES)) -> Figure:
+    """The poster's bar chart from a results file, one group of bars a metric, each metric under its own name."""
+    rows = results["rows"]
+    figure, ax = plt.subplots(figsize=(2.1 * len(metrics), 4.2))
+    width = 0.8 / len(rows)
+    for number, (name, row) in enumerate(rows.items()):
+        heights = [row[m] if row[m] is not None else 0 for m in metrics]
+        places = np.arange(len(metrics)) + (number - (len(rows) - 1) / 2) * width
+        bars = ax.bar(places, heights, width * 0.94, color=COLOURS.get(name, "0.5"), label=NAMES.get(name, name))
+        ax.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=9, padding=2)
+    ax.set_xticks(range(len(metrics)), [METRIC_NAMES.get(m, m) for m in metrics])
+    ax.set_ylim(0, 1.08)
+    ax.set_ylabel("score (1 is perfect)")
+    ax.legend(loc="upper right", ncols=len(rows))
+    ax.set_title(f"{results['title']}\n{caption(results)}", fontsize=10, loc="left")
+    return figure
+
+
+def caption(results: Mapping[str, object]) -> str:
+    """What a results file was made from, in one line: data, prompts, model, device."""
+    protocol, first = results["protocol"], next(iter(results["models"].values()))
+    row = next(iter(results["rows"].values()))
+    return (
+        f"{row['images_with_roots']} patches with roots and {row['images_without_roots']} without, "
+        f"{protocol['patch']} px; {protocol['n_root']} + {protocol['n_soil']} points from the true mask\n"
+        f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
+    )
+
+
+def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> Figure:
+    """Loss, validation root IoU and learning rate by epoch; dotted lines mark where the scheduler lowered the rate."""
+    epochs = [row["epoch"] + 1 for row in history]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    labels = {"loss": "training loss", "root_iou": "validation root IoU", "rate": "learning rate"}
+    for ax, (key, label) in zip(axes, labels.items(), strict=True):
+        ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(label)
+        for before, after in itertools.pairwise(history):
+            if after["rate"] < before["rate"]:
+                ax.axvline(after["epoch"] + 1, color="0.6", linestyle=":")
+    best = max(history, key=lambda row: row["root_iou"])
+    axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
+    axes[1].legend(loc="lower right")
+    axes[2].set_yscale("log")
+    figure.suptitle(title)
+    return figure
+
+
+def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
+    """The poster's panel: prompts on the left, predictions on the right, one row a model."""
+    titles = [t for name in masks for t in ("prompts", NAMES.get(name, name))]
+    figure, axes = panels(titles, columns=2, size=4)
+    for row, mask in enumerate(masks.values()):
+        axes[2 * row].imshow(image)
+        draw_prompts(axes[2 * row], prompts)
+        axes[2 * row + 1].imshow(error_view(image, mask, truth))
+    error_legend(figure)
+    return figure
+
+
+def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
+    """What is frozen and what is trained, by parameter count, from `RootSAM.parameter_table`."""
+    figure, ax = plt.subplots(figsize=(8.5, 2.6))
+    names = [str(row["part"]) for row in rows][::-1]
+    counts = [int(row["parameters"]) for row in rows][::-1]
+    states = [str(row["state"]) for row in rows][::-1]
+    bars = ax.barh(names, counts, color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states])
+    ax.bar_label(bars, [f" {c:,} ({s})" for c, s in zip(counts, states, strict=True)], fontsize=10)
+    ax.set_xlim(0, max(counts) * 1.35)
+    ax.set_xlabel("parameters")
+    ax.set_title(title, loc="left")
+    return figure

@@ -1,0 +1,103 @@
+"""The hybrid loss: focal Tversky (few root pixels, much soil) + boundary (sharp edges on fine roots).
+
+All losses take logits and work in fp32, also under autocast. They are finite, with finite gradients, for empty, full
+and perfect masks.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class HybridLoss(NamedTuple):
+    """The weighted sum that is minimised, and its two terms (scalars)."""
+
+    total: Tensor
+    tversky: Tensor
+    boundary: Tensor
+
+
+def tversky_index(
+    probability: Tensor, truth: Tensor, fn_weight: float = 0.7, fp_weight: float = 0.3, smooth: float = 1.0
+) -> Tensor:
+    """(TP + s) / (TP + fn_weight FN + fp_weight FP + s), per image.
+
+    probability, truth: (B, 1, H, W), sums over H and W. Returns (B,). With both weights 0.5 it is the Dice index.
+    Papers and libraries swap the letters alpha and beta, hence the names. (Salehi et al. 2017, equation 3.)
+    """
+    axes = (1, 2, 3)
+    true_positive = (probability * truth).sum(axes)
+    false_negative = ((1 - probability) * truth).sum(axes)
+    false_positive = (probability * (1 - truth)).sum(axes)
+    return (true_positive + smooth) / (true_positive + fn_weight * false_negative + fp_weight * false_positive + smooth)
+
+
+def focal_tversky_loss(
+    logits: Tensor,
+    truth: Tensor,
+    fn_weight: float = 0.7,
+    fp_weight: float = 0.3,
+    exponent: float = 0.75,
+    smooth: float = 1.0,
+) -> Tensor:
+    """Mean over images of (1 - Tversky index) ** exponent.
+
+    logits, truth: (B, 1, H, W). exponent is 1 / gamma of Abraham & Khan 2019 (gamma = 4/3). Without the clamp the
+    power's gradient is infinite at a perfect mask, and NaN after the chain rule.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        index = tversky_index(logits.float().sigmoid(), truth.float(), fn_weight, fp_weight, smooth)
+        return (1 - index).clamp_min(1e-6).pow(exponent).mean()
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance in px to the root's boundary: positive on soil, negative inside a root; float32 (H, W).
+
+    An empty or a full mask has no boundary and gives 0 everywhere. Inside, the distance to the nearest soil pixel is
+    kept whole: subtracting 1, as the published code does, would leave roots of one pixel's width without weight.
+    (Kervadec et al. 2019, section 2.)
+    """
+    if not mask.any() or mask.all():
+        return np.zeros(mask.shape, np.float32)
+    outside, inside = (
+        cv2.distanceTransform(np.ascontiguousarray(region, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for region in (~mask, mask)
+    )
+    return outside - inside
+
+
+def boundary_loss(logits: Tensor, distance: Tensor) -> Tensor:
+    """Mean over pixels of signed distance x probability, the distance in units of the image's longer side.
+
+    logits: (B, 1, H, W); distance: (B, 1, H, W) in px from `signed_distance` of the augmented mask. Dividing by the
+    side makes the weight carry over from 512 to 1024 px. Negative when roots are found: never use it alone, and never
+    let a scheduler watch it with a relative threshold. (Kervadec et al. 2019, equation 5.)
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return (logits.float().sigmoid() * distance.float()).mean() / max(logits.shape[-2:])
+
+
+def hybrid_loss(
+    logits: Tensor,
+    truth: Tensor,
+    distance: Tensor,
+    boundary_weight: float,
+    fn_weight: float = 0.7,
+    fp_weight: float = 0.3,
+    exponent: float = 0.75,
+) -> HybridLoss:
+    """Focal Tversky + boundary_weight x boundary (poster, hybrid loss); shapes as for the two terms."""
+    tversky = focal_tversky_loss(logits, truth, fn_weight, fp_weight, exponent)
+    boundary = boundary_loss(logits, distance)
+    return HybridLoss(tversky + boundary_weight * boundary, tversky, boundary)
+
+
+def boundary_schedule(epoch: int, start: float = 0.01, step: float = 0.01, most: float = 0.2) -> float:
+    """The boundary term's weight in an epoch (from 0): it rises by `step` from `start`, up to `most`.
+
+    The regional loss finds the roots first, then the boundary term sharpens them. (Kervadec et al. 2019, section 3.)
+    """
+    return min(start + step * epoch, most)

@@ -1,0 +1,130 @@
+"""Point prompts: where a person would click, imitated from a mask.
+
+Points are (x, y) in pixels, x to the right and y down, float32 (N, 2); labels are int64 (N,): 1 root, 0 soil, and -1
+for padding, which SAM2.1's prompt encoder ignores. A mask without roots is legal everywhere.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT, SOIL, PADDING = 1, 0, -1
+
+
+class Prompts(NamedTuple):
+    """points float32 (N, 2) as (x, y) px, labels int64 (N,)."""
+
+    points: np.ndarray
+    labels: np.ndarray
+
+
+def edt_map(mask: np.ndarray) -> np.ndarray:
+    """Euclidean distance transform: for every root pixel the distance in px to the nearest soil pixel, 0 on soil.
+
+    mask: bool (H, W). Returns float32 (H, W). The image border is not a root's boundary: a root that leaves the image
+    does not end there. A mask with no soil at all has no boundary: every distance is 1. (Poster, prompting strategy.)
+    """
+    if mask.all():
+        return np.ones(mask.shape, np.float32)
+    return cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+    """The chance of every pixel to become a root point: EDT ** exponent, normalised to 1 (all 0 without roots).
+
+    exponent 0 is uniform over root pixels, 1 the poster's rule, larger values keep to the middle of the thickest roots.
+    Returns float64 (H, W). Raises ValueError for a negative exponent.
+    """
+    if exponent < 0:
+        raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
+    weight = np.where(mask, edt_map(mask).astype(np.float64) ** exponent, 0.0)
+    return weight / max(weight.sum(), np.finfo(float).tiny)
+
+
+def _draw(weight: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to `count` different pixels (x, y), drawn in proportion to weight (H, W)."""
+    flat = np.flatnonzero(weight)
+    count = min(count, flat.size)
+    if count == 0:
+        return np.zeros((0, 2), np.float32)
+    chance = weight.ravel()[flat]
+    chosen = rng.choice(flat, size=count, replace=False, p=chance / chance.sum())
+    rows, columns = np.unravel_index(chosen, weight.shape)
+    return np.stack([columns, rows], axis=1).astype(np.float32)
+
+
+def sample_points(
+    mask: np.ndarray,
+    n_root: int,
+    n_soil: int,
+    rng: np.random.Generator,
+    exponent: float = 1.0,
+    hard_share: float = 0.5,
+    hard_band: tuple[float, float] = (3.0, 15.0),
+) -> Prompts:
+    """Draw root points in proportion to EDT ** exponent, and soil points.
+
+    hard_share of the soil points lie near a root, between hard_band[0] and hard_band[1] px away, where a mistake is
+    likely; the others are uniform over the soil. Always returns n_root + n_soil points: what cannot be drawn (no root
+    in the mask, no soil) is padding, label -1. Raises ValueError for a count below 0.
+    """
+    if n_root < 0 or n_soil < 0:
+        raise ValueError(f"n_root is {n_root} and n_soil is {n_soil}: both must be 0 or more.")
+    soil = ~mask
+    n_hard = round(hard_share * n_soil) if mask.any() and soil.any() else 0
+    hard = np.zeros((0, 2), np.float32)
+    if n_hard:
+        away = edt_map(soil)
+        hard = _draw((away >= hard_band[0]) & (away <= hard_band[1]), n_hard, rng)
+    drawn = [
+        (ROOT, _draw(point_probability(mask, exponent), n_root, rng)),
+        (SOIL, np.concatenate([hard, _draw(soil, n_soil - len(hard), rng)])),
+    ]
+    points = np.zeros((n_root + n_soil, 2), np.float32)
+    labels = np.full(n_root + n_soil, PADDING, np.int64)
+    at = 0
+    for label, chosen in drawn:
+        points[at : at + len(chosen)] = chosen
+        labels[at : at + len(chosen)] = label
+        at += len(chosen)
+    return Prompts(points, labels)
+
+
+def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5, seed: int = 0) -> Prompts:
+    """The evaluation's points: drawn once per image, the same for every model and on every machine.
+
+    They depend on the mask, the image's name and the seed only. They are drawn from the truth, so they tell the model
+    where roots are: never compare a score made with them to an automatic method's.
+    """
+    return sample_points(mask, n_root, n_soil, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+
+
+def next_click(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float, int] | None:
+    """The next corrective click (x, y, label): the point deepest inside the largest error.
+
+    Missed root and false root are looked at apart; the pixel with the greatest distance to the edge of its error region
+    wins (RITM, Sofiiuk et al. 2022, section 3). The image border counts as an edge here. None when nothing is wrong.
+    """
+    best: tuple[float, float, float, int] | None = None
+    for label, wrong in ((ROOT, truth & ~prediction), (SOIL, prediction & ~truth)):
+        depth = edt_map(np.pad(wrong, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+        if depth[row, column] > (best[0] if best else 0):
+            best = (float(depth[row, column]), float(column), float(row), label)
+    return best[1:] if best else None
+
+
+def stack_prompts(prompts: Sequence[Prompts], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts of B images as tensors: points float32 (B, N, 2), labels int64 (B, N), short sets padded with -1."""
+    longest = max(len(p.labels) for p in prompts)
+    points = np.zeros((len(prompts), longest, 2), np.float32)
+    labels = np.full((len(prompts), longest), PADDING, np.int64)
+    for row, (image_points, image_labels) in enumerate(prompts):
+        points[row, : len(image_labels)] = image_points
+        labels[row, : len(image_labels)] = image_labels
+    return torch.from_numpy(points).to(device), torch.from_numpy(labels).to(device)

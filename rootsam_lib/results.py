@@ -1,0 +1,91 @@
+"""Results files: every number that a chart, a README or a lesson shows is read from one of these.
+
+A results file names its configuration, seed, data, device, versions and commit, so that it can be made again.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from rootsam_lib import HOME
+
+PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
+RUNS = HOME / "runs"
+
+
+def commit() -> str:
+    """The project's git commit, with "+changes" when the work tree differs from it; "unknown" outside a checkout."""
+    try:
+        run = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
+        head, changes = (
+            subprocess.run(c, cwd=HOME, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+            for c in run
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+changes" if changes else "")
+
+
+def provenance() -> dict[str, object]:
+    """Where and with what a result was made: commit, time, device, CPU count and package versions."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "commit": commit(),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically: after a crash it is either the old one or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _plain(value: object) -> object:
+    """NaN has no place in JSON: it becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_json(path: str | Path, content: dict[str, object]) -> Path:
+    """Write a results file atomically as JSON."""
+    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n")
+    return Path(path)
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a results file. Raises FileNotFoundError, saying how results are made, when it is not there."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no results file at {path}: run `make tutorial` first, or the notebook that writes it."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shown(path: str | Path) -> str:
+    """A path as people should see it: relative to the project where it lies inside."""
+    path = Path(path)
+    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+
+
+def record(profile: str, lesson: str, metrics: dict[str, object], parameters: dict[str, object]) -> Path:
+    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance."""
+    content = {"lesson": lesson, "metrics": metrics, "parameters": parameters, "provenance": provenance()}
+    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content)

@@ -1,0 +1,531 @@
+"""Scans and sets of scans: what is read, what is refused and in which words, splits, tiles, downloads."""
+
+import functools
+import hashlib
+import http.server
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rootsam_lib import datasets
+from rootsam_lib.datasets import load_scans, read_folder, read_segroot, segroot_index
+from rootsam_lib.scans import (
+    Scan,
+    grouped_split,
+    leak_report,
+    parse_date,
+    parse_dpi,
+    parse_tube,
+    read_image,
+    read_mask,
+    tile,
+)
+
+SEGROOT_NAME = "Untitled_T002_L004_11.04.17_084840_004_Untitled"
+REAL = Path(os.environ.get("ROOTSAM_DATA") or Path(__file__).resolve().parents[2] / "shared" / "segroot")
+needs_segroot = pytest.mark.skipif(
+    not any(REAL.rglob(f"{SEGROOT_NAME}-mask.jpg")), reason="no copy of SegRoot: set ROOTSAM_DATA to its folder"
+)
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+MASK = np.zeros((24, 32), bool)
+MASK[4:10, 3:20] = True
+GREY = MASK.astype(np.uint8) * 255
+
+
+def write(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def rgb(red: np.ndarray, green: np.ndarray, blue: np.ndarray, *alpha: np.ndarray) -> np.ndarray:
+    return np.stack([red, green, blue, *alpha], axis=-1).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "tube", "date"),
+    [
+        (SEGROOT_NAME, "T002", "2017-04-11"),
+        ("Peanut_T001_L001_2017.06.08_082034_EED_DPI120", "T001", "2017-06-08"),
+        ("GT_2016LATERALPEANUT_T064_L026_2016.06.30_153740_006_BAZ", "T064", "2016-06-30"),
+        ("DOE.S300_T312_L2_09.08.17_114706_1_FRMI_01", "T312", "2017-08-09"),
+        ("maize-tube7-2024-05-31", "T007", "2024-05-31"),
+        ("plantA_t1_2024", "", ""),  # a time point, not a tube
+        ("CATT12_99.99.99", "", ""),
+        ("T2", "T002", ""),
+    ],
+)
+def test_tube_and_date_are_read_from_the_name(name, tube, date):
+    assert (parse_tube(name), parse_date(name)) == (tube, date)
+
+
+@pytest.mark.parametrize(
+    ("path", "metadata", "dpi"),
+    [
+        ("a/X_DPI120.jpg", (300, 300), 120),
+        ("Peanut_736x552_DPI150/X.jpg", None, 150),
+        ("scans_600dpi/X.png", None, 600),
+        ("a/X.jpg", (300, 300), 300),
+        ("a/X.jpg", (100, 100), None),  # what SegRoot's files say, and is wrong
+        ("a/X.jpg", (72, 72), None),
+        ("a/X.jpg", (300, 150), None),
+    ],
+)
+def test_dpi_is_believed_only_where_it_is_sensible(path, metadata, dpi):
+    assert parse_dpi(path, metadata) == dpi
+
+
+# ---------------------------------------------------------------- pixels
+
+INDEXED = Image.fromarray(MASK.astype(np.uint8))
+INDEXED.putpalette([0, 0, 0, 128, 0, 0])
+SOFT = np.where(MASK, 255, 0).astype(np.uint8)
+SOFT[3, :] = np.linspace(0, 100, 32).astype(np.uint8)  # a grey edge that lies outside
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        pytest.param(GREY, id="0/255"),
+        pytest.param(MASK.astype(np.uint8), id="0/1"),
+        pytest.param(MASK.astype(np.uint16) * 65535, id="16 bits"),
+        pytest.param(MASK, id="1 bit"),
+        pytest.param(rgb(GREY, GREY, GREY), id="RGB"),
+        pytest.param(rgb(GREY, GREY, GREY, np.full_like(GREY, 255)), id="RGBA, alpha 255"),
+        pytest.param(rgb(MASK, MASK, MASK, np.full_like(GREY, 255)), id="RGBA 0/1, alpha 255"),
+        pytest.param(rgb(0 * GREY, GREY, 0 * GREY), id="green roots"),
+        pytest.param(np.stack([GREY, np.full_like(GREY, 255)], axis=-1), id="grey, alpha 255"),
+        pytest.param(INDEXED, id="palette"),
+        pytest.param(SOFT, id="grey edges"),
+    ],
+)
+def test_lossless_masks_of_every_kind_read_the_same(pixels, tmp_path):
+    path = tmp_path / "m.png"
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
+    mask = read_mask(path)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, MASK)
+
+
+def test_jpeg_mask_is_thresholded_above_127(tmp_path):
+    path = write(tmp_path / "m.jpg", GREY, quality=60)
+    assert len(np.unique(np.asarray(Image.open(path)))) > 2  # compression did blur it
+    np.testing.assert_array_equal(read_mask(path), np.asarray(Image.open(path)) > 127)
+    assert (read_mask(path) != MASK).mean() < 0.01
+
+
+def test_mask_without_roots_is_empty_not_full(tmp_path):
+    assert not read_mask(write(tmp_path / "a.png", 0 * GREY)).any()
+    opaque = rgb(0 * GREY, 0 * GREY, 0 * GREY, np.full_like(GREY, 255))
+    assert not read_mask(write(tmp_path / "b.png", opaque)).any()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        pytest.param(np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 3, "values 0, 1, 2, but", id="labels"),
+        pytest.param(rgb(GREY, GREY[::-1], 0 * GREY), "4 colours|3 colours", id="coloured classes"),
+        pytest.param(rgb(0 * GREY, 0 * GREY, 0 * GREY, GREY), "alpha channel", id="drawn in alpha"),
+    ],
+)
+def test_masks_that_cannot_be_understood_are_refused(pixels, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as refused:
+        read_mask(write(tmp_path / "m.png", pixels))
+    assert "m.png" in str(refused.value)
+
+
+def test_doubtful_masks_are_warned_about(tmp_path):
+    with pytest.warns(UserWarning, match=r"inv\.png: 87% of the pixels are root; if the mask is inverted"):
+        read_mask(write(tmp_path / "inv.png", 255 - GREY))
+    third = GREY.copy()
+    third[20:] = 127
+    with pytest.warns(UserWarning, match="no third class"):
+        np.testing.assert_array_equal(read_mask(write(tmp_path / "third.png", third)), MASK)
+
+
+def test_images_become_upright_rgb_bytes(tmp_path):
+    grey16 = write(tmp_path / "g.png", np.linspace(0, 65535, 24 * 32).astype(np.uint16).reshape(24, 32))
+    image = read_image(grey16)
+    assert image.dtype == np.uint8 and image.shape == (24, 32, 3) and image.min() == 0 and image.max() == 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    np.testing.assert_array_equal(read_image(write(tmp_path / "e.png", IMAGE, exif=exif)), np.rot90(IMAGE, -1))
+    Image.fromarray(IMAGE).quantize(16).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").shape == (24, 32, 3)
+    np.testing.assert_array_equal(read_image(write(tmp_path / "a.png", np.dstack([IMAGE, GREY]))), IMAGE)
+
+
+def test_scan_refuses_wrong_arrays():
+    with pytest.raises(ValueError, match=r"s: the image must be \(H, W, 3\) uint8"):
+        Scan(IMAGE / 255, MASK, "s", "T1")
+    with pytest.raises(ValueError, match=r"s: the mask must be \(24, 32\) bool"):
+        Scan(IMAGE, GREY, "s", "T1")
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("X.jpg", "X-mask.jpg"),
+        ("X.png", "GT_X.png"),
+        ("X.JPG", "X_mask.PNG"),
+        ("X.tif", "mask_X.png"),
+        ("images/X.jpg", "masks/X.png"),
+        ("Images/X.jpg", "GT/GT_X.png"),
+        ("Images/2016_T064.jpg", "GT/GT2016_T064.png"),
+        ("Images/A_FRMI_01.png", "GT/A_FRMI_BW2_01.png"),
+        ("images/X.jpg", "images/X-mask.jpg"),
+        ("peanut/images/X.jpg", "peanut/masks/X_mask.png"),
+        ("train/images/Peanut_DPI120/X.jpg", "train/masks_pixel_gt/Peanut_DPI120/GT_X.png"),
+        ("images/train/X.jpg", "masks/train/X.png"),
+    ],
+)
+def test_masks_are_found_under_every_scheme(image, mask, tmp_path):
+    write(tmp_path / image, IMAGE)
+    write(tmp_path / mask, GREY)
+    write(tmp_path / ".ipynb_checkpoints" / "X-checkpoint.png", IMAGE)
+    (tmp_path / "._X.jpg").write_bytes(b"what a Mac leaves behind")
+    (tmp_path / "notes.txt").write_text("not an image")
+    (scan,) = read_folder(tmp_path)
+    assert scan.name == Path(image).stem and scan.image.shape == (24, 32, 3)
+    assert (scan.mask != MASK).mean() < 0.01
+    assert scan.mm_per_px == (pytest.approx(25.4 / 120) if "DPI120" in image else None)
+    assert read_folder(tmp_path, dpi=300)[0].mm_per_px == pytest.approx(25.4 / 300)
+
+
+def test_images_of_one_name_in_two_folders_keep_two_names(tmp_path):
+    for crop in ("maize", "peanut"):
+        write(tmp_path / crop / "images" / "T001_a.png", IMAGE)
+        write(tmp_path / crop / "masks" / "T001_a.png", GREY)
+    assert [scan.name for scan in read_folder(tmp_path)] == ["maize-T001_a", "peanut-T001_a"]
+
+
+def pairs(folder: Path, *names: str) -> None:
+    for name in names:
+        write(folder / f"{name}.png", IMAGE)
+        write(folder / f"{name}-mask.png", GREY)
+
+
+def test_folder_without_a_split_gets_one_by_tube(tmp_path):
+    pairs(tmp_path, *(f"maize_T{tube:03d}_L{level:03d}" for tube in range(7) for level in range(3)))
+    parts = {split: read_folder(tmp_path, split, seed=3) for split in ("train", "valid", "test")}
+    assert leak_report(parts) == {}
+    assert {split: len(scans) for split, scans in parts.items()} == {"train": 15, "valid": 3, "test": 3}
+    again = read_folder(tmp_path, "test", seed=3)
+    assert [scan.name for scan in again] == [scan.name for scan in parts["test"]]
+    others = {read_folder(tmp_path, "test", seed=seed)[0].tube for seed in range(6)}
+    assert len(others) > 1
+    assert len(read_folder(tmp_path, "all")) == 21
+    assert len({scan.tube for scan in read_folder(tmp_path, "all", limit=5)}) == 5  # spread, not the first tubes
+
+
+def test_folder_with_a_split_keeps_it_and_reports_a_leak(tmp_path):
+    pairs(tmp_path / "train", "a_T001_x", "b_T002_x")
+    pairs(tmp_path / "val", "c_T001_y")
+    with pytest.warns(UserWarning, match=r"more than one part of the split: T001"):
+        assert [scan.name for scan in read_folder(tmp_path, "valid")] == ["c_T001_y"]
+    with pytest.raises(ValueError, match="has a folder for train, valid, but none for test"):
+        read_folder(tmp_path, "test")
+    assert len(read_folder(tmp_path, "all")) == 3
+
+
+def test_names_without_tubes_are_their_own_groups(tmp_path):
+    pairs(tmp_path, "a", "b", "c")
+    with pytest.warns(UserWarning, match="so the split is by image"):
+        (scan,) = read_folder(tmp_path, "test")
+    assert scan.tube == scan.name
+
+
+def test_images_to_segment_need_no_masks(tmp_path):
+    pairs(tmp_path, "a")
+    write(tmp_path / "b.png", IMAGE)
+    assert [scan.mask is None for scan in read_folder(tmp_path, need_masks=False)] == [False, True]
+    assert len(load_scans("folder", "all", tmp_path, need_masks=False)) == 2
+
+
+def break_mask_missing(folder):
+    write(folder / "b.png", IMAGE)
+
+
+def break_mask_size(folder):
+    write(folder / "a-mask.png", GREY[:20])
+
+
+def break_image(folder):
+    data = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(data[: len(data) // 2])
+
+
+def break_not_an_image(folder):
+    (folder / "a-mask.png").write_text("<html>404</html>")
+
+
+def break_two_images(folder):
+    write(folder / "a.jpg", IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (break_mask_missing, r"b\.png has no mask \(1 of 2 have none\); names tried: X-mask, X_mask, GT_X"),
+        (break_mask_size, r"a-mask\.png is 32 × 20 pixels, but its image a\.png is 32 × 24; export"),
+        (break_image, r"a\.png cannot be read as an image"),
+        (break_not_an_image, r"a-mask\.png cannot be read as an image"),
+        (break_two_images, r"a\.jpg and .*a\.png are two images of one name; keep one"),
+    ],
+)
+def test_broken_folders_are_refused_by_the_files_name(harm, message, tmp_path):
+    pairs(tmp_path, "a")
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_folder(tmp_path)
+
+
+def test_missing_and_empty_folders_are_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("ROOTSAM_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; set data_dir"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="needs data_dir"):
+        load_scans("folder", "all")
+    write(tmp_path / "Switchgrass_noMask" / "a.png", IMAGE)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        read_folder(tmp_path)
+    pairs(tmp_path, "x_T001", "y_T002")
+    with pytest.raises(ValueError, match="2 scans come from 2 tubes, too few for 3 parts"):
+        read_folder(tmp_path, "train")
+
+
+def test_masks_without_an_image_are_warned_about(tmp_path):
+    pairs(tmp_path, "a")
+    write(tmp_path / "B-mask.png", GREY)
+    with pytest.warns(UserWarning, match=r"1 masks belong to no image \(first: B-mask\.png\)"):
+        read_folder(tmp_path)
+
+
+# ---------------------------------------------------------------- one call
+
+
+def test_load_scans_refuses_unknown_names(tmp_path):
+    with pytest.raises(ValueError, match="source 'segrot' is unknown; choose one of synthetic, segroot, folder"):
+        load_scans("segrot", "train")
+    for source in datasets.SOURCES:
+        with pytest.raises(ValueError, match="split 'val' is unknown; choose one of train, valid, test, all"):
+            load_scans(source, "val", tmp_path)
+        with pytest.raises(ValueError, match="limit is 0"):
+            load_scans(source, "train", tmp_path, limit=0)
+
+
+def test_load_scans_draws_synthetic_scans():
+    scans = load_scans("synthetic", "valid", limit=2, seed=5, size=(96, 128))
+    assert len(scans) == 2 and all(scan.image.shape == (96, 128, 3) and scan.mask is not None for scan in scans)
+    again = load_scans("synthetic", "valid", limit=2, seed=5, size=(96, 128))
+    np.testing.assert_array_equal(scans[1].image, again[1].image)
+    assert len(load_scans("synthetic", "valid", size=(64, 64))) == datasets.SYNTHETIC_COUNTS["valid"]
+    assert len(load_scans("synthetic", "all", limit=4, size=(64, 64))) == 4
+
+
+# ---------------------------------------------------------------- SegRoot
+
+
+def test_segroot_index_is_the_published_split():
+    index = segroot_index()
+    assert {part: len(names) for part, names in index["split"].items()} == {"train": 39, "valid": 13, "test": 13}
+    assert index["commit"] == "8b83132de20de709865da07b1ab97d51d9699c3d" and index["dpi"] == 300
+    sums = [known for part in ("train", "valid") for name in index["split"][part].values() for known in name.values()]
+    assert len(set(sums)) == 104 and all(len(known) == 64 for known in sums)
+    leaks = leak_report(index["split"])  # the split is by image
+    test_tubes = {parse_tube(name) for name in index["split"]["test"]}
+    assert len(test_tubes) == 10 and sum("test" in where for where in leaks.values()) == 8
+
+
+@pytest.fixture
+def tiny_segroot(tmp_path, monkeypatch):
+    """Four invented pairs served on this machine in SegRoot's layout; one of the test part has no known checksum."""
+    remote, names = tmp_path / "remote", [f"Untitled_T00{i}_L001_11.04.17_0_004_Untitled" for i in range(4)]
+    for name in names:
+        write(remote / f"{name}.jpg", IMAGE, dpi=(100, 100))
+        write(remote / f"{name}-mask.jpg", GREY)
+
+    def sums(name: str) -> dict:
+        files = {"image": f"{name}.jpg", "mask": f"{name}-mask.jpg"}
+        return {kind: hashlib.sha256((remote / file).read_bytes()).hexdigest() for kind, file in files.items()}
+
+    index = {"commit": "abc", "dpi": 300, "split": {"train": {n: sums(n) for n in names[:2]}}}
+    index["split"] |= {"valid": {names[2]: sums(names[2])}, "test": {names[3]: {"image": None, "mask": None}}}
+
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=remote))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr(datasets, "segroot_index", lambda: index)
+    monkeypatch.setattr(datasets, "SEGROOT_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # no pause between retries
+    monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ROOTSAM_DATA", raising=False)
+    yield remote, names
+    server.shutdown()
+    server.server_close()
+
+
+def test_segroot_is_downloaded_once_and_verified(tiny_segroot):
+    remote, names = tiny_segroot
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scans = load_scans("segroot", "train")
+    assert [scan.name for scan in scans] == names[:2]
+    assert scans[0].tube == "T000" and scans[0].date == "2017-04-11"
+    assert scans[0].mm_per_px == pytest.approx(25.4 / 300)  # not the 100 dpi that the file claims
+    for file in remote.iterdir():
+        file.unlink()
+    assert len(load_scans("segroot", "train", limit=1)) == 1  # from the cache
+
+
+def test_unknown_checksums_are_said_to_be_unverified(tiny_segroot):
+    with pytest.warns(UserWarning, match="checksum not known for 2 files: not verified"):
+        assert len(read_segroot("test")) == 1
+
+
+def test_damaged_downloads_are_refused_and_not_kept(tiny_segroot):
+    remote, names = tiny_segroot
+    file = remote / f"{names[2]}.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match=rf"{names[2]}\.jpg arrived truncated or changed"):
+        read_segroot("valid")
+    file.write_bytes(whole)
+    assert len(read_segroot("valid")) == 1
+
+
+def test_missing_downloads_say_what_to_do(tiny_segroot, monkeypatch):
+    remote, names = tiny_segroot
+    (remote / f"{names[2]}-mask.jpg").unlink()
+    with pytest.raises(ConnectionError, match=r"could not be downloaded .*set ROOTSAM_DATA"):
+        read_segroot("valid")
+    monkeypatch.setattr(datasets, "SEGROOT_URL", "http://127.0.0.1:9/")  # nothing listens there
+    with pytest.raises(ConnectionError, match="check the connection"):
+        read_segroot("train")
+
+
+@pytest.mark.parametrize("place", [".", "data_raw", "data/data_raw", "segroot/data_raw"])
+def test_an_existing_copy_is_found_and_checked(place, tiny_segroot, tmp_path, monkeypatch):
+    remote, names = tiny_segroot
+    copy = tmp_path / "copy" / place
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    remote.rename(copy)
+    assert len(load_scans("segroot", "train", tmp_path / "copy")) == 2
+    monkeypatch.setenv("ROOTSAM_DATA", str(tmp_path / "copy"))
+    assert len(load_scans("segroot", "valid")) == 1
+    write(copy / f"{names[0]}-mask.jpg", GREY[::-1].copy())
+    with pytest.raises(ValueError, match=rf"{names[0]}-mask\.jpg is not SegRoot's file"):
+        load_scans("segroot", "train")
+    (copy / f"{names[3]}.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks 1 of the 2 files asked for from SegRoot's test split"):
+        load_scans("segroot", "test")
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        load_scans("segroot", "test", tmp_path / "nowhere")
+
+
+@needs_segroot
+def test_real_segroot_scans():
+    scans = load_scans("segroot", "valid", REAL, limit=3)
+    for scan in scans:
+        assert scan.image.shape[1:] == (2550, 3) and scan.image.shape[0] in (2272, 2273)
+        assert 0.001 < scan.mask.mean() < 0.035
+        assert scan.mm_per_px == pytest.approx(0.0847, abs=1e-4) and scan.tube.startswith("T")
+        assert scan.date.startswith("2017-")
+    assert len(tile(scans[0], 1024)) == 9 and len(tile(scans[0], 512)) == 25
+    (path,) = REAL.rglob(f"{scans[0].name}.jpg")
+    same = read_folder(path.parent, "all", limit=1, dpi=300)[0]  # the folder reader knows the layout too
+    assert same.mask.shape == same.image.shape[:2] and same.mm_per_px == pytest.approx(25.4 / 300)
+
+
+# ---------------------------------------------------------------- splits
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=3, max_size=25),
+    seed=st.integers(0, 2**32 - 1),
+    shares=st.tuples(*[st.floats(0.05, 1)] * 3),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_tube_is_never_in_two_parts(sizes, seed, shares):
+    names = [f"crop_T{tube:03d}_L{level:03d}" for tube, count in enumerate(sizes) for level in range(count)]
+    wanted = dict(zip(("train", "valid", "test"), shares, strict=True))
+    parts = grouped_split(names, wanted, np.random.default_rng(seed))
+    assert leak_report(parts) == {}
+    assert sorted(name for part in parts.values() for name in part) == names
+    assert all(parts.values()), "a part is empty"
+    assert all(part == sorted(part) for part in parts.values()), "the order changed"
+
+
+def test_shares_are_met_and_the_seed_decides():
+    names = [f"x_T{tube:03d}_L{level}" for tube in range(20) for level in range(5)]
+    shares = {"train": 0.7, "valid": 0.15, "test": 0.15}
+    parts = grouped_split(names, shares, np.random.default_rng(0))
+    assert {part: len(found) for part, found in parts.items()} == {"train": 70, "valid": 15, "test": 15}
+    assert parts == grouped_split(names, shares, np.random.default_rng(0))
+    assert parts != grouped_split(names, shares, np.random.default_rng(1))
+    train_valid = segroot_index()["split"]["train"] | segroot_index()["split"]["valid"]
+    by_tube = grouped_split(train_valid, {"train": 3, "valid": 1}, np.random.default_rng(0))
+    assert leak_report(by_tube) == {} and len(by_tube["train"]) == 39 and len(by_tube["valid"]) == 13
+
+
+def test_leaks_are_reported():
+    scans = [Scan(IMAGE, None, str(i), tube) for i, tube in enumerate(("T1", "T2", "T1"))]
+    assert leak_report({"train": scans[:2], "test": scans[2:]}) == {"T1": ["train", "test"]}
+
+
+@pytest.mark.parametrize("shares", [{}, {"train": 1.0, "test": 0.0}, {"train": 2, "test": -1}])
+def test_impossible_shares_are_refused(shares):
+    with pytest.raises(ValueError, match="shares are"):
+        grouped_split(["a", "b", "c"], shares, np.random.default_rng(0))
+
+
+# ---------------------------------------------------------------- tiles
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 64))
+@settings(max_examples=120, deadline=None)
+def test_tiles_cover_every_pixel_and_are_all_one_size(height, width, size):
+    rows, cols = np.mgrid[:height, :width].astype(np.uint8)
+    scan = Scan(np.dstack([rows, cols, rows ^ cols]), (rows + cols) % 3 == 0, "s", "T001", "", 0.1)
+    seen = np.zeros((height, width), int)
+    for patch in tile(scan, size):
+        assert patch.image.shape == (size, size, 3) and patch.mask.shape == (size, size)
+        row, col = patch.origin
+        assert patch.name == f"s@{row},{col}" and patch.tube == "T001" and patch.mm_per_px == 0.1
+        assert patch.padding == (max(size - height, 0), max(size - width, 0))
+        inside = (slice(row, row + size), slice(col, col + size))
+        h, w = seen[inside].shape
+        assert (h, w) == (size - patch.padding[0], size - patch.padding[1]), "a tile runs over the edge"
+        np.testing.assert_array_equal(patch.image[:h, :w], scan.image[inside])
+        np.testing.assert_array_equal(patch.mask[:h, :w], scan.mask[inside])
+        seen[inside] += 1
+    assert seen.min() >= 1, "pixels that no tile covers"
+
+
+def test_small_scans_are_mirrored_image_and_mask_alike():
+    (patch,) = tile(Scan(IMAGE, MASK, "s", "T001"), 40)
+    assert patch.padding == (16, 8)
+    np.testing.assert_array_equal(patch.image[24:, :32], IMAGE[-2:-18:-1])
+    np.testing.assert_array_equal(patch.mask[:24, 32:], MASK[:, -2:-10:-1])
+    assert tile(Scan(IMAGE, None, "s", "T001"), 16)[0].mask is None
+    with pytest.raises(ValueError, match="size is 0"):
+        tile(Scan(IMAGE, MASK, "s", "T001"), 0)
