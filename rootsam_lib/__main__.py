@@ -14,11 +14,10 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import HOME
-from rootsam_lib.results import RUNS, read_json, shown
+from rootsam_lib.results import RUNS, markdown_table, read_json, shown
 
 NOTEBOOKS = HOME / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yaml")
-COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "soil_false_alarm")
 
 
 def literal(text: str) -> object:
@@ -72,15 +71,6 @@ def load_profile(name: str) -> dict[str, object]:
     return profiles[name]
 
 
-def results_table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows of a results file as a text table."""
-    lines = [f"{'':<10}" + "".join(f"{column:>18}" for column in COLUMNS)]
-    for name, row in rows.items():
-        cells = ["–" if row[column] is None else f"{row[column]:.3f}" for column in COLUMNS]
-        lines.append(f"{name:<10}" + "".join(f"{cell:>18}" for cell in cells))
-    return "\n".join(lines)
-
-
 def tutorial(profile: str, given: dict[str, object], only: list[str]) -> int:
     """Run the notebooks in order into runs/<profile>/notebooks/, then print the results. Returns the exit code."""
     import papermill
@@ -94,11 +84,13 @@ def tutorial(profile: str, given: dict[str, object], only: list[str]) -> int:
         if not paths:
             raise ValueError(f"--only {','.join(only)} names no notebook: use their numbers, such as 01,03.")
     known = {path.name: notebook_parameters(path) for path in sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))}
+    if "PROFILE" in {name.upper() for name in given}:
+        raise ValueError("parameter PROFILE is set by --profile, not by -p.")
     values = {"PROFILE": profile} | check_parameters(load_profile(profile) | given, known)
 
-    # Progress bars of cells have no place in a stored notebook; this process's own bar is already set up.
+    # Bars have no place in a stored notebook, and the kernel's notes on its sockets none on the console.
     os.environ |= {
-        "TQDM_DISABLE": "1",
+        "ROOTSAM_PROGRESS": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
@@ -117,6 +109,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str]) -> int:
                 cwd=str(NOTEBOOKS),
                 kernel_name="python3",
                 progress_bar=False,
+                extra_arguments=["--log-level=50"],
             )
         except PapermillExecutionError as error:
             bar.close()
@@ -129,7 +122,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str]) -> int:
     print(f"\n{len(paths)} notebooks in {(time.time() - started) / 60:.1f} min; executed copies in {shown(folder)}")
     if evaluation.is_file():
         results = read_json(evaluation)
-        print(f"\n{results['title']}\n{results_table(results['rows'])}\nfrom {shown(evaluation)}")
+        print(f"\n{results['title']}\n{markdown_table(results)}\nfrom {shown(evaluation)}")
     return 0
 
 
@@ -141,8 +134,13 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--profile", default="quick", help="a set of parameters from profiles.yaml (default: quick)")
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     run.add_argument("--only", default="", help="numbers of the notebooks to run, such as 01,03")
+    table = commands.add_parser("table", help="print a results file as a Markdown table")
+    table.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     try:
+        if options.command == "table":
+            print(markdown_table(read_json(options.file)))
+            return 0
         given = {name: literal(value) for name, value in options.p}
         return tutorial(options.profile, given, [number for number in options.only.split(",") if number])
     except (ValueError, FileNotFoundError) as error:

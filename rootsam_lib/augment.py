@@ -27,7 +27,7 @@ def augmentation_families(size: int) -> dict[str, list[A.BasicTransform]]:
         ],
         "colour jitter": [A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=0.8)],
         "noise": [A.GaussNoise(std_range=(0.02, 0.06), p=0.5)],
-        "elastic": [A.ElasticTransform(alpha=size / 8, sigma=size / 50, border_mode=REFLECT, p=0.3)],
+        "elastic": [A.ElasticTransform(alpha=size / 4, sigma=max(size / 50, 1), border_mode=REFLECT, p=0.3)],
         # fill_mask=None keeps the root in the mask: the model should trace it behind what hides it.
         "occlusion": [A.CoarseDropout((1, 4), hole, hole, fill="random_uniform", fill_mask=None, p=0.4)],
     }  # fmt: skip
@@ -48,6 +48,8 @@ def build_augmentation(size: int, families: tuple[str, ...] | None = None) -> A.
 
 def augment(pipeline: A.Compose, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Augment one patch: image uint8 (H, W, 3), mask bool (H, W); the same seed gives the same result everywhere."""
-    pipeline.set_random_seed(seed % 2**32)
+    # Compose.set_random_seed would give every transform the same seed: all would draw the same number and act together.
+    for transform, own in zip(pipeline.transforms, np.random.SeedSequence(seed).generate_state(99), strict=False):
+        transform.set_random_seed(int(own))
     result = pipeline(image=image, mask=mask.astype(np.uint8))
     return result["image"], result["mask"].astype(bool)

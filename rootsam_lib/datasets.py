@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pooch
-from tqdm.auto import tqdm
 
+from rootsam_lib.progress import progress
 from rootsam_lib.scans import (
     Scan,
     grouped_split,
@@ -107,6 +107,18 @@ def load_parts(
     return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed)}
 
 
+def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
+    """A results file's title and data entry: what the scores were measured on, toy or real, and which tubes leak."""
+    titles = {
+        "synthetic": "Embedded toy: drawn scans",
+        "segroot": f"Real scans: SegRoot ({test_split} split)",
+        "folder": f"Your own scans ({test_split} split)",
+    }
+    data = {"source": source, "test_split": test_split, "real": source != "synthetic"}
+    data |= {"scans": {part: [scan.name for scan in scans] for part, scans in parts.items()}}
+    return {"title": titles[source], "data": data | {"tubes_in_several_parts": leak_report(parts)}}
+
+
 def segroot_index() -> dict:
     """SegRoot's commit, dpi and published split (seed 42: 39 train, 13 valid, 13 test scans), with the SHA-256 of every
     file where it is known (null where it is not: the 13 test scans)."""
@@ -163,7 +175,7 @@ def _download(files: Mapping[str, str | None], commit: str) -> Path:
     store = pooch.create(cache, base_url=url, registry=registry, retry_if_failed=2)
     pooch.get_logger().setLevel("WARNING")  # one bar for all instead of a line a file
     cached = all((cache / name).is_file() for name in files)
-    for name in tqdm(files, desc="Download SegRoot", unit="file", disable=cached):
+    for name in progress(files, "Download SegRoot", "file", disable=cached):
         try:
             store.fetch(name)
         except ValueError:  # pooch keeps no file whose checksum differs
@@ -262,7 +274,7 @@ def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _load_all(entries: Sequence[_Entry], dpi: float | None, what: str) -> list[Scan]:
-    return [_load(entry, dpi) for entry in tqdm(entries, desc=what, unit="scan", disable=len(entries) <= 4)]
+    return [_load(entry, dpi) for entry in progress(entries, what, "scan", disable=len(entries) <= 4)]
 
 
 def _load(entry: _Entry, dpi: float | None) -> Scan:

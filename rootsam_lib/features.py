@@ -11,10 +11,10 @@ import albumentations as A
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rootsam_lib.augment import augment
 from rootsam_lib.losses import signed_distance
+from rootsam_lib.progress import progress
 from rootsam_lib.sam import Features, RootSAM
 from rootsam_lib.scans import Patch
 
@@ -59,7 +59,7 @@ class FeatureBank:
         self.names = [patch.name for patch in patches]
         self.entries: list[tuple[tuple[Tensor, ...], np.ndarray]] = []
         self.image_size = patches[0].mask.shape
-        for number in tqdm(range(len(patches) * views), desc=note, leave=False):
+        for number in progress(range(len(patches) * views), note, "view", leave=False):
             patch, view = patches[number // views], number % views
             image, mask = patch.image, patch.mask
             if pipeline is not None:

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as LegendPatch
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
@@ -34,8 +36,13 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Switch matplotlib to the project's style; the first cell of every notebook calls it."""
+    """Switch matplotlib to the project's style; the first cell of every notebook calls it.
+
+    In a notebook pictures are stored as JPEG: photographs of soil as PNG would make it several megabytes large.
+    """
     plt.rcParams.update(STYLE)
+    if get_ipython() is not None:
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
 
 
 def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -79,6 +86,39 @@ def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
     for label, colour, marker in ((ROOT, "#2fd32f", "o"), (SOIL, "#ff2d2d", "X")):
         points = prompts.points[prompts.labels == label]
         ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, marker=marker, edgecolors="white", linewidths=0.8)
+
+
+def minirhizotron() -> Figure:
+    """A drawing of how the scans are made: a clear tube in the soil, a scanner inside, one window a depth."""
+    figure, ax = plt.subplots(figsize=(9, 4.6))
+    ax.fill([0, 10, 10, 0], [0, 0, -5, -5], color="#c9b79c")
+    ax.plot([0, 10], [0, 0], color="#5f7f2f", linewidth=5)
+    top, bottom = np.array([1.2, 0.9]), np.array([6.4, -4.3])
+    along = (bottom - top) / np.hypot(*(bottom - top))
+    across = np.array([-along[1], along[0]]) * 0.33
+    ax.fill(*np.array([top + across, bottom + across, bottom - across, top - across]).T, color="white", ec="0.35", lw=2)
+    for number, share in enumerate((0.3, 0.5, 0.7, 0.9)):
+        corners = [
+            top + (share + d) * (bottom - top) + s * across for d, s in ((-0.07, 1), (0.07, 1), (0.07, -1), (-0.07, -1))
+        ]
+        ax.fill(*np.array(corners).T, color=STAGE2 if number == 1 else "#dbe6f2", ec="0.5", alpha=0.85)
+        ax.annotate(f"L{number + 1:03d}", corners[0] + [0.12, 0.05], fontsize=9, color="0.25")
+    steps = np.linspace(0, 1, 80)
+    for end, depth, bend in ((1.9, 2.1, 0.2), (2.6, 3.6, -0.3), (4.3, 4.4, 0.4), (6.6, 4.4, -0.4), (8.6, 3.4, 0.3)):
+        x = 5 + (end - 5) * steps + bend * np.sin(6 * steps) * steps
+        ax.plot(x, -depth * steps**1.2, color="#f4ecd8", linewidth=2.4)
+    notes = {
+        "plant and its roots": ((5.1, 0.1), (6.1, 0.9)),
+        "clear tube (T), in the soil for years": (top - across * 0.6, (1.9, 1.25)),
+        "scanner inside the tube:\none scan a window (L) and date": (top + 0.5 * (bottom - top), (0.15, -4.6)),
+    }
+    for text, (point, place) in notes.items():
+        ax.annotate(text, point, place, fontsize=10, arrowprops={"arrowstyle": "->", "color": "0.2"})
+    ax.plot([5, 5, 5.3], [0, 0.7, 1.0], color="#5f7f2f", linewidth=3)
+    ax.set(xlim=(0, 10), ylim=(-5, 1.6), xticks=[], yticks=[-5, -2.5, 0], yticklabels=["deep", "", "soil surface"])
+    ax.spines["left"].set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    return figure
 
 
 def score_bars(results: Mapping[str, object], metrics: Sequence[str] = tuple(METRIC_NAMES)) -> Figure:

@@ -18,6 +18,7 @@ from rootsam_lib import HOME
 
 PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
 RUNS = HOME / "runs"
+COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "soil_false_alarm")
 
 
 def commit() -> str:
@@ -77,6 +78,16 @@ def read_json(path: str | Path) -> dict:
             f"no results file at {path}: run `make tutorial` first, or the notebook that writes it."
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def markdown_table(results: dict) -> str:
+    """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric."""
+    rows = results["rows"]
+    lines = ["| | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, row in rows.items():
+        cells = ["–" if row[column] is None or math.isnan(row[column]) else f"{row[column]:.3f}" for column in COLUMNS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def shown(path: str | Path) -> str:

@@ -7,6 +7,7 @@
 import hashlib
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -321,7 +323,7 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
         )
         model.sam.load_state_dict({key: value.float() for key, value in state.items()})
-    except (RuntimeError, KeyError, OSError, ValueError) as error:
+    except (RuntimeError, KeyError, OSError, ValueError, UnpicklingError, SafetensorError) as error:
         raise ValueError(
             f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
             f"made from, or make it again ({str(error).splitlines()[0][:120]})."

@@ -1,4 +1,4 @@
-"""Procedural scenes of general objects, from a seed, and clicks on them: what `nano` was pretrained on.
+"""Procedural scenes of general objects, from a seed: what `nano` was pretrained on.
 
 A scene is a textured background with blobs, polygons, ellipses, rings, glyphs and strokes stacked on it, under strong
 photometric nuisance, and a label map that says which visible pixel belongs to which object. Nothing here is a root or
@@ -90,44 +90,6 @@ def follow(parent: int) -> None:
 def object_sizes(scene: Scene) -> np.ndarray:
     """Visible pixels of each label, int (K + 1,); an object that was covered has few, or none."""
     return np.bincount(scene.labels.ravel(), minlength=len(scene.families))
-
-
-def draw_click(rng: np.random.Generator, region: np.ndarray, centred: bool | None = None) -> tuple[int, int]:
-    """One click (x, y) inside a region, bool (H, W), not empty.
-
-    centred: at the pixel farthest from the region's edge. None: sometimes so (1 in 5), mostly with a chance that grows
-    with the square of the distance from the edge (1 in 2), else anywhere.
-    """
-    kind = 0.0 if centred else rng.random()
-    if kind < 0.7:
-        padded = np.pad(region.astype(np.uint8), 1)  # the image's border is an edge as well
-        weight = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1].ravel() ** 2
-    else:
-        weight = region.ravel().astype(np.float32)
-    if kind < 0.2:
-        place = int(weight.argmax())
-    else:
-        total = np.cumsum(weight, dtype=np.float64)
-        place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-    return place % region.shape[1], place // region.shape[1]
-
-
-def correction(
-    rng: np.random.Generator, predicted: np.ndarray, truth: np.ndarray, centred: bool | None = None
-) -> tuple[int, int, int]:
-    """The next click (x, y, label) in the larger kind of error, -1 as its label where there is none. Masks bool (H, W).
-
-    centred: as in `draw_click`; with True the click goes into the error that is widest.
-    """
-    missed, excess = truth & ~predicted, predicted & ~truth
-    if not (missed.any() or excess.any()):
-        return 0, 0, -1
-    if centred:
-        width = [cv2.distanceTransform(np.pad(e.astype(np.uint8), 1), cv2.DIST_L2, 3).max() for e in (missed, excess)]
-        label = int(width[0] >= width[1])
-    else:
-        label = int(rng.random() * (missed.sum() + excess.sum()) < missed.sum())
-    return *draw_click(rng, missed if label else excess, centred), label
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:

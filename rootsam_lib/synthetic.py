@@ -1,17 +1,14 @@
 """Minirhizotron scans drawn from a seed, with exact masks: the data that needs no download.
 
 The look is that of a CID CI-600 scan of soybean at 300 dpi (the SegRoot images, Wang et al. 2019,
-doi 10.1016/j.compag.2019.05.017): dark brown soil of fine grains, white specks and reddish stones, coarser and wetter
-towards the top and bottom of the sheet, fog and drops on the tube wall, black tape whose edge leaks light, and faint
-branching roots that soil covers in places. Bright specks, fibres, scratches and straw are *not* roots, so that
-brightness alone does not find roots.
+doi 10.1016/j.compag.2019.05.017): brown soil of fine grains, white specks and reddish stones, coarse and wet towards
+the ends of the sheet, fog and drops, black tape whose edge leaks light, and faint branching roots, in places covered.
+Bright specks, fibres, scratches and straw are *not* roots, so that brightness alone does not find roots.
 
 What the mask holds: every pixel more than half covered by a root, **through** the short gaps where soil covers it,
 because annotators trace through them; but not under tape or opaque fog, where nothing can be seen.
 """
 
-from datetime import date as Date
-from datetime import timedelta
 from typing import NamedTuple
 
 import cv2
@@ -41,12 +38,12 @@ class Look(NamedTuple):
 
 
 class Stroke(NamedTuple):
-    """One root, fibre, scratch or straw: points (N, 2) as (x, y) px, widths (N,) px, grey levels above soil, whiteness."""
+    """One root, fibre, scratch or straw."""
 
-    points: np.ndarray
-    widths: np.ndarray
-    tone: float
-    white: float
+    points: np.ndarray  # (N, 2) as (x, y) px
+    widths: np.ndarray  # (N,) px
+    tone: float  # grey levels above the soil around
+    white: float  # 0 tan .. 1 white
 
 
 def synthetic_scans(split: str, count: int, seed: int = 0, height: int = 1024, width: int = 1024) -> list[Scan]:
@@ -63,7 +60,7 @@ def synthetic_scans(split: str, count: int, seed: int = 0, height: int = 1024, w
     for i in range(count):
         rng = np.random.default_rng(np.random.SeedSequence([seed, number, i]))
         tube = f"T{i // 2 * len(SPLITS) + number:03d}"
-        date = (Date(2017, 3, 20) + timedelta(days=7 * (i % 8))).isoformat()
+        date = f"2017-{4 + i % 5:02d}-{11 + i % 17:02d}"
         name = f"synthetic_{tube}_L{i % 2 + 1:03d}_{date}_{split}{i:03d}_seed{seed}"
         scans.append(draw_scan(rng, height, width, name=name, tube=tube, date=date))
     return scans
@@ -91,8 +88,8 @@ def draw_scan(
     distractors, roots = _distractors(rng, height, width), _roots(rng, hidden, look)
 
     image = _stones(rng, _soil(rng, ends, look), ends, look)
-    image = _paint(image, *_rasterise(distractors + roots, height, width), _opacity(rng, height, width, look))
-    image = _condensation(rng, _wet(image, ends, look), fog)
+    image = _paint(image, _rasterise(distractors + roots, height, width), _opacity(rng, height, width, look))
+    image = _water(rng, image, ends, fog, look)
     image = _scanner(rng, _blend(image * shade[..., None], tape, tape_alpha))
     mask = (_rasterise(roots, height, width)[0] > 0.5) & ~hidden
     return Scan(image=image, mask=mask, name=name, tube=tube, date=date, mm_per_px=25.4 / DPI)
@@ -100,9 +97,9 @@ def draw_scan(
 
 def _look(rng: np.random.Generator) -> Look:
     """Draw a scan's character, wider than the real scans vary, so that no one soil is learnt by heart."""
-    warm = rng.uniform(0.2, 1.0)
+    warm = rng.uniform(0.35, 1.1)
     soil = rng.uniform(46, 66) * np.array([1 + 0.15 * warm, 1 - 0.03 * warm, 1 - 0.09 * warm])
-    low, high = zip((0.4, 1), (0.6, 1.5), (0.1, 0.6), (26, 56), (0, 1), (0.6, 1.5), (0.06, 0.2), strict=True)
+    low, high = zip((0.4, 1), (0.6, 1.5), (0.1, 0.6), (36, 76), (0, 1), (0.7, 1.6), (0.06, 0.2), strict=True)
     return Look(soil.astype(np.float32), *rng.uniform(low, high))
 
 
@@ -138,30 +135,25 @@ def _blend(image: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> np.ndarray
 
 
 def _window(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place the scan on a whole sheet: closeness to its ends (H, W) in 0..1, x of the soil's left and right edge (H,).
-
-    A window of any size thus sees what a crop of a real scan sees: tape, coarse wet ends, or only soil.
-    """
+    """Place the scan on a sheet, as a crop would be: closeness to its ends (H, W), x of the soil's two edges (H,)."""
     rows, columns = max(height, SHEET[0]), max(width, SHEET[1])
     start, stop = columns * rng.uniform(0.13, 0.22), columns * rng.uniform(0.80, 0.89)
     y0 = rng.uniform(0, rows - height)
     x0 = np.clip(rng.uniform(start - 0.4 * width, stop - 0.6 * width), 0, columns - width)
     depth = (np.arange(height, dtype=np.float32)[:, None] + y0) / rows
-    ends = _ramp((0.3 - np.minimum(depth, 1 - depth)) / 0.26 + 0.15 * _noise(rng, height, width, 60))
-    edges = []
-    for edge in (start - x0, stop - x0):
-        lean = rng.uniform(-0.03, 0.03) * (np.arange(height) - height / 2)
-        edges.append(edge + lean + 7 * _wander(rng, height, 150) + 1.5 * _wander(rng, height, 20))
-    return ends, edges[0].astype(np.float32), edges[1].astype(np.float32)
+    ends = _ramp((0.3 - np.minimum(depth, 1 - depth)) / 0.22 + 0.15 * _noise(rng, height, width, 60))
+    lean = np.linspace(-0.015, 0.015, height, dtype=np.float32) * height
+    curve = [rng.uniform(-1, 1) * lean + 7 * _wander(rng, height, 150) + 1.5 * _wander(rng, height, 20) for _ in "lr"]
+    return ends, (curve[0] + (start - x0)).astype(np.float32), (curve[1] + (stop - x0)).astype(np.float32)
 
 
 def _soil(rng: np.random.Generator, ends: np.ndarray, look: Look) -> np.ndarray:
     """The matrix: grains of every size, a little wider than tall, with the band energies measured on real scans."""
     height, width = ends.shape
     grain = -0.1 * ends
-    for sigma, spread in ((0.8, 0.17), (1.6, 0.12), (3.2, 0.09), (7.0, 0.05), (18.0, 0.025), (70.0, 0.04)):
+    for sigma, spread in ((0.8, 0.16), (1.6, 0.09), (3.2, 0.06), (7.0, 0.05), (18.0, 0.03), (70.0, 0.06)):
         grain += spread * _noise(rng, height, width, sigma, stretch=1.5)
-    redness = 0.03 * _noise(rng, height, width, 4.0) + 0.015 * _noise(rng, height, width, 30.0)
+    redness = 0.025 * _noise(rng, height, width, 4.0) + 0.012 * _noise(rng, height, width, 30.0)
     light = np.exp(grain)
     specks = 130 * _ramp((_noise(rng, height, width, 1.0, stretch=1.4) - 2.3 + 0.3 * look.speckle) / 1.3)
     return cv2.merge([light * (1 + k * redness) * c + specks for k, c in zip((1, 0, -1), look.soil, strict=True)])
@@ -170,63 +162,60 @@ def _soil(rng: np.random.Generator, ends: np.ndarray, look: Look) -> np.ndarray:
 def _stones(rng: np.random.Generator, image: np.ndarray, ends: np.ndarray, look: Look) -> np.ndarray:
     """Stones, aggregates, pores and white grains as ragged polygons; more and larger at the wet ends of the sheet."""
     height, width = ends.shape
-    grey = look.soil.mean()
-    where = rng.uniform(0, 1, (int(height * width * 0.006 * look.speckle), 2)) * (width, height)
-    where = where[rng.random(len(where)) < 0.5 + 0.5 * ends[where[:, 1].astype(int), where[:, 0].astype(int)]]
+    where = rng.uniform(0, 1, (int(height * width * 0.016 * look.speckle), 2)) * (width, height)
+    where = where[rng.random(len(where)) < 0.3 + 0.7 * ends[where[:, 1].astype(int), where[:, 0].astype(int)]]
     coarse, count = ends[where[:, 1].astype(int), where[:, 0].astype(int)], len(where)
-    kind = rng.choice(4, count, p=(0.37, 0.33, 0.22, 0.08))  # white grain, red stone, aggregate, pore
-    radius = np.array([0.9, 1.5, 1.5, 1.0])[kind] * (1 + rng.pareto(2.2, count)) * (1 + 1.3 * coarse * (kind > 0))
-    reach = np.minimum(radius, np.array([7, 20, 16, 6])[kind])[:, None] * rng.uniform(0.45, 1.25, (count, 9))
+    kind = rng.choice(4, count, p=(0.34, 0.34, 0.24, 0.08))  # white grain, red stone, aggregate, pore
+    radius = np.array([0.8, 1.4, 1.4, 1.3])[kind] * (1 + rng.pareto(2.3, count)) * (1 + 2.2 * coarse**2 * (kind > 0))
+    reach = np.minimum(radius, np.array([7, 22, 18, 6])[kind])[:, None] * rng.uniform(0.45, 1.25, (count, 9))
     angle = np.linspace(0, 2 * np.pi, 9, endpoint=False) + rng.uniform(0, 0.6, (count, 9))
     shape = np.stack([1.25 * reach * np.cos(angle), 0.85 * reach * np.sin(angle)], axis=-1) + where[:, None]
-    red = np.array([1.9, 1.2, 1.05]) * look.stone_red + np.array([1.5, 1.35, 1.25]) * (1 - look.stone_red)
-    base = np.array([[180, 172, 158], red * grey, look.soil * 1.2, look.soil * 0.5])
-    colour = base[kind] * rng.uniform(0.65, 1.3, (count, 1)) + rng.normal(0, 4, (count, 1)) * (1, 0, -1)
+    red = np.array([1.9, 1.13, 1.0]) * look.stone_red + np.array([1.5, 1.3, 1.2]) * (1 - look.stone_red)
+    base = np.array([[200, 190, 174], red * look.soil.mean(), look.soil * 1.2, look.soil * 0.5])
+    colour = base[kind] * rng.uniform(0.7, 1.3, (count, 1)) + rng.normal(0, 4, (count, 1)) * (1, 0, -1)
+    colour += np.where(kind == 0, 0.4, 0.65)[:, None] * rng.random((count, 1)) ** 1.3 * (look.soil - colour)  # dust
     canvas = np.clip(image, 0, 255).astype(np.uint8)
     for polygon, rgb in zip(np.round(shape * 16).astype(np.int32), np.clip(colour, 0, 255).tolist(), strict=True):
         cv2.fillPoly(canvas, [polygon], rgb, lineType=cv2.LINE_AA, shift=4)
     bumps = 1 + 0.07 * _noise(rng, height, width, 0.9) + 0.08 * _noise(rng, height, width, 2.5)
-    return cv2.GaussianBlur(0.8 * bumps[..., None] * canvas + 0.2 * image, (0, 0), 0.6)
+    return cv2.GaussianBlur(0.8 * bumps[..., None] * canvas + 0.2 * image, (0, 0), 0.5)
 
 
 def _root_path(rng: np.random.Generator, start: np.ndarray, heading: float, length: float, wiggle: float) -> tuple:
-    """A correlated random walk, points (N, 2) and headings (N,): roots bend smoothly, keep their course, dodge stones."""
+    """A correlated random walk, points (N, 2) and headings (N,): smooth bends, kinks where a stone is in the way."""
     n = max(4, int(length / STEP))
-    bend = wiggle * (0.30 * _wander(rng, n, 25) + 0.10 * _wander(rng, n, 5))
-    drift = rng.normal(0, 0.004 * wiggle) * np.arange(n) + np.cumsum(rng.normal(0, 0.35, n) * (rng.random(n) < 0.015))
+    bend = wiggle * (0.34 * _wander(rng, n, 22) + 0.12 * _wander(rng, n, 5))
+    drift = rng.normal(0, 0.005 * wiggle) * np.arange(n) + np.cumsum(rng.normal(0, 0.35, n) * (rng.random(n) < 0.015))
     headings = heading + bend + drift
     return start + np.cumsum(STEP * np.stack([np.cos(headings), np.sin(headings)], axis=-1), axis=0), headings
 
 
 def _root_system(rng: np.random.Generator, start: np.ndarray, look: Look) -> list[Stroke]:
     """One root with its laterals, and theirs: thinner, shorter and fainter with each order."""
-    strokes, todo = [], [(start, rng.uniform(0, 2 * np.pi), rng.uniform(90, 800), rng.lognormal(1.4, 0.4), 0)]
+    strokes, todo = [], [(start, rng.uniform(0, 2 * np.pi), rng.uniform(90, 800), rng.lognormal(1.5, 0.4), 0)]
     while todo:
         at, heading, length, thick, order = todo.pop(0)
         points, headings = _root_path(rng, at, heading, length, look.wiggle)
-        n = len(points)
-        widths = np.clip(thick * np.linspace(1, 0.45, n) * (1 + 0.1 * _wander(rng, n, 6)), 1.7, 12)
+        n, side = len(points), rng.choice((-1, 1))
+        widths = np.clip(thick * np.linspace(1, 0.45, n) * (1 + 0.1 * _wander(rng, n, 6)), 1.6, 11.9)
         tone = max(14, look.root_contrast * rng.uniform(0.6, 1.3) * 0.85**order)
         strokes.append(Stroke(points, widths, tone, float(np.clip(look.root_white + rng.normal(0, 0.2), 0, 1))))
         for k in np.flatnonzero(rng.random(n) < (0.04, 0.025, 0)[order]):
-            side = headings[k] + rng.choice((-1, 1)) * rng.uniform(0.5, 1.4)
-            todo.append(
-                (points[k], side, length * rng.uniform(0.1, 0.45), widths[k] * rng.uniform(0.4, 0.7), order + 1)
-            )
+            side, thin, turn = -side, widths[k] * rng.uniform(0.4, 0.7), rng.uniform(0.5, 1.4)
+            todo.append((points[k], headings[k] + side * turn, length * rng.uniform(0.1, 0.45), thin, order + 1))
     return strokes
 
 
 def _roots(rng: np.random.Generator, hidden: np.ndarray, look: Look) -> list[Stroke]:
-    """Root systems around a few centres until the drawn share of visible root pixels is reached.
+    """Root systems around few centres (so that many patches hold soil only) until the share of root pixels is reached.
 
-    The share is log-normal about 1.3 %, within 0.12 to 3.3 % as in the SegRoot scans; one scan in six is nearly empty.
-    Few centres leave many soil-only patches.
+    The share is log-normal about 1.4 %, within 0.12 to 3.3 % as in the SegRoot scans; one scan in six is nearly empty.
     """
     height, width = hidden.shape
-    share = rng.uniform(0.0012, 0.0025) if rng.random() < 1 / 6 else np.clip(rng.lognormal(-4.35, 0.5), 0.0025, 0.033)
+    share = rng.uniform(0.0012, 0.0025) if rng.random() < 1 / 6 else np.clip(rng.lognormal(-4.3, 0.5), 0.0025, 0.033)
     centres = rng.uniform(0, 1, (1 + int(share * 300), 2)) * (width, height)
     room, strokes = share * hidden.size, []
-    while room > 0:
+    for _ in range(1000):  # an end even where almost all is hidden
         start = centres[rng.integers(len(centres))] + rng.normal(0, 0.12 * min(height, width), 2)
         for stroke in _root_system(rng, start, look):
             x, y = np.round(stroke.points).astype(int).T
@@ -235,8 +224,8 @@ def _roots(rng: np.random.Generator, hidden: np.ndarray, look: Look) -> list[Str
             area = np.cumsum(seen * stroke.widths * STEP)
             keep = max(2, int(np.searchsorted(area, room)))  # cut the root that would overdraw
             strokes.append(stroke._replace(points=stroke.points[:keep], widths=stroke.widths[:keep]))
-            room -= area[min(keep, len(area)) - 1]
-            if room <= 0 or keep < len(area):
+            room -= area[-1]
+            if room <= 0:
                 return strokes
     return strokes
 
@@ -244,18 +233,16 @@ def _roots(rng: np.random.Generator, hidden: np.ndarray, look: Look) -> list[Str
 def _distractors(rng: np.random.Generator, height: int, width: int) -> list[Stroke]:
     """What is long and pale but no root: thin stiff fibres, hair-thin scratches along the tube, short thick straw."""
     strokes = []
-    for often, (short, long), wiggle, (thin, thick), (dull, bright), white in (
-        (9, (15, 70), 0.1, (1.0, 1.6), (20, 60), 0.9),
-        (2, (80, 500), 0.01, (0.8, 1.0), (10, 24), 1.0),
-        (8, (12, 40), 0.3, (3.0, 8.0), (-18, 28), 0.0),
+    for often, turn, (short, long), wiggle, (thin, thick), (dull, bright), white in (
+        (9, np.pi, (15, 70), 0.1, (1.0, 1.6), (20, 60), 0.9),
+        (2, 0.03, (80, 500), 0.01, (0.8, 1.0), (10, 24), 1.0),
+        (8, np.pi, (12, 40), 0.3, (3.0, 8.0), (-18, 28), 0.0),
     ):
         for _ in range(rng.poisson(often * height * width / 2**20)):
-            heading = np.pi / 2 if white == 1.0 else rng.uniform(0, 2 * np.pi)
-            start, length = rng.uniform(0, 1, 2) * (width, height), rng.uniform(short, long)
-            points, _ = _root_path(rng, start, heading, length, wiggle)
-            strokes.append(
-                Stroke(points, np.full(len(points), rng.uniform(thin, thick)), rng.uniform(dull, bright), white)
-            )
+            start, heading = rng.uniform(0, 1, 2) * (width, height), np.pi / 2 + rng.uniform(-turn, turn)
+            points, _ = _root_path(rng, start, heading, rng.uniform(short, long), wiggle)
+            widths, tone = np.full(len(points), rng.uniform(thin, thick)), rng.uniform(dull, bright)
+            strokes.append(Stroke(points, widths, tone, white))
     return strokes
 
 
@@ -264,7 +251,7 @@ def _rasterise(strokes: list[Stroke], height: int, width: int) -> tuple[np.ndarr
     canvas = np.zeros((2 * height, 2 * width, 3), np.uint8)
     for stroke in strokes:
         at = np.round((2 * stroke.points + 0.5) * 16).astype(int).tolist()
-        thick = np.maximum(1, np.round(2 * stroke.widths)).astype(int).tolist()
+        thick = np.maximum(1, 2 * stroke.widths.astype(int)).tolist()  # cv2 draws thickness 2k as 2k + 1 pixels
         colour = (255, float(np.clip(128 + stroke.tone, 1, 255)), 255 * stroke.white)
         for a, b, t in zip(at[:-1], at[1:], thick[1:], strict=True):
             cv2.line(canvas, a, b, colour, t, cv2.LINE_8, shift=4)
@@ -279,10 +266,9 @@ def _opacity(rng: np.random.Generator, height: int, width: int, look: Look) -> n
     return fade * (1 - 0.9 * _ramp((clods - 1.7 + 4.5 * look.cover) / 0.5))
 
 
-def _paint(
-    image: np.ndarray, cover: np.ndarray, tone: np.ndarray, white: np.ndarray, opacity: np.ndarray
-) -> np.ndarray:
+def _paint(image: np.ndarray, layers: tuple, opacity: np.ndarray) -> np.ndarray:
     """Lay strokes on the soil: smoother than soil, a little lighter, lit from above, with a faint shadow around."""
+    cover, tone, white = layers
     near, soft, spread = (cv2.GaussianBlur(cover, (0, 0), s) for s in (2.2, 0.65, 1.3))
     tone, white = (cv2.GaussianBlur(a * cover, (0, 0), 1.3) / np.maximum(spread, 1e-3) for a in (tone, white))
     grey = image @ np.full(3, 1 / 3, np.float32)
@@ -296,22 +282,18 @@ def _paint(
 
 
 def _fog(rng: np.random.Generator, ends: np.ndarray, look: Look) -> np.ndarray:
-    """Opacity (H, W) of water condensed on the tube wall: ragged patches at the ends of the sheet, in half the scans."""
+    """Opacity (H, W) of water condensed on the tube wall: ragged patches at the ends of the sheet in half the scans."""
     if rng.random() < 0.5:
         return np.zeros_like(ends)
     patch = 0.15 * _noise(rng, *ends.shape, 45) + 0.1 * _noise(rng, *ends.shape, 6)
-    return 0.85 * _ramp((ends + patch + 0.3 * look.wet - 1.0) / 0.35)
+    return 0.85 * _ramp((ends + patch + 0.3 * look.wet - 0.95) / 0.35)
 
 
-def _wet(image: np.ndarray, ends: np.ndarray, look: Look) -> np.ndarray:
-    """Soil that is wet or has drawn away from the tube: darker, blurred, colder."""
-    amount = look.wet * ends
-    image = _blend(image, cv2.GaussianBlur(image, (0, 0), 2.5), amount)
-    return image * (1 - amount[..., None] * np.array([0.3, 0.25, 0.23], np.float32))
-
-
-def _condensation(rng: np.random.Generator, image: np.ndarray, fog: np.ndarray) -> np.ndarray:
-    """Fog of fine droplets, grey and glittering, and dark drops that carry a bright arc of lamp light."""
+def _water(rng: np.random.Generator, image: np.ndarray, ends: np.ndarray, fog: np.ndarray, look: Look) -> np.ndarray:
+    """Wet soil: darker, blurred, colder. Then fog of glittering droplets, and dark drops with a bright arc of light."""
+    if ends.any():
+        image = _blend(image, cv2.GaussianBlur(image, (0, 0), 2.2), look.wet * ends)
+        image = image * (1 - look.wet * ends[..., None] * np.array([0.3, 0.25, 0.23], np.float32))
     y, x = np.nonzero(fog > 0.4)
     if not len(y):
         return image
@@ -319,7 +301,7 @@ def _condensation(rng: np.random.Generator, image: np.ndarray, fog: np.ndarray) 
     glitter = cv2.merge([light + cast + 7 * _noise(rng, *fog.shape, 0.8) for cast in (-3, 0, 3)])
     image = np.clip(_blend(image, glitter, fog), 0, 255).astype(np.uint8)
     for k in rng.integers(0, len(y), int(len(y) * rng.choice((0.0003, 0.004)))):
-        r, at = int(min(2 + rng.pareto(2.2) * 2, 24)), (int(x[k]), int(y[k]))
+        r, at = int(min(2 + rng.pareto(2.2) * 1.6, 20)), (int(x[k]), int(y[k]))
         cv2.circle(image, at, r, (32, 28, 27), -1, cv2.LINE_AA)
         cv2.ellipse(image, at, (max(r - 2, 1),) * 2, 0, 30, 150, (175, 178, 180), max(1, r // 5), cv2.LINE_AA)
         cv2.ellipse(image, at, (max(r - 1, 1),) * 2, 0, 215, 325, (105, 108, 110), 1, cv2.LINE_AA)
@@ -345,16 +327,15 @@ def _tape(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, width: 
         middle = (left + right) / 2 + rng.uniform(-60, 60) + 3 * _wander(rng, height, 60)
         half = 12 + 7 * _wander(rng, height, 120) + 2 * _wander(rng, height, 10)
         outside = np.maximum(outside, half[:, None] - np.abs(x - middle[:, None]))
-    film = _ramp((rng.uniform(8, 20) - outside) / 4)[..., None]  # a grey border of glue, then the tape
+    film = _ramp((rng.uniform(5, 15) - outside) / 4)[..., None]  # a grey border of glue, then the tape
     tape += film * (np.array([42, 48, 52], np.float32) + 0.5 * grey[..., None] - tape)
     shade = 1 - 0.5 * _ramp((outside + 16) / 16)
-    for side, edge in (
-        (1, left),
-        (-1, right),
-    ):  # light leaks in at the edge: a white line of changing width, with blobs
-        leak = rng.uniform(-3, 6) + 5 * _wander(rng, height, 130) + 9 * np.clip(_wander(rng, height, 9) - 1.3, 0, 1)
-        glow = _ramp((leak[:, None] - np.abs(side * (edge[:, None] - x) - 4)) / 2.5 + 0.5)
-        tape += glow[..., None] * (np.array([222, 228, 228], np.float32) - tape)
+    for side in (left, right):  # light leaks in at the edge: a white line of changing width, broken, with blobs
+        edge = side + 2.5 * _wander(rng, height, 18)
+        blobs = np.clip(_wander(rng, height, 10) + 0.6 * _wander(rng, height, 40) - 1.5, 0, 2)
+        leak = rng.uniform(-4, 7) + 5 * _wander(rng, height, 100) + 8 * blobs
+        glow = _ramp((leak[:, None] - np.abs(edge[:, None] - x)) / 2.5 + 0.5)
+        tape += glow[..., None] * (np.array([220, 228, 228], np.float32) * rng.uniform(0.75, 1) - tape)
         outside = np.maximum(outside, 3 * glow - 1.5)
     return tape, _ramp(outside / 2 + 0.5), shade
 
@@ -362,10 +343,8 @@ def _tape(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, width: 
 def _scanner(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The line scanner: every column and row has its own small gain; slight blur along the scan; read-out noise."""
     height, width = image.shape[:2]
-    columns = 1 + 0.012 * rng.standard_normal(width) + 0.01 * _wander(rng, width, 20)
-    gain = columns[None] + 0.012 * rng.standard_normal((height, 1))
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigmaX=0.6, sigmaY=0.5) * gain[..., None].astype(
-        np.float32
-    )
-    image += 1.2 * rng.standard_normal((height, width, 1), dtype=np.float32)
+    gain = 1 + 0.01 * _wander(rng, width, 20) + 0.009 * rng.standard_normal(width)
+    gain = (gain + 0.009 * rng.standard_normal((height, 1))).astype(np.float32)
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigmaX=0.5, sigmaY=0.4)
+    image = image * gain[..., None] + 1.2 * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rootsam_lib.augment import build_augmentation
 from rootsam_lib.evaluation import FixedPrompts, score
 from rootsam_lib.features import Batch, FeatureBank
 from rootsam_lib.losses import boundary_schedule, hybrid_loss
 from rootsam_lib.metrics import summarise
+from rootsam_lib.progress import progress
 from rootsam_lib.prompts import PADDING, Prompts, sample_points, stack_prompts
 from rootsam_lib.results import provenance, shown, write_json, write_text
 from rootsam_lib.sam import MODELS, RootSAM, build_sam, resize_logits, save_weights, weights_hash
@@ -178,7 +178,6 @@ def train_stage(
     select: Sequence[Scan],
     runs: Path,
     base: str | Path = "default",
-    progress: bool = True,
 ) -> Stage:
     """Train one stage, or go on with it, or return it when it is already done.
 
@@ -216,7 +215,7 @@ def train_stage(
     model, optimizer = accelerator.prepare(model, optimizer)
 
     epochs = range(len(history), config.epochs)
-    bar = tqdm(epochs, desc=f"Stage {config.stage}", unit="epoch", disable=not progress)
+    bar = progress(epochs, f"Stage {config.stage}", "epoch")
     for epoch in bar:
         rng = np.random.default_rng([config.seed, config.stage, epoch])
         order, views = rng.permutation(len(bank)), rng.integers(config.views, size=len(bank))

@@ -1,0 +1,196 @@
+"""The models: built alike, frozen where they should be, the same answers as sam2's own predictor, safe loading."""
+
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from rootsam_lib import sam
+from rootsam_lib.evaluation import predict
+from rootsam_lib.prompts import Prompts
+from rootsam_lib.sam import build_sam, download_checkpoint, load_weights, save_weights, weights_hash
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build_sam("nano", weights=None, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_sam("tiny", weights=None, seed=1)
+
+
+def images(height=64, width=96, count=2):
+    return np.random.default_rng(0).integers(0, 255, (count, height, width, 3), dtype=np.uint8)
+
+
+def some_points(count=2):
+    points = torch.tensor([[[20.0, 30.0], [50.0, 40.0]]]).repeat(count, 1, 1)
+    return points, torch.tensor([[1, 0]]).repeat(count, 1)
+
+
+def test_parameter_table_counts_everything_once(nano, tiny):
+    for model in (nano, tiny):
+        rows = {row["part"]: row for row in model.parameter_table()}
+        assert sum(row["parameters"] for row in rows.values()) == sum(p.numel() for p in model.parameters())
+        assert [part for part, row in rows.items() if row["state"] == "trained"] == ["prompt encoder", "mask decoder"]
+        trained = sum(row["parameters"] for row in rows.values() if row["state"] == "trained")
+        assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (32, 32), (160, 128)])
+def test_any_multiple_of_32(nano, size):
+    features = nano.encode(images(*size))
+    assert [m.shape[-1] for m in features.maps] == [size[1] // s for s in (4, 8, 16, 32)]
+    prediction = nano.decode(features, *some_points())
+    assert prediction.logits.shape == (2, 1, size[0] // 4, size[1] // 4) and prediction.iou.shape == (2, 1)
+    assert nano.decode(features, *some_points(), multimask=True).logits.shape[1] == 3
+
+
+def test_the_encoder_is_frozen_and_stays_in_eval_mode(nano):
+    nano.train()
+    assert not any(module.training for module in nano.sam.image_encoder.modules())
+    assert nano.sam.sam_mask_decoder.training
+    first, second = nano.encode(images()), nano.encode(images())
+    assert all(a.equal(b) and not a.requires_grad for a, b in zip(first.maps, second.maps, strict=True))
+
+
+def test_gradients_reach_the_decoder_through_kept_features(nano):
+    nano.zero_grad()
+    nano.decode(nano.encode(images()), *some_points()).logits.square().mean().backward()
+    reached = {name for name, p in nano.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    for part in ("conv_s0.weight", "conv_s1.weight", "point_embeddings.0.weight", "point_embeddings.1.weight"):
+        assert any(name.endswith(part) for name in reached), part
+    assert not any("image_encoder" in name for name in reached)
+
+
+def test_several_prompt_sets_for_one_image_are_independent(nano):
+    features = nano.encode(images(count=1))
+    points = torch.tensor([[[20.0, 30.0]], [[70.0, 10.0]]])
+    labels = torch.ones(2, 1, dtype=torch.long)
+    together = nano.decode(features, points, labels).logits
+    apart = torch.cat([nano.decode(features, points[i : i + 1], labels[i : i + 1]).logits for i in (0, 1)])
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_and_no_prompt_mean_the_same(nano):
+    features = nano.encode(images())
+    padded = nano.decode(features, torch.zeros(2, 1, 2), torch.full((2, 1), -1)).logits
+    torch.testing.assert_close(nano.decode(features).logits, padded)
+
+
+def test_points_are_in_pixels_of_the_image_whatever_the_encoder_sees(nano):
+    picture = images(64, 64, 1)
+    small = predict(nano, nano.encode(picture, 128), [Prompts(np.array([[10, 12]], np.float32), np.array([1]))])
+    assert small.shape == (1, 64, 64)
+
+
+def test_same_answer_as_sam2s_own_predictor(tiny):
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    picture = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), dtype=np.uint8)
+    points, labels = np.array([[300.0, 200.0], [700.0, 800.0]]), np.array([1, 0])
+    predictor = SAM2ImagePredictor(tiny.sam.eval())
+    predictor.set_image(picture)
+    _, iou, theirs = predictor.predict(points, labels, multimask_output=False, return_logits=True)
+    tiny.eval()
+    with torch.no_grad():
+        ours = tiny.decode(tiny.encode(picture[None]), torch.tensor(points[None]).float(), torch.tensor(labels[None]))
+    np.testing.assert_allclose(ours.logits[0].numpy(), theirs, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(ours.iou[0].numpy(), iou, atol=1e-4)
+
+
+def test_moving_the_prompts_moves_the_mask():
+    model = build_sam("nano").eval()
+    picture = np.full((1, 256, 256, 3), 90, np.uint8)
+    picture[:, 40:100, 40:100] = (200, 120, 60)
+    picture[:, 150:220, 150:220] = (60, 120, 200)
+    features = model.encode(picture)
+    here, there = (predict(model, features, [Prompts(np.array([[x, x]], np.float32), np.array([1]))]) for x in (70, 185))
+    assert (here != there).sum() > 500
+    assert here[0, 70, 70] and there[0, 185, 185]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.zeros((1, 64, 64, 3), np.float32), "uint8"),
+        (np.zeros((64, 64, 3), np.uint8), "uint8"),
+        (np.zeros((1, 60, 64, 3), np.uint8), "multiples of 32"),
+    ],
+)
+def test_bad_images_are_refused(nano, bad, says):
+    with pytest.raises(ValueError, match=says):
+        nano.encode(bad)
+
+
+def test_points_that_do_not_fit_are_refused(nano):
+    with pytest.raises(ValueError, match="multiple of the number of images"):
+        nano.decode(nano.encode(images(count=2)), torch.zeros(3, 1, 2), torch.ones(3, 1))
+
+
+def test_save_and_load(nano, tiny, tmp_path):
+    path = tmp_path / "a" / "nano.safetensors"
+    save_weights(nano, path)
+    other = build_sam("nano", weights=None, seed=2)
+    assert weights_hash(other) != weights_hash(nano)
+    load_weights(other, path)
+    assert weights_hash(other) == weights_hash(nano)
+    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(ValueError, match="does not hold weights of model 'tiny'"):
+        load_weights(tiny, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        load_weights(other, path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        build_sam("nano", tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="choose one of nano"):
+        build_sam("huge")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine that serves a folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{httpd.server_port}/"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_download_of_a_checkpoint_in_metas_format(tiny, server, tmp_path, monkeypatch):
+    folder, url = server
+    monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
+    file = folder / sam.MODELS["tiny"].checkpoint
+    torch.save({"model": tiny.sam.state_dict()}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(sam.MODELS, "tiny", sam.MODELS["tiny"]._replace(sha256=digest))
+    path = download_checkpoint("tiny", url)
+    assert weights_hash(build_sam("tiny", path)) == weights_hash(tiny)
+    file.unlink()
+    assert download_checkpoint("tiny", url) == path  # now from the cache
+
+
+def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
+    folder, url = server
+    monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
+    (folder / sam.MODELS["tiny"].checkpoint).write_bytes(b"truncated")
+    with pytest.raises(OSError, match="not the published file"):
+        download_checkpoint("tiny", url)
+    with pytest.raises(OSError, match="could not be fetched"):
+        download_checkpoint("small", url)
+    assert not list((tmp_path / "cache").glob("*.pt"))

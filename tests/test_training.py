@@ -1,0 +1,174 @@
+"""A stage trains what it should and nothing else, repeats bit for bit, and goes on after an interruption."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rootsam_lib import training
+from rootsam_lib.evaluation import FixedPrompts, evaluate, score
+from rootsam_lib.features import FeatureBank
+from rootsam_lib.results import markdown_table, read_json, write_json
+from rootsam_lib.sam import build_sam, save_weights
+from rootsam_lib.scans import Scan, tile
+from rootsam_lib.training import StageConfig, load_stage, stage1, stage2, stage_pair, train_stage
+
+CONFIG = StageConfig(1, "nano", 128, 3e-3, epochs=4, batch=4, views=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    save_weights(build_sam("nano", weights=None, seed=0), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage(small_scans, base, tmp_path_factory):
+    return train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path_factory.mktemp("runs"), base)
+
+
+def test_the_loss_falls(stage):
+    losses = [row["loss"] for row in stage.history]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 0.02
+
+
+def test_frozen_weights_do_not_move_and_all_others_that_the_loss_reaches_do(stage, base):
+    before, after = build_sam("nano", base).state_dict(), stage.model().state_dict()
+    model = build_sam("nano", base)
+    features = model.encode(np.zeros((1, 64, 64, 3), np.uint8))
+    prediction = model.decode(features, torch.zeros(1, 3, 2), torch.tensor([[1, 0, -1]]))
+    (prediction.logits.square().mean() + prediction.iou.sum()).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("conv_s0" in n for n in reached) and any("conv_s1" in n for n in reached) and len(reached) > 60
+    assert not any("image_encoder" in name for name in reached)
+    for name in before:
+        if name in reached:
+            assert not before[name].equal(after[name]), f"{name} has not moved"
+        elif "image_encoder" in name or "no_mem" in name:
+            assert before[name].equal(after[name]), f"{name} is frozen, but moved"
+
+
+def test_history_and_record(stage):
+    with open(stage.folder / "history.csv", newline="") as file:
+        assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == [0, 1, 2, 3]
+    about = read_json(stage.folder / "stage.json")
+    assert about["config"]["learning_rate"] == 3e-3 and about["scans"]["train"] == ["s0", "s1"]
+    assert {"commit", "device", "versions"} <= set(about["provenance"])
+
+
+def test_a_finished_stage_is_not_trained_again(stage, small_scans, base, monkeypatch):
+    monkeypatch.setattr(training, "batch_loss", lambda *_: pytest.fail("trained again"))
+    again = train_stage(CONFIG, small_scans[:2], small_scans[2:], stage.folder.parent, base)
+    assert again.folder == stage.folder and again.history == stage.history
+
+
+def test_repeats_bit_for_bit_even_when_interrupted(stage, small_scans, base, tmp_path, monkeypatch):
+    save, calls = training._save_last, []
+
+    def interrupted(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_last", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+    with pytest.raises(FileNotFoundError, match="no finished stage"):
+        load_stage(next(tmp_path.iterdir()))
+    resumed = train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+    assert len(calls) == 4  # two epochs before, two after: none was trained twice
+    assert (resumed.folder / "history.csv").read_text() == (stage.folder / "history.csv").read_text()
+    assert resumed.weights.read_bytes() == stage.weights.read_bytes()
+
+
+def test_another_setting_lands_in_another_folder(stage, small_scans, base):
+    identities = {
+        training._run_id(config, train, small_scans[2:], weights)
+        for config, train, weights in (
+            (CONFIG, small_scans[:2], "a"),
+            (replace(CONFIG, seed=1), small_scans[:2], "a"),
+            (CONFIG, small_scans[:1], "a"),
+            (CONFIG, small_scans[:2], "b"),
+        )
+    }
+    assert len(identities) == 4
+
+
+def test_second_stage_starts_from_the_first(stage, small_scans, tmp_path):
+    config = replace(CONFIG, stage=2, patch=256, learning_rate=3e-4, epochs=1, batch=2)
+    second = train_stage(config, small_scans[:2], small_scans[2:], tmp_path, stage.weights)
+    first, after = stage.model().state_dict(), second.model().state_dict()
+    assert any(not first[n].equal(after[n]) for n in first) and all(
+        first[n].equal(after[n]) for n in first if "image_encoder" in n
+    )
+
+
+def test_rates_are_the_posters_and_keep_their_ratio():
+    assert (stage1("tiny").learning_rate, stage2("tiny").learning_rate) == (1e-4, 1e-5)
+    for model in ("nano", "small", "base_plus", "large"):
+        assert stage2(model).learning_rate == pytest.approx(stage1(model).learning_rate / 10)
+    first, second = stage_pair("nano", (5, 3), 4e-3, seed=7)
+    assert (first.learning_rate, second.learning_rate) == (4e-3, 4e-4)
+    assert (first.patch, second.patch, first.epochs, second.epochs, second.seed) == (512, 1024, 5, 3, 7)
+
+
+def test_the_scheduler_watches_a_score_that_can_stall(small_scans, base, tmp_path):
+    config = replace(CONFIG, learning_rate=1e-7, epochs=5, patience=1)
+    rates = [row["rate"] for row in train_stage(config, small_scans[:1], small_scans[2:3], tmp_path, base).history]
+    assert rates[-1] < rates[0]
+
+
+def test_predictions_differ_from_the_base_model(stage, small_scans, base):
+    models = {"base": build_sam("nano", base), "stage1": stage.model()}
+    results = evaluate(models, [p for s in small_scans[2:] for p in tile(s, 128)], FixedPrompts(4, 2, seed=0))
+    assert results["rows"]["stage1"]["root_iou"] > results["rows"]["base"]["root_iou"]
+    assert len(results["counts"]["base"]) == len(results["patches"]) == 8
+    assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
+
+
+def test_results_file_round_trip(stage, small_scans, tmp_path):
+    bank = FeatureBank(stage.model(), tile(small_scans[0], 128))
+    assert len(score(stage.model(), bank)) == 4
+    results = evaluate({"stage1": stage.model()}, tile(small_scans[2], 256))
+    again = read_json(write_json(tmp_path / "r.json", results))
+    assert again["rows"]["stage1"]["soil_false_alarm"] is None  # no patch without roots: NaN becomes null
+    assert "| stage1 |" in markdown_table(again) and "–" in markdown_table(again)
+    with pytest.raises(FileNotFoundError, match="make tutorial"):
+        read_json(tmp_path / "none.json")
+
+
+def test_patches_without_roots_are_legal(stage, small_scans):
+    soil = Scan(small_scans[0].image, np.zeros_like(small_scans[0].mask), "soil", "T009")
+    results = evaluate({"stage1": stage.model()}, tile(soil, 128))
+    row = results["rows"]["stage1"]
+    assert np.isnan(row["root_iou"]) and row["images_without_roots"] == 4 and 0 <= row["soil_false_alarm"] <= 1
+    patches = training.training_patches([small_scans[0], soil], replace(CONFIG, soil_share=0.5))
+    assert any(not p.mask.any() for p in patches)
+    prompts = training.training_prompts(np.zeros((8, 64, 64), bool), CONFIG, np.random.default_rng(0))
+    assert all((p.labels != 1).all() for p in prompts)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"epochs": 0}, "epochs is 0"), ({"model": "huge"}, "choose one of"), ({"patch": 100}, "multiple of 32")],
+)
+def test_bad_settings_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        replace(CONFIG, **change)
+
+
+def test_scans_without_roots_are_refused_before_training(small_scans, base, tmp_path):
+    empty = [Scan(s.image, np.zeros_like(s.mask), s.name, s.tube) for s in small_scans]
+    with pytest.raises(ValueError, match="training scans has a root"):
+        train_stage(CONFIG, empty[:2], small_scans[2:], tmp_path, base)
+    with pytest.raises(ValueError, match="validation scans has a root"):
+        train_stage(CONFIG, small_scans[:2], empty[2:], tmp_path, base)
+
+
+def test_nan_stops_with_one_sentence(small_scans, base, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train_stage(replace(CONFIG, learning_rate=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
