@@ -5,7 +5,6 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.losses import TverskyLoss
 

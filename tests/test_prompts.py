@@ -107,7 +107,10 @@ def test_next_click_takes_the_deepest_error():
 
 
 def test_stacking_pads_with_minus_one():
-    sets = [Prompts(np.ones((2, 2), np.float32), np.array([1, 0])), Prompts(np.zeros((1, 2), np.float32), np.array([1]))]
+    sets = [
+        Prompts(np.ones((2, 2), np.float32), np.array([1, 0])),
+        Prompts(np.zeros((1, 2), np.float32), np.array([1])),
+    ]
     points, labels = stack_prompts(sets, "cpu")
     assert points.shape == (2, 2, 2) and labels.tolist() == [[1, 0], [1, -1]]
 

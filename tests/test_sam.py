@@ -110,7 +110,9 @@ def test_moving_the_prompts_moves_the_mask():
     picture[:, 40:100, 40:100] = (200, 120, 60)
     picture[:, 150:220, 150:220] = (60, 120, 200)
     features = model.encode(picture)
-    here, there = (predict(model, features, [Prompts(np.array([[x, x]], np.float32), np.array([1]))]) for x in (70, 185))
+    here, there = (
+        predict(model, features, [Prompts(np.array([[x, x]], np.float32), np.array([1]))]) for x in (70, 185)
+    )
     assert (here != there).sum() > 500
     assert here[0, 70, 70] and there[0, 185, 185]
 

@@ -171,4 +171,6 @@ def test_scans_without_roots_are_refused_before_training(small_scans, base, tmp_
 
 def test_nan_stops_with_one_sentence(small_scans, base, tmp_path):
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        train_stage(replace(CONFIG, learning_rate=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
+        train_stage(
+            replace(CONFIG, learning_rate=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base
+        )

@@ -1,0 +1,122 @@
+"""The notebooks: order of parts, committed executed, and a changed parameter changes their results."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from rootsam_lib import HOME
+from rootsam_lib.__main__ import NOTEBOOKS
+from rootsam_lib.results import RUNS
+
+LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
+REPOSITORY = "https://colab.research.google.com/github/rootsam/rootsam/blob/main/notebooks/"
+
+
+def source(cell) -> str:
+    return "".join(cell["source"])
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request):
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_lessons():
+    assert [path.name[:2] for path in LESSONS][:7] == ["00", "01", "02", "03", "04", "05", "06"]
+
+
+def test_parts_in_order(lesson):
+    path, notebook = lesson
+    cells = notebook.cells
+    assert source(cells[0]).startswith(f"# {path.name[:2]} · ") and "**" in source(cells[0])
+    assert f"{REPOSITORY}{path.name}" in source(cells[0]), "the Colab badge does not point here"
+    assert cells[1].cell_type == "code" and "google.colab" in source(cells[1])
+    text = [source(c) for c in cells]
+    places = [next(i for i, t in enumerate(text) if t.startswith(start)) for start in
+              ("## What you will learn", "PROFILE = ", "## You should have seen", "## Exercises")]  # fmt: skip
+    assert places == sorted(places) and places[1] == places[0] + 1
+    assert text[places[3]].count("<details>") >= 2, "exercises need folded solutions"
+    assert "](" in text[-1], "no link to the next lesson"
+
+
+def test_parameters_are_commented_literals(lesson):
+    _, notebook = lesson
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for line in source(cell).splitlines():
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]* = (-?[\d.]+|\"[^\"]*\"|True|False)(  # .+)?", line), line
+    assert 'PROFILE = "quick"' in source(cell)
+
+
+def test_executed_top_to_bottom_without_errors(lesson):
+    path, notebook = lesson
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "not a clean run"
+    for cell in code:
+        assert source(cell).count("\n") < 25, "a cell of more than 25 lines"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", f"warnings on show: {output.get('text')}"
+    assert path.stat().st_size < 1_000_000
+    assert any("image/jpeg" in o.get("data", {}) for c in code for o in c.outputs), "no picture"
+    assert str(HOME) not in path.read_text(), "names a path of the machine that it ran on"
+
+
+def test_links_resolve(lesson):
+    path, notebook = lesson
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source(cell)):
+                assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def run(name: str, folder: Path, **parameters) -> dict:
+    """Execute a lesson with changed parameters and return the metrics that it records."""
+    path = next(NOTEBOOKS.glob(f"{name}_*.ipynb"))
+    profile = f"test-{folder.name}"
+    papermill.execute_notebook(
+        str(path), str(folder / path.name), {"PROFILE": profile, **parameters}, cwd=str(folder), kernel_name="python3",
+        progress_bar=False, extra_arguments=["--log-level=50"],
+    )  # fmt: skip
+    return json.loads((RUNS / profile / "lessons" / f"{path.stem}.json").read_text())["metrics"]
+
+
+@pytest.fixture(autouse=True)
+def remove_test_runs():
+    import shutil
+
+    yield
+    for folder in RUNS.glob("test-*"):
+        shutil.rmtree(folder)
+
+
+def test_rerun_of_the_sampler(tmp_path):
+    plain = run("01", tmp_path, DRAWS=2000)
+    sharp = run("01", tmp_path, DRAWS=2000, EDT_EXPONENT=3.0)
+    assert sharp["expected_depth_px"] > plain["expected_depth_px"] + 0.2
+
+
+def test_rerun_of_the_loss(tmp_path):
+    plain = run("02", tmp_path, STEPS=6)
+    dear = run("02", tmp_path, STEPS=6, FOCAL_EXPONENT=1.0)
+    assert dear["wrong_mask_loss"] < plain["wrong_mask_loss"] and dear["wrong_mask_iou"] == plain["wrong_mask_iou"]
+
+
+def test_rerun_of_the_cost(tmp_path):
+    assert round(run("06", tmp_path)["saved"]) == 8527
+    assert round(run("06", tmp_path, MANUAL_MINUTES=50.0)["saved"]) == 8493
+
+
+def test_rerun_of_training_and_evaluation_on_another_rate(tmp_path):
+    small = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
+    plain = run("03", tmp_path, **small)
+    slow = run("03", tmp_path, **small, LEARNING_RATE=1e-5)
+    assert slow["rate_first"] == 1e-5 and plain["rate_first"] == 2e-3 and plain["epochs"] == slow["epochs"] == 2
+    assert plain["loss_last"] < slow["loss_last"]
+    scores = run("05", tmp_path, **small)  # trains Stage 2 itself, since notebook 04 did not run
+    fewer = run("05", tmp_path, **small, N_ROOT=1)
+    assert scores["stage1_root_iou"] != fewer["stage1_root_iou"]
+    assert scores["stage2_root_iou"] != scores["base_root_iou"]
