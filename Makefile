@@ -4,13 +4,18 @@ PIP := .venv/bin/python -m pip
 PROFILE ?= quick
 export MPLBACKEND ?= agg
 
-.PHONY: tutorial test lint format clean
+.PHONY: tutorial test notebooks lint format clean
 tutorial: .venv/installed
 	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE)
 
 test: .venv/installed lint
 	.venv/bin/python -m pytest
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 notebooks/
+
+# For maintainers: run every notebook from nothing on its defaults, and store the outputs.
+notebooks: .venv/installed
+	rm -rf runs/quick
+	.venv/bin/python -m rootsam_lib tutorial --update
 
 lint: .venv/installed
 	.venv/bin/python -m ruff check .

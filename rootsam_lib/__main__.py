@@ -10,11 +10,12 @@ import time
 import warnings
 from pathlib import Path
 
+import nbformat
 import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import HOME
-from rootsam_lib.results import RUNS, markdown_table, read_json, shown
+from rootsam_lib.results import RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
 NOTEBOOKS = HOME / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yaml")
@@ -37,7 +38,7 @@ def notebook_parameters(path: Path) -> dict[str, object]:
         return {name: literal(entry["default"]) for name, entry in papermill.inspect_notebook(str(path)).items()}
 
 
-def check_parameters(given: dict[str, object], known: dict[str, dict[str, object]]) -> dict[str, object]:
+def check_parameters(given: dict[str, object], known: dict[object, dict[str, object]]) -> dict[str, object]:
     """Match given names (in any case) and types against all notebooks' parameters, before anything runs.
 
     Returns them under their true names. Raises ValueError: papermill itself would only warn and use the default.
@@ -71,56 +72,72 @@ def load_profile(name: str) -> dict[str, object]:
     return profiles[name]
 
 
-def tutorial(profile: str, given: dict[str, object], only: list[str]) -> int:
-    """Run the notebooks in order into runs/<profile>/notebooks/, then print the results. Returns the exit code."""
+def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> str:
+    """Execute one notebook into `executed`; return "" or, where a cell failed, the error in one line."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    paths = sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))
-    if not paths:
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            parameters=parameters,
+            cwd=str(NOTEBOOKS),
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--log-level=50"],  # the kernel's notes on its sockets have no place on the console
+        )
+    except PapermillExecutionError as error:
+        return f"{path.name} stopped: {error.ename}: {error.evalue}\nIts cells: {shown(executed)}"
+    return ""
+
+
+def store_outputs(executed: Path, path: Path) -> None:
+    """Write an executed copy back as the notebook itself, without what papermill notes about its machine and clock."""
+    notebook = nbformat.read(executed, as_version=4)
+    for part in (notebook, *notebook.cells):
+        for key in ("papermill", "execution"):
+            part.metadata.pop(key, None)
+    write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def tutorial(profile: str, given: dict[str, object], only: list[str], update: bool = False) -> int:
+    """Run the notebooks in order into runs/<profile>/notebooks/, then print the results. Returns the exit code."""
+    known = {path: notebook_parameters(path) for path in sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))}
+    if not known:
         raise ValueError(f"no notebooks in {NOTEBOOKS}: set ROOTSAM_HOME to a clone of the project.")
-    if only:
-        paths = [path for path in paths if path.name.split("_")[0] in only]
-        if not paths:
-            raise ValueError(f"--only {','.join(only)} names no notebook: use their numbers, such as 01,03.")
-    known = {path.name: notebook_parameters(path) for path in sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))}
+    paths = [path for path in known if not only or path.name.split("_")[0] in only]
+    if not paths:
+        raise ValueError(f"--only {','.join(only)} names no notebook: use their numbers, such as 01,03.")
     if "PROFILE" in {name.upper() for name in given}:
         raise ValueError("parameter PROFILE is set by --profile, not by -p.")
     values = {"PROFILE": profile} | check_parameters(load_profile(profile) | given, known)
 
-    # Bars have no place in a stored notebook, and the kernel's notes on its sockets none on the console.
     os.environ |= {
         "ROOTSAM_PROGRESS": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    folder, started = RUNS / profile / "notebooks", time.time()
+    folder, minutes = RUNS / profile / "notebooks", {}
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(paths, unit="notebook", desc=f"tutorial ({profile})")
     for path in bar:
         bar.set_postfix_str(path.stem)
-        own = {name: value for name, value in values.items() if name in known[path.name]}
-        try:
-            papermill.execute_notebook(
-                str(path),
-                str(folder / path.name),
-                parameters=own,
-                cwd=str(NOTEBOOKS),
-                kernel_name="python3",
-                progress_bar=False,
-                extra_arguments=["--log-level=50"],
-            )
-        except PapermillExecutionError as error:
+        started = time.monotonic()
+        changed = {n: values[n] for n, default in known[path].items() if n in values and values[n] != default}
+        if error := run_notebook(path, folder / path.name, changed):
             bar.close()
-            print(
-                f"\n{path.name} stopped: {error.ename}: {error.evalue}\nIts cells: {shown(folder / path.name)}",
-                file=sys.stderr,
-            )
+            print(f"\n{error}", file=sys.stderr)
             return 1
+        minutes[path.stem] = round((time.monotonic() - started) / 60, 2)
+        if update:
+            store_outputs(folder / path.name, path)
+
+    print(f"\n{len(paths)} notebooks in {sum(minutes.values()):.1f} min; executed copies in {shown(folder)}")
+    write_json(RUNS / profile / "results" / "minutes.json", {"minutes": minutes, "provenance": provenance()})
     evaluation = RUNS / profile / "results" / "evaluation.json"
-    print(f"\n{len(paths)} notebooks in {(time.time() - started) / 60:.1f} min; executed copies in {shown(folder)}")
-    if evaluation.is_file():
+    if any(path.stem == "05_evaluation" for path in paths):
         results = read_json(evaluation)
         print(f"\n{results['title']}\n{markdown_table(results)}\nfrom {shown(evaluation)}")
     return 0
@@ -134,6 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--profile", default="quick", help="a set of parameters from profiles.yaml (default: quick)")
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     run.add_argument("--only", default="", help="numbers of the notebooks to run, such as 01,03")
+    run.add_argument("--update", action="store_true", help="write the outputs back into notebooks/ (for maintainers)")
     table = commands.add_parser("table", help="print a results file as a Markdown table")
     table.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
@@ -142,7 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(markdown_table(read_json(options.file)))
             return 0
         given = {name: literal(value) for name, value in options.p}
-        return tutorial(options.profile, given, [number for number in options.only.split(",") if number])
+        return tutorial(
+            options.profile, given, [number for number in options.only.split(",") if number], options.update
+        )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
