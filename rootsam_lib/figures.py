@@ -158,6 +158,7 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     for ax, (key, label) in zip(axes, labels.items(), strict=True):
         ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
         ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_ylabel(label)
         for before, after in itertools.pairwise(history):
             if after["rate"] < before["rate"]:
@@ -188,9 +189,11 @@ def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     names = [str(row["part"]) for row in rows][::-1]
     counts = [int(row["parameters"]) for row in rows][::-1]
     states = [str(row["state"]) for row in rows][::-1]
-    bars = ax.barh(names, counts, color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states])
+    bars = ax.barh(
+        names, [count / 1e6 for count in counts], color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states]
+    )
     ax.bar_label(bars, [f" {c:,} ({s})" for c, s in zip(counts, states, strict=True)], fontsize=10)
-    ax.set_xlim(0, max(counts) * 1.35)
-    ax.set_xlabel("parameters")
+    ax.set_xlim(0, max(counts) / 1e6 * 1.35)
+    ax.set_xlabel("million parameters")
     ax.set_title(title, loc="left")
     return figure

@@ -30,8 +30,8 @@ FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as Ima
 PHASES = (
     Phase(1500, 128, 8, 4, 0.3, 0.0),
     Phase(1500, 128, 8, 4, 0.8, 0.1),
-    Phase(3000, 256, 6, 4, 1.0, 0.1),
-    Phase(200000, 512, 3, 5, 1.0, 0.1, fresh=1),
+    Phase(700, 256, 6, 4, 1.0, 0.1),
+    Phase(200000, 512, 3, 6, 1.0, 0.1, fresh=1, pool=96),
 )
 
 

@@ -1,0 +1,38 @@
+"""Numbers in the README are those of the results files, to the letter."""
+
+import re
+
+from rootsam_lib import HOME
+from rootsam_lib.results import markdown_table, read_json
+
+README = (HOME / "README.md").read_text(encoding="utf-8")
+RESULTS = HOME / "data" / "results"
+
+
+def test_table_is_the_results_files():
+    results = read_json(RESULTS / "segroot-nano.json")
+    assert markdown_table(results) in README
+    row = next(iter(results["rows"].values()))
+    assert f"{row['images_with_roots']} patches with roots and {row['images_without_roots']} without" in README
+
+
+def test_minutes_are_the_results_files():
+    minutes = read_json(RESULTS / "tutorial-quick.json")["minutes"]
+    lessons = sorted(path.stem for path in (HOME / "notebooks").glob("*.ipynb"))
+    assert sorted(minutes) == lessons
+    for lesson, spent in minutes.items():
+        (line,) = [line for line in README.splitlines() if f"(notebooks/{lesson}.ipynb)" in line]
+        assert f"| {spent:.1f} |" in line
+
+
+def test_results_files_name_what_they_were_made_from():
+    results = read_json(RESULTS / "segroot-nano.json")
+    assert results["data"]["real"] and results["data"]["source"] == "segroot" and results["data"]["test_split"] == "valid"
+    assert set(results["rows"]) == {"base", "stage1", "stage2"}
+    assert {"commit", "device", "versions", "made"} <= set(results["provenance"])
+    assert results["config"]["stage2"]["seed"] == results["protocol"]["seed"]
+
+
+def test_links_resolve():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (HOME / target).exists(), target
