@@ -6,4 +6,5 @@ constraints=$(mktemp)
 python3 -c 'from importlib.metadata import version
 for name in ("torch", "torchvision", "ipywidgets"):
     print(f"{name}=={version(name)}")' >"$constraints"
+python3 -m pip install --quiet "setuptools>=77" wheel
 SAM2_BUILD_CUDA=0 python3 -m pip install --quiet --no-build-isolation --constraint "$constraints" --editable "$project"

@@ -14,10 +14,10 @@ import nbformat
 import yaml
 from tqdm.auto import tqdm
 
-from rootsam_lib import HOME
+from rootsam_lib import CHECKOUT
 from rootsam_lib.results import RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
-NOTEBOOKS = HOME / "notebooks"
+NOTEBOOKS = CHECKOUT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yaml")
 
 
@@ -52,14 +52,15 @@ def check_parameters(given: dict[str, object], known: dict[object, dict[str, obj
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(defaults))}."
             raise ValueError(f"parameter {given_name!r} is in no notebook: {hint}")
         default = defaults[name]
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        wanted = (int, float) if number else type(default)
-        if not isinstance(value, wanted) or (number and isinstance(value, bool)):
-            raise ValueError(
-                f"parameter {name} is {value!r}, but must be {type(default).__name__}, such as {default!r}."
-            )
-        if isinstance(default, int) and not isinstance(default, bool) and value != int(value):
-            raise ValueError(f"parameter {name} is {value!r}, but must be a whole number, such as {default!r}.")
+        wrong = f"parameter {name} is {value!r}, but must be {type(default).__name__}, such as {default!r}."
+        if isinstance(default, str):
+            value = str(value)  # a folder may be called 2024
+        elif isinstance(default, bool) != isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(wrong)
+        elif isinstance(default, int) and not isinstance(default, bool):
+            if not float(value).is_integer():
+                raise ValueError(wrong)
+            value = int(value)
         checked[name] = value
     return checked
 
@@ -72,9 +73,18 @@ def load_profile(name: str) -> dict[str, object]:
     return profiles[name]
 
 
+def existing_folder(name: str, path: str) -> str:
+    """A folder's absolute path: notebooks run in their own folder, where a relative one would mean another place."""
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"{name} is {path!r}, but there is no such folder: check the path.")
+    return str(folder)
+
+
 def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> str:
     """Execute one notebook into `executed`; return "" or, where a cell failed, the error in one line."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     try:
@@ -89,6 +99,8 @@ def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> s
         )
     except PapermillExecutionError as error:
         return f"{path.name} stopped: {error.ename}: {error.evalue}\nIts cells: {shown(executed)}"
+    except DeadKernelError:
+        return f"{path.name} stopped: its kernel died, most likely out of memory: lower VIEWS or LIMIT."
     return ""
 
 
@@ -105,13 +117,19 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     """Run the notebooks in order into runs/<profile>/notebooks/, then print the results. Returns the exit code."""
     known = {path: notebook_parameters(path) for path in sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))}
     if not known:
-        raise ValueError(f"no notebooks in {NOTEBOOKS}: set ROOTSAM_HOME to a clone of the project.")
+        raise ValueError(f"no notebooks in {NOTEBOOKS}: run this from a clone of the project.")
     paths = [path for path in known if not only or path.name.split("_")[0] in only]
     if not paths:
         raise ValueError(f"--only {','.join(only)} names no notebook: use their numbers, such as 01,03.")
     if "PROFILE" in {name.upper() for name in given}:
         raise ValueError("parameter PROFILE is set by --profile, not by -p.")
     values = {"PROFILE": profile} | check_parameters(load_profile(profile) | given, known)
+    if update and values != {"PROFILE": "quick"}:
+        raise ValueError("--update stores the outputs of the defaults only: leave out --profile and -p.")
+    if values.get("DATA_DIR"):
+        values["DATA_DIR"] = existing_folder("DATA_DIR", str(values["DATA_DIR"]))
+    if os.environ.get("ROOTSAM_DATA"):
+        os.environ["ROOTSAM_DATA"] = existing_folder("ROOTSAM_DATA", os.environ["ROOTSAM_DATA"])
 
     os.environ |= {
         "ROOTSAM_PROGRESS": "0",
@@ -120,6 +138,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     }
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder, minutes = RUNS / profile / "notebooks", {}
+    earlier = sorted(path.parent.name for path in (RUNS / profile).glob("stage*/stage.json"))
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(paths, unit="notebook", desc=f"tutorial ({profile})")
     for path in bar:
@@ -131,11 +150,13 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
             print(f"\n{error}", file=sys.stderr)
             return 1
         minutes[path.stem] = round((time.monotonic() - started) / 60, 2)
-        if update:
+    if update:  # only now, so that every lesson sees the same commit
+        for path in paths:
             store_outputs(folder / path.name, path)
-
     print(f"\n{len(paths)} notebooks in {sum(minutes.values()):.1f} min; executed copies in {shown(folder)}")
-    write_json(RUNS / profile / "results" / "minutes.json", {"minutes": minutes, "provenance": provenance()})
+    if len(paths) == len(known):
+        about = {"minutes": minutes, "stages_read_from_earlier_runs": earlier, "provenance": provenance()}
+        write_json(RUNS / profile / "results" / "minutes.json", about)
     evaluation = RUNS / profile / "results" / "evaluation.json"
     if any(path.stem == "05_evaluation" for path in paths):
         results = read_json(evaluation)
@@ -166,6 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the epoch it was in.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pooch
 
-from rootsam_lib.progress import progress
+from rootsam_lib.progress import cache_dir, progress
 from rootsam_lib.scans import (
     Scan,
     grouped_split,
@@ -101,7 +101,16 @@ def load_parts(
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
+    if limit is not None and limit < 0:
+        raise ValueError(f"LIMIT is {limit}: give the most scans per split, or 0 for all.")
+    if not 0 < select_share < 1:
+        raise ValueError(f"select_share is {select_share}: it must lie between 0 and 1.")
     train = load_scans(source, "train", data_dir, limit or None, seed)
+    if len({scan.tube for scan in train}) < 2:
+        raise ValueError(
+            f"all {len(train)} scans of the train split are of one tube, and others are needed to choose the best "
+            "epoch on: raise LIMIT, or add scans of other tubes."
+        )
     shares = {"train": 1 - select_share, "select": select_share}
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed)}
@@ -170,7 +179,7 @@ def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) 
 
 def _download(files: Mapping[str, str | None], commit: str) -> Path:
     url = SEGROOT_URL.format(commit=commit)
-    cache = Path(os.environ.get("ROOTSAM_CACHE") or pooch.os_cache("rootsam")) / "segroot"
+    cache = cache_dir() / "segroot"
     registry = {name: known and f"sha256:{known}" for name, known in files.items()}
     store = pooch.create(cache, base_url=url, registry=registry, retry_if_failed=2)
     pooch.get_logger().setLevel("WARNING")  # one bar for all instead of a line a file

@@ -15,7 +15,7 @@ from rootsam_lib.metrics import DEFINITIONS, Counts, count, summarise
 from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import provenance
 from rootsam_lib.sam import Features, RootSAM, resize_logits, weights_hash
-from rootsam_lib.scans import Patch
+from rootsam_lib.scans import Patch, check_masks
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,10 @@ def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts = FixedPromp
     counts = []
     for number in range(len(bank)):
         batch = bank.batch([number], [0], model.device)
-        prompts = [
-            fixed_prompts(mask, name, protocol.n_root, protocol.n_soil, protocol.seed)
-            for mask, name in zip(batch.masks, batch.names, strict=True)
-        ]
-        counts += [count(p, t) for p, t in zip(predict(model, batch.features, prompts), batch.masks, strict=True)]
+        height, width = batch.sizes[0]  # without the mirrored padding of small scans
+        truth = batch.masks[0, :height, :width]
+        prompts = fixed_prompts(truth, batch.names[0], protocol.n_root, protocol.n_soil, protocol.seed)
+        counts.append(count(predict(model, batch.features, [prompts])[0, :height, :width], truth))
     return counts
 
 
@@ -60,25 +59,29 @@ def evaluate(
     models: by the name of their row. Returns a results dictionary (see `results`): protocol, definitions, one row of
     metrics a model, the pixel counts of every patch, and where it was made.
     """
+    check_masks(patches)
     banks: dict[str, FeatureBank] = {}
     rows, images, hashes = {}, {}, {}
     for name, model in models.items():
         # Models that share their frozen trunk share its features too.
         trunk = weights_hash(model.sam.image_encoder.trunk)
         if trunk not in banks:
-            banks[trunk] = FeatureBank(
-                model, patches, encode_size=encode_size, dtype=torch.float32, note="encode test patches"
-            )
+            banks[trunk] = FeatureBank(model, patches, encode_size=encode_size, note="encode test patches")
         counts = score(model, banks[trunk], protocol)
         rows[name] = summarise(counts)
         images[name] = [tuple(c) for c in counts]
         hashes[name] = {"model": model.label, "weights": weights_hash(model)}
     return {
-        "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
+        "protocol": {
+            "name": "fixed prompts",
+            "patch": patches[0].mask.shape[0],
+            "encode_size": encode_size or patches[0].mask.shape[0],
+            **asdict(protocol),
+        },
         "definitions": DEFINITIONS,
         "models": hashes,
         "rows": rows,
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **images},
-        "provenance": provenance(),
+        "provenance": provenance(next(iter(models.values())).device),
     }

@@ -21,8 +21,8 @@ class Counts(NamedTuple):
 DEFINITIONS = {
     "root_iou": "mean over images with roots of the root's IoU",
     "class_mean_iou": "mean over images with roots of (root + soil IoU) / 2; finding no root at all scores about 0.5",
-    "dice": "mean over images with roots of the root's Dice",
     "pooled_iou": "one root IoU over all pixels of all images",
+    "dice": "mean over images with roots of the root's Dice",
     "pooled_dice": "one root Dice over all pixels of all images",
     "soil_false_alarm": "share of the images without roots in which at least one pixel is called root",
 }

@@ -30,7 +30,7 @@ FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as Ima
 PHASES = (
     Phase(1500, 128, 8, 4, 0.3, 0.0),
     Phase(1500, 128, 8, 4, 0.8, 0.1),
-    Phase(700, 256, 6, 4, 1.0, 0.1),
+    Phase(400, 256, 6, 4, 1.0, 0.1),
     Phase(200000, 512, 3, 6, 1.0, 0.1, fresh=1, pool=96),
 )
 
@@ -225,7 +225,7 @@ def train(
             loss.backward()
             nn.utils.clip_grad_norm_([*learning[True], *learning[False]], 1.0)
             optimizer.step()
-            decay = min(0.999, (1 + step) / (10 + step))
+            decay = min(0.995 if cooled is None else 0.98, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
             step += 1
             losses.append(loss.item())

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from rootsam_lib import HOME
+from rootsam_lib import CHECKOUT, HOME
+from rootsam_lib.metrics import DEFINITIONS
 
 PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
 RUNS = HOME / "runs"
-COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "soil_false_alarm")
+COLUMNS = tuple(DEFINITIONS)
 
 
 def commit() -> str:
@@ -26,7 +27,7 @@ def commit() -> str:
     try:
         run = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
         head, changes = (
-            subprocess.run(c, cwd=HOME, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+            subprocess.run(c, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
             for c in run
         )
     except (OSError, subprocess.SubprocessError):
@@ -34,13 +35,13 @@ def commit() -> str:
     return head + ("+changes" if changes else "")
 
 
-def provenance() -> dict[str, object]:
-    """Where and with what a result was made: commit, time, device, CPU count and package versions."""
-    on_gpu = torch.cuda.is_available()
+def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
+    """Where and with what a result was made: commit, time, the device that computed it, and package versions."""
+    on_gpu = torch.device(device).type == "cuda"
     return {
         "commit": commit(),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{str(device).upper()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
@@ -77,11 +78,16 @@ def read_json(path: str | Path) -> dict:
         raise FileNotFoundError(
             f"no results file at {path}: run `make tutorial` first, or the notebook that writes it."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{shown(path)} is damaged (line {error.lineno}): make it again.") from None
 
 
 def markdown_table(results: dict) -> str:
     """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric."""
+    if "rows" not in results:
+        raise ValueError("this results file holds no table of models: choose an evaluation.json.")
     rows = results["rows"]
     lines = ["| | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in rows.items():

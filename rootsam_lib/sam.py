@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,14 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rootsam_lib.progress import cache_dir
+
 HERE = Path(__file__).parent
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+# What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
+LOAD_ERRORS = (RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ValueError)
+LOAD_ERRORS += (UnpicklingError, SafetensorError)
 META_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 
 
-class Zoo(NamedTuple):
-    """One model: its architecture file, its checkpoint, the checkpoint's SHA-256, and what to call it in figures."""
+class ModelSpec(NamedTuple):
+    """One model: its architecture file, its checkpoint, the checkpoint's SHA-256 (nano's is on its card), its label."""
 
     config: Path
     checkpoint: str
@@ -39,31 +45,31 @@ class Zoo(NamedTuple):
 
 _META = Path(sam2.__path__[0]) / "configs" / "sam2.1"
 MODELS = {
-    "nano": Zoo(
+    "nano": ModelSpec(
         HERE / "nano.yaml",
         "nano.safetensors",
         "",
         "nano (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here)",
     ),
-    "tiny": Zoo(
+    "tiny": ModelSpec(
         _META / "sam2.1_hiera_t.yaml",
         "sam2.1_hiera_tiny.pt",
         "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
         "SAM2.1 tiny",
     ),
-    "small": Zoo(
+    "small": ModelSpec(
         _META / "sam2.1_hiera_s.yaml",
         "sam2.1_hiera_small.pt",
         "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
         "SAM2.1 small",
     ),
-    "base_plus": Zoo(
+    "base_plus": ModelSpec(
         _META / "sam2.1_hiera_b+.yaml",
         "sam2.1_hiera_base_plus.pt",
         "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
         "SAM2.1 base+",
     ),
-    "large": Zoo(
+    "large": ModelSpec(
         _META / "sam2.1_hiera_l.yaml",
         "sam2.1_hiera_large.pt",
         "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
@@ -206,8 +212,8 @@ class RootSAM(nn.Module):
         embedding = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
         batch = embedding.shape[0]
         if points is None:
-            points = torch.zeros(batch, 1, 2, device=self.device)
-            labels = torch.full((batch, 1), -1, device=self.device)
+            points, labels = torch.zeros(batch, 1, 2), torch.full((batch, 1), -1)
+        points, labels = points.to(self.device), labels.to(self.device)
         if points.shape[0] % batch or points.shape[:2] != labels.shape:
             raise ValueError(
                 f"points {tuple(points.shape)} and labels {tuple(labels.shape)} do not fit {batch} encoded images: "
@@ -235,7 +241,10 @@ class RootSAM(nn.Module):
     forward = decode  # what accelerate and DistributedDataParallel call
 
     def parameter_table(self) -> list[dict[str, object]]:
-        """One row a part: its name, its number of parameters, and whether it is trained, frozen or unused."""
+        """One row a part: its name, its number of parameters, and whether it is trained or frozen.
+
+        What Meta's models keep for video, their memory, is not used on images; it counts as frozen.
+        """
         encoder = self.sam.image_encoder
         parts = {"image encoder: trunk": encoder.trunk, "image encoder: neck": encoder.neck, **self.trained_parts()}
         rows, seen = [], 0
@@ -245,18 +254,13 @@ class RootSAM(nn.Module):
             rows.append({"part": part, "parameters": count, "state": "trained" if trained else "frozen"})
             seen += count
         rest = sum(p.numel() for p in self.parameters()) - seen
-        rows.append({"part": "memory and no-memory embeddings", "parameters": rest, "state": "frozen"})
+        rows.append({"part": "memory (for video) and its stand-in", "parameters": rest, "state": "frozen"})
         return rows
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of mask logits (B, M, h, w) to size (H, W), in fp32."""
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: ROOTSAM_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("ROOTSAM_CACHE") or pooch.os_cache("rootsam"))
 
 
 def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
@@ -285,8 +289,27 @@ def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
     return Path(path)
 
 
+def embedded_checkpoint() -> Path:
+    """The path of nano's weights, after comparing them with the SHA-256 on their card, nano.json.
+
+    Raises ValueError when they differ: the package is damaged or half updated.
+    """
+    path = HERE / MODELS["nano"].checkpoint
+    card = json.loads((HERE / "nano.json").read_text(encoding="utf-8"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        raise ValueError(f"{path.name} is not the file that nano.json describes: install the package again.")
+    return path
+
+
+def pick_device() -> torch.device:
+    """The one place that picks a device: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
-    """Build a model and load its weights.
+    """Build a model, load its weights and put it on the device of `pick_device`.
 
     name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
     written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
@@ -301,13 +324,13 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
         torch.manual_seed(seed)
         model = RootSAM(instantiate(config.model), name)
     if weights is None:
-        return model
+        return model.to(pick_device())
     if weights == "default":
-        path = HERE / entry.checkpoint if name == "nano" else download_checkpoint(name)
+        path = embedded_checkpoint() if name == "nano" else download_checkpoint(name)
     else:
         path = Path(weights)
     load_weights(model, path)
-    return model
+    return model.to(pick_device())
 
 
 def load_weights(model: RootSAM, path: str | Path) -> None:
@@ -323,10 +346,10 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
         )
         model.sam.load_state_dict({key: value.float() for key, value in state.items()})
-    except (RuntimeError, KeyError, OSError, ValueError, UnpicklingError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise ValueError(
             f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
-            f"made from, or make it again ({str(error).splitlines()[0][:120]})."
+            f"made from, or make it again ({(str(error).splitlines() or [''])[0][:120]})."
         ) from error
 
 

@@ -216,6 +216,13 @@ def leak_report(parts: Mapping[str, Iterable[object]]) -> dict[str, list[str]]:
     return {tube: found for tube, found in sorted(where.items()) if len(found) > 1}
 
 
+def check_masks(items: Iterable[Scan | Patch]) -> None:
+    """Raises ValueError, naming the first scan or patch, unless all of them have masks."""
+    for item in items:
+        if item.mask is None:
+            raise ValueError(f"{item.name} has no mask: training and scores need one for every scan.")
+
+
 def tile(scan: Scan, size: int) -> list[Patch]:
     """Cut a scan into size × size patches (512 and 1024 are usual) that cover every pixel, row by row.
 

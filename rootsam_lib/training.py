@@ -28,10 +28,14 @@ from rootsam_lib.metrics import summarise
 from rootsam_lib.progress import progress
 from rootsam_lib.prompts import PADDING, Prompts, sample_points, stack_prompts
 from rootsam_lib.results import provenance, shown, write_json, write_text
-from rootsam_lib.sam import MODELS, RootSAM, build_sam, resize_logits, save_weights, weights_hash
-from rootsam_lib.scans import Patch, Scan, tile
+from rootsam_lib.sam import HERE, MODELS, RootSAM, build_sam, resize_logits, save_weights, weights_hash
+from rootsam_lib.scans import Patch, Scan, check_masks, tile
 
-ROOMS = ("augment", "evaluation", "features", "losses", "prompts", "sam", "scans", "training")  # what training runs on
+# What a stage is computed by: its folder's name depends on it.
+CODE = [
+    f"{room}.py" for room in ("augment", "evaluation", "features", "losses", "metrics", "prompts", "sam", "training")
+]
+EPOCH_STREAM, PATCH_STREAM = 2, 3  # tell uses of a seed apart, so that no two draw the same numbers
 
 # The poster's rate is for Meta's models. nano is smaller and less trained, and needs a higher one; both stages keep the
 # poster's ratio of 10 : 1.
@@ -44,10 +48,10 @@ class StageConfig:
 
     stage: int
     model: str
-    patch: int  # px
+    patch_size: int  # px
     learning_rate: float
     epochs: int = 12
-    batch: int = 4
+    batch_size: int = 4
     views: int = 2  # augmented views of each patch in the feature bank
     encode_size: int | None = None  # side in px that the encoder sees; None: the patch as it is
     n_root: int = 10  # most root points of a training prompt; each one draws its number
@@ -57,7 +61,8 @@ class StageConfig:
     fn_weight: float = 0.7
     fp_weight: float = 0.3
     focal_exponent: float = 0.75
-    boundary_start: float = 0.01
+    boundary_start: float = 0.01  # the boundary term's weight in the first epoch
+    boundary_step: float = 0.01  # what it rises by each epoch
     boundary_most: float = 0.2
     iou_weight: float = 0.05  # of the predicted IoU's squared error, or its head would go stale
     weight_decay: float = 1e-4
@@ -71,11 +76,17 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise ValueError(f"model {self.model!r} is unknown: choose one of {', '.join(MODELS)}.")
-        for name in ("patch", "epochs", "batch", "views", "learning_rate"):
+        for name in ("patch_size", "epochs", "batch_size", "views", "learning_rate", "n_root"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0.")
-        if (self.encode_size or self.patch) % 32:
-            raise ValueError(f"patches are encoded at {self.encode_size or self.patch} px: choose a multiple of 32.")
+        for name in ("no_prompt_share", "soil_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1.")
+        if (self.encode_size or self.patch_size) % 32:
+            raise ValueError(
+                f"patches are encoded at {self.encode_size or self.patch_size} px: choose a multiple of 32."
+            )
+        build_augmentation(self.patch_size, self.families)  # refuses unknown families
 
 
 def stage1(model: str = "nano", **changes: object) -> StageConfig:
@@ -89,7 +100,7 @@ def stage2(model: str = "nano", **changes: object) -> StageConfig:
     """Stage 2: 1024 px patches at a tenth of Stage 1's rate; half the batch, for patches are four times as large."""
     first = stage1(model)
     return replace(
-        first, **{"stage": 2, "patch": 1024, "learning_rate": first.learning_rate / 10, "batch": 2, **changes}
+        first, **{"stage": 2, "patch_size": 1024, "learning_rate": first.learning_rate / 10, "batch_size": 2, **changes}
     )
 
 
@@ -123,13 +134,13 @@ class Stage:
 
 def training_patches(scans: Sequence[Scan], config: StageConfig) -> list[Patch]:
     """All patches with roots, and as many without as config.soil_share asks for (drawn from config.seed)."""
-    patches = [patch for scan in scans for patch in tile(scan, config.patch)]
+    patches = [patch for scan in scans for patch in tile(scan, config.patch_size)]
     rooted = [p for p in patches if p.mask.any()]
     soil = [p for p in patches if not p.mask.any()]
     if not rooted:
         raise ValueError(f"none of the {len(scans)} training scans has a root: check the masks, or take more scans.")
     wanted = min(len(soil), round(len(rooted) * config.soil_share / (1 - config.soil_share)))
-    chosen = np.random.default_rng(config.seed).permutation(len(soil))[:wanted]
+    chosen = np.random.default_rng([PATCH_STREAM, config.seed]).permutation(len(soil))[:wanted]
     return rooted + [soil[i] for i in sorted(chosen)]
 
 
@@ -151,7 +162,7 @@ def batch_loss(model: RootSAM, batch: Batch, prompts: list[Prompts], config: Sta
     truth, distance = batch.truth(device), batch.distance(device)
     prediction = model(batch.features, *stack_prompts(prompts, device))
     logits = resize_logits(prediction.logits, truth.shape[-2:])
-    weight = boundary_schedule(epoch, config.boundary_start, config.boundary_start, config.boundary_most)
+    weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step, config.boundary_most)
     loss = hybrid_loss(logits, truth, distance, weight, config.fn_weight, config.fp_weight, config.focal_exponent)
     found = (logits.detach() > 0).float()
     union = ((found + truth) > 0).sum((2, 3))
@@ -166,9 +177,12 @@ def batch_loss(model: RootSAM, batch: Batch, prompts: list[Prompts], config: Sta
 
 def _run_id(config: StageConfig, train: Sequence[Scan], select: Sequence[Scan], base: str) -> str:
     """Eight hex digits for config, scans, starting weights and code: no other setting shares the folder."""
-    code = [(Path(__file__).parent / f"{room}.py").read_text(encoding="utf-8") for room in ROOMS]
-    scans = [[zlib.crc32(np.ascontiguousarray(a)) for s in part for a in (s.image, s.mask)] for part in (train, select)]
-    identity = json.dumps([asdict(config), scans, base, code], sort_keys=True)
+    code = [path.read_text(encoding="utf-8") for path in (MODELS[config.model].config, *(HERE / file for file in CODE))]
+    scans = [
+        [(s.name, zlib.crc32(np.ascontiguousarray(s.image)), zlib.crc32(np.ascontiguousarray(s.mask))) for s in part]
+        for part in (train, select)
+    ]
+    identity = json.dumps([asdict(config), scans, base, code, provenance()["versions"]], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
@@ -185,8 +199,10 @@ def train_stage(
     they must not be the ones that scores are reported on. runs: the folder that holds one folder per setting. base: the
     weights to start from, "default" for the model as it is published.
     Writes best.safetensors, last.pt, history.csv and stage.json. Seeded: on CPU it repeats bit for bit, also when it
-    was interrupted, since every epoch draws from its own generator; what is lost is the epoch in hand.
+    was interrupted, since every epoch draws from its own generator; what is lost is the epoch in hand, and the time to
+    encode the views again.
     """
+    check_masks([*train, *select])
     accelerator = Accelerator()
     model = build_sam(config.model, base).to(accelerator.device)
     started_from = weights_hash(model)
@@ -196,13 +212,14 @@ def train_stage(
         return load_stage(folder)
 
     patches = training_patches(train, config)
-    held_out = [patch for scan in select for patch in tile(scan, config.patch)]
+    held_out = [patch for scan in select for patch in tile(scan, config.patch_size)]
     if not any(patch.mask.any() for patch in held_out):
         raise ValueError(f"none of the {len(select)} validation scans has a root: take more scans, or another seed.")
     print(f"Stage {config.stage}: {config.epochs} epochs on {len(patches)} patches, kept in {shown(folder)}.")
     encoding = {"encode_size": config.encode_size, "seed": config.seed}
-    pipeline = build_augmentation(config.patch, config.families)
-    bank = FeatureBank(model, patches, pipeline, config.views, **encoding, note=f"Stage {config.stage}: encode")
+    pipeline = build_augmentation(config.patch_size, config.families)
+    note = f"Stage {config.stage}: encode"
+    bank = FeatureBank(model, patches, pipeline, config.views, dtype=torch.bfloat16, note=note, **encoding)
     held_out_bank = FeatureBank(model, held_out, **encoding, note="encode validation patches")
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -217,12 +234,12 @@ def train_stage(
     epochs = range(len(history), config.epochs)
     bar = progress(epochs, f"Stage {config.stage}", "epoch")
     for epoch in bar:
-        rng = np.random.default_rng([config.seed, config.stage, epoch])
+        rng = np.random.default_rng([EPOCH_STREAM, config.seed, config.stage, epoch])
         order, views = rng.permutation(len(bank)), rng.integers(config.views, size=len(bank))
         model.train()
         losses = []
-        for start in range(0, len(order), config.batch):
-            chosen = order[start : start + config.batch]
+        for start in range(0, len(order), config.batch_size):
+            chosen = order[start : start + config.batch_size]
             batch = bank.batch(chosen, views[chosen], accelerator.device)
             loss = batch_loss(model, batch, training_prompts(batch.masks, config, rng), config, epoch)
             optimizer.zero_grad()
@@ -235,8 +252,9 @@ def train_stage(
         scores = summarise(score(plain, held_out_bank, FixedPrompts(seed=config.seed)))
         rate = optimizer.param_groups[0]["lr"]
         scheduler.step(scores["root_iou"])
+        best_so_far = max((row["root_iou"] for row in history), default=-1.0)
         history.append({"epoch": epoch, "rate": rate, "loss": float(np.mean(losses)), **scores})
-        if scores["root_iou"] >= max(row["root_iou"] for row in history):
+        if scores["root_iou"] > best_so_far:
             save_weights(plain, folder / "best.safetensors")
         _save_last(folder / "last.pt", plain, optimizer, scheduler, history)
         bar.set_postfix(loss=f"{history[-1]['loss']:.3f}", root_iou=f"{scores['root_iou']:.3f}", rate=f"{rate:.1e}")
@@ -244,7 +262,7 @@ def train_stage(
     scans = {"train": [s.name for s in train], "select": [s.name for s in select]}
     patches = {"train": len(bank), "select": len(held_out_bank)}
     about = {"config": asdict(config), "base": started_from, "scans": scans, "patches": patches}
-    write_json(folder / "stage.json", about | {"provenance": provenance()})
+    write_json(folder / "stage.json", about | {"provenance": provenance(accelerator.device)})
     return load_stage(folder)
 
 
@@ -259,22 +277,21 @@ def load_stage(folder: str | Path) -> Stage:
 
 
 def _save_last(path: Path, model: RootSAM, optimizer, scheduler, history: list[dict[str, float]]) -> None:
-    """Everything that resuming needs, atomically; the history as CSV beside it."""
+    """The history as CSV, then everything that resuming needs, each atomically: last.pt never knows an epoch more."""
     state = {
         "model": {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "history": history,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(path.parent / "history.csv", table.getvalue())
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
 
 
 def _resume(path: Path, model: RootSAM, optimizer, scheduler) -> list[dict[str, float]]:

@@ -22,18 +22,20 @@ def test_unknown_parameter_names_the_closest(capsys):
 
 def test_wrong_type_profile_and_number(capsys):
     assert "must be float" in refused(capsys, "tutorial", "-p", "LEARNING_RATE", "fast")
-    assert "whole number" in refused(capsys, "tutorial", "-p", "SEED", "1.5")
+    assert "must be int" in refused(capsys, "tutorial", "-p", "SEED", "1.5")
     assert "choose one of quick" in refused(capsys, "tutorial", "--profile", "huge")
     assert "--profile" in refused(capsys, "tutorial", "-p", "PROFILE", "mine")
     assert "names no notebook" in refused(capsys, "tutorial", "--only", "77")
+    assert "no such folder" in refused(capsys, "tutorial", "-p", "DATA_DIR", "nowhere")
+    assert "of the defaults only" in refused(capsys, "tutorial", "--update", "-p", "SEED", "3")
     assert "no results file" in refused(capsys, "table", "nowhere.json")
 
 
 def test_values_are_read_as_python_does():
     given = {"rate": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
     assert check_parameters(given, KNOWN) == {"RATE": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
-    assert check_parameters({"RATE": 1}, KNOWN) == {"RATE": 1}
-    for bad in ({"SEED": "3"}, {"SEED": True}, {"DATA": 5}, {"FLAG": 1}):
+    assert check_parameters({"RATE": 1, "SEED": 2.0, "DATA": 2024}, KNOWN) == {"RATE": 1, "SEED": 2, "DATA": "2024"}
+    for bad in ({"SEED": "3"}, {"SEED": True}, {"SEED": float("inf")}, {"FLAG": 1}):
         with pytest.raises(ValueError):
             check_parameters(bad, KNOWN)
 

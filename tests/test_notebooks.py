@@ -10,7 +10,6 @@ import pytest
 
 from rootsam_lib import HOME
 from rootsam_lib.__main__ import NOTEBOOKS
-from rootsam_lib.results import RUNS
 
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 REPOSITORY = "https://colab.research.google.com/github/rootsam/rootsam/blob/main/notebooks/"
@@ -76,21 +75,17 @@ def test_links_resolve(lesson):
 def run(name: str, folder: Path, **parameters) -> dict:
     """Execute a lesson with changed parameters and return the metrics that it records."""
     path = next(NOTEBOOKS.glob(f"{name}_*.ipynb"))
-    profile = f"test-{folder.name}"
     papermill.execute_notebook(
-        str(path), str(folder / path.name), {"PROFILE": profile, **parameters}, cwd=str(folder), kernel_name="python3",
+        str(path), str(folder / path.name), parameters, cwd=str(folder), kernel_name="python3",
         progress_bar=False, extra_arguments=["--log-level=50"],
     )  # fmt: skip
-    return json.loads((RUNS / profile / "lessons" / f"{path.stem}.json").read_text())["metrics"]
+    return json.loads((folder / "runs" / "quick" / "lessons" / f"{path.stem}.json").read_text())["metrics"]
 
 
 @pytest.fixture(autouse=True)
-def remove_test_runs():
-    import shutil
-
-    yield
-    for folder in RUNS.glob("test-*"):
-        shutil.rmtree(folder)
+def own_runs(tmp_path, monkeypatch):
+    """Kernels of these tests keep their runs in the test's own folder."""
+    monkeypatch.setenv("ROOTSAM_HOME", str(tmp_path))
 
 
 def test_rerun_of_the_sampler(tmp_path):

@@ -27,7 +27,9 @@ def test_minutes_are_the_results_files():
 
 def test_results_files_name_what_they_were_made_from():
     results = read_json(RESULTS / "segroot-nano.json")
-    assert results["data"]["real"] and results["data"]["source"] == "segroot" and results["data"]["test_split"] == "valid"
+    assert (
+        results["data"]["real"] and results["data"]["source"] == "segroot" and results["data"]["test_split"] == "valid"
+    )
     assert set(results["rows"]) == {"base", "stage1", "stage2"}
     assert {"commit", "device", "versions", "made"} <= set(results["provenance"])
     assert results["config"]["stage2"]["seed"] == results["protocol"]["seed"]

@@ -85,8 +85,12 @@ def test_padding_and_no_prompt_mean_the_same(nano):
 
 def test_points_are_in_pixels_of_the_image_whatever_the_encoder_sees(nano):
     picture = images(64, 64, 1)
-    small = predict(nano, nano.encode(picture, 128), [Prompts(np.array([[10, 12]], np.float32), np.array([1]))])
-    assert small.shape == (1, 64, 64)
+    points, labels = torch.tensor([[[10.0, 12.0]]]), torch.tensor([[1]])
+    features = nano.encode(picture, 128)
+    assert predict(nano, features, [Prompts(points[0].numpy(), labels[0].numpy())]).shape == (1, 64, 64)
+    # The same features, said to come from a 128 px image: the same place has twice the coordinates.
+    doubled = nano.decode(features._replace(image_size=(128, 128)), points * 2 + 0.5, labels)
+    torch.testing.assert_close(nano.decode(features, points, labels).logits, doubled.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_same_answer_as_sam2s_own_predictor(tiny):
@@ -152,6 +156,17 @@ def test_save_and_load(nano, tiny, tmp_path):
         build_sam("nano", tmp_path / "missing.safetensors")
     with pytest.raises(ValueError, match="choose one of nano"):
         build_sam("huge")
+
+
+def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
+    assert sam.embedded_checkpoint().stat().st_size <= 10e6
+    for file in ("nano.safetensors", "nano.json"):
+        (tmp_path / file).write_bytes((sam.HERE / file).read_bytes())
+    with open(tmp_path / "nano.safetensors", "ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr(sam, "HERE", tmp_path)
+    with pytest.raises(ValueError, match=r"not the file that nano\.json describes"):
+        sam.embedded_checkpoint()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rootsam_lib.sam import build_sam, save_weights
 from rootsam_lib.scans import Scan, tile
 from rootsam_lib.training import StageConfig, load_stage, stage1, stage2, stage_pair, train_stage
 
-CONFIG = StageConfig(1, "nano", 128, 3e-3, epochs=4, batch=4, views=1, seed=0)
+CONFIG = StageConfig(1, "nano", 128, 3e-3, epochs=4, batch_size=4, views=1, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_another_setting_lands_in_another_folder(stage, small_scans, base):
 
 
 def test_second_stage_starts_from_the_first(stage, small_scans, tmp_path):
-    config = replace(CONFIG, stage=2, patch=256, learning_rate=3e-4, epochs=1, batch=2)
+    config = replace(CONFIG, stage=2, patch_size=256, learning_rate=3e-4, epochs=1, batch_size=2)
     second = train_stage(config, small_scans[:2], small_scans[2:], tmp_path, stage.weights)
     first, after = stage.model().state_dict(), second.model().state_dict()
     assert any(not first[n].equal(after[n]) for n in first) and all(
@@ -113,7 +113,7 @@ def test_rates_are_the_posters_and_keep_their_ratio():
         assert stage2(model).learning_rate == pytest.approx(stage1(model).learning_rate / 10)
     first, second = stage_pair("nano", (5, 3), 4e-3, seed=7)
     assert (first.learning_rate, second.learning_rate) == (4e-3, 4e-4)
-    assert (first.patch, second.patch, first.epochs, second.epochs, second.seed) == (512, 1024, 5, 3, 7)
+    assert (first.patch_size, second.patch_size, first.epochs, second.epochs, second.seed) == (512, 1024, 5, 3, 7)
 
 
 def test_the_scheduler_watches_a_score_that_can_stall(small_scans, base, tmp_path):
@@ -154,7 +154,14 @@ def test_patches_without_roots_are_legal(stage, small_scans):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"epochs": 0}, "epochs is 0"), ({"model": "huge"}, "choose one of"), ({"patch": 100}, "multiple of 32")],
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"model": "huge"}, "choose one of"),
+        ({"patch_size": 100}, "multiple of 32"),
+        ({"soil_share": 1.0}, "soil_share"),
+        ({"n_root": 0}, "n_root"),
+        ({"families": ("blur",)}, "is unknown"),
+    ],
 )
 def test_bad_settings_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
@@ -167,6 +174,31 @@ def test_scans_without_roots_are_refused_before_training(small_scans, base, tmp_
         train_stage(CONFIG, empty[:2], small_scans[2:], tmp_path, base)
     with pytest.raises(ValueError, match="validation scans has a root"):
         train_stage(CONFIG, small_scans[:2], empty[2:], tmp_path, base)
+
+
+def test_scans_without_masks_are_refused_by_name(small_scans, base, tmp_path):
+    bare = Scan(small_scans[0].image, None, "bare", "T005")
+    with pytest.raises(ValueError, match="bare has no mask"):
+        train_stage(CONFIG, [bare], small_scans[2:], tmp_path, base)
+    with pytest.raises(ValueError, match="bare@0,0 has no mask"):
+        evaluate({"base": build_sam("nano", base)}, tile(bare, 256))
+
+
+def test_mirrored_padding_is_not_scored(small_scans, base):
+    scan = small_scans[0]
+    cut = Scan(scan.image[:100], scan.mask[:100], "cut", "T000")
+    results = evaluate({"base": build_sam("nano", base)}, tile(cut, 256))
+    assert sum(results["counts"]["base"][0]) == 100 * 256
+    assert results["counts"]["base"][0][0] + results["counts"]["base"][0][2] == scan.mask[:100].sum()
+
+
+def test_a_bank_that_does_not_fit_is_refused(small_scans, base, monkeypatch):
+    class Little:
+        available = 1000
+
+    monkeypatch.setattr("psutil.virtual_memory", Little)
+    with pytest.raises(MemoryError, match="lower VIEWS"):
+        FeatureBank(build_sam("nano", base), tile(small_scans[0], 128))
 
 
 def test_nan_stops_with_one_sentence(small_scans, base, tmp_path):
