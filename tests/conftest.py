@@ -1,13 +1,14 @@
 """What several tests share: small scans, and one thread so that many small steps do not wait for each other."""
 
+import http.server
 import os
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from rootsam_lib import HOME
+from rootsam_lib import CHECKOUT
 from rootsam_lib.scans import Scan
 from rootsam_lib.synthetic import synthetic_scans
 
@@ -22,15 +23,30 @@ def small_scans() -> list[Scan]:
     return [Scan(s.image, s.mask, f"s{i}", f"T{i // 2:03d}", "", s.mm_per_px) for i, s in enumerate(scans[:4])]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def segroot() -> Path:
     """A copy of SegRoot's scans; without one the test skips and says how to get it."""
-    for place in (os.environ.get("ROOTSAM_DATA"), HOME.parent / "shared" / "segroot"):
-        if place and (Path(place) / "data_raw").is_dir():
+    for place in (os.environ.get("ROOTSAM_DATA"), CHECKOUT.parent / "shared" / "segroot"):
+        if place and any(Path(place).glob("**/*-mask.jpg")):
             return Path(place)
-    pytest.skip("no copy of SegRoot: set ROOTSAM_DATA to a folder that holds its data_raw")
+    pytest.skip("no copy of SegRoot: set ROOTSAM_DATA to its folder")
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+def server(tmp_path):
+    """A web server on this machine: the folder that it serves, and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=folder)
+
+        def log_message(self, *arguments):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+    yield folder, f"http://127.0.0.1:{httpd.server_port}/"
+    httpd.shutdown()
+    httpd.server_close()

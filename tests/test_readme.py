@@ -2,11 +2,11 @@
 
 import re
 
-from rootsam_lib import HOME
+from rootsam_lib import CHECKOUT
 from rootsam_lib.results import markdown_table, read_json
 
-README = (HOME / "README.md").read_text(encoding="utf-8")
-RESULTS = HOME / "data" / "results"
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+RESULTS = CHECKOUT / "data" / "results"
 
 
 def test_table_is_the_results_files():
@@ -18,7 +18,7 @@ def test_table_is_the_results_files():
 
 def test_minutes_are_the_results_files():
     minutes = read_json(RESULTS / "tutorial-quick.json")["minutes"]
-    lessons = sorted(path.stem for path in (HOME / "notebooks").glob("*.ipynb"))
+    lessons = sorted(path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb"))
     assert sorted(minutes) == lessons
     for lesson, spent in minutes.items():
         (line,) = [line for line in README.splitlines() if f"(notebooks/{lesson}.ipynb)" in line]
@@ -37,4 +37,4 @@ def test_results_files_name_what_they_were_made_from():
 
 def test_links_resolve():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (HOME / target).exists(), target
+        assert target.startswith("https://") or (CHECKOUT / target).exists(), target

@@ -1,8 +1,6 @@
 """The models: built alike, frozen where they should be, the same answers as sam2's own predictor, safe loading."""
 
 import hashlib
-import http.server
-import threading
 
 import numpy as np
 import pytest
@@ -167,26 +165,6 @@ def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
     monkeypatch.setattr(sam, "HERE", tmp_path)
     with pytest.raises(ValueError, match=r"not the file that nano\.json describes"):
         sam.embedded_checkpoint()
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server on this machine that serves a folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=folder)
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{httpd.server_port}/"
-    httpd.shutdown()
-    httpd.server_close()
 
 
 def test_download_of_a_checkpoint_in_metas_format(tiny, server, tmp_path, monkeypatch):

@@ -1,10 +1,6 @@
 """Scans and sets of scans: what is read, what is refused and in which words, splits, tiles, downloads."""
 
-import functools
 import hashlib
-import http.server
-import os
-import threading
 import warnings
 from pathlib import Path
 
@@ -29,10 +25,6 @@ from rootsam_lib.scans import (
 )
 
 SEGROOT_NAME = "Untitled_T002_L004_11.04.17_084840_004_Untitled"
-REAL = Path(os.environ.get("ROOTSAM_DATA") or Path(__file__).resolve().parents[2] / "shared" / "segroot")
-needs_segroot = pytest.mark.skipif(
-    not any(REAL.rglob(f"{SEGROOT_NAME}-mask.jpg")), reason="no copy of SegRoot: set ROOTSAM_DATA to its folder"
-)
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
 MASK = np.zeros((24, 32), bool)
@@ -354,9 +346,10 @@ def test_segroot_index_is_the_published_split():
 
 
 @pytest.fixture
-def tiny_segroot(tmp_path, monkeypatch):
+def tiny_segroot(server, tmp_path, monkeypatch):
     """Four invented pairs served on this machine in SegRoot's layout; one of the test part has no known checksum."""
-    remote, names = tmp_path / "remote", [f"Untitled_T00{i}_L001_11.04.17_0_004_Untitled" for i in range(4)]
+    remote, address = server
+    names = [f"Untitled_T00{i}_L001_11.04.17_0_004_Untitled" for i in range(4)]
     for name in names:
         write(remote / f"{name}.jpg", IMAGE, dpi=(100, 100))
         write(remote / f"{name}-mask.jpg", GREY)
@@ -368,20 +361,12 @@ def tiny_segroot(tmp_path, monkeypatch):
     index = {"commit": "abc", "dpi": 300, "split": {"train": {n: sums(n) for n in names[:2]}}}
     index["split"] |= {"valid": {names[2]: sums(names[2])}, "test": {names[3]: {"image": None, "mask": None}}}
 
-    class Silent(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=remote))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr(datasets, "segroot_index", lambda: index)
-    monkeypatch.setattr(datasets, "SEGROOT_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(datasets, "SEGROOT_URL", address)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # no pause between retries
     monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROOTSAM_DATA", raising=False)
-    yield remote, names
-    server.shutdown()
-    server.server_close()
+    return remote, names
 
 
 def test_segroot_is_downloaded_once_and_verified(tiny_segroot):
@@ -442,16 +427,15 @@ def test_an_existing_copy_is_found_and_checked(place, tiny_segroot, tmp_path, mo
         load_scans("segroot", "test", tmp_path / "nowhere")
 
 
-@needs_segroot
-def test_real_segroot_scans():
-    scans = load_scans("segroot", "valid", REAL, limit=3)
+def test_real_segroot_scans(segroot):
+    scans = load_scans("segroot", "valid", segroot, limit=3)
     for scan in scans:
         assert scan.image.shape[1:] == (2550, 3) and scan.image.shape[0] in (2272, 2273)
         assert 0.001 < scan.mask.mean() < 0.035
         assert scan.mm_per_px == pytest.approx(0.0847, abs=1e-4) and scan.tube.startswith("T")
         assert scan.date.startswith("2017-")
     assert len(tile(scans[0], 1024)) == 9 and len(tile(scans[0], 512)) == 25
-    (path,) = REAL.rglob(f"{scans[0].name}.jpg")
+    (path,) = segroot.rglob(f"{scans[0].name}.jpg")
     same = read_folder(path.parent, "all", limit=1, dpi=300)[0]  # the folder reader knows the layout too
     assert same.mask.shape == same.image.shape[:2] and same.mm_per_px == pytest.approx(25.4 / 300)
 
