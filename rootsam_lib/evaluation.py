@@ -35,16 +35,21 @@ def predict(model: RootSAM, features: Features, prompts: Sequence[Prompts] | Non
     return (resize_logits(logits, features.image_size)[:, 0] > 0).cpu().numpy()
 
 
-def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts = FixedPrompts()) -> list[Counts]:
-    """Ask the model for every patch of the bank (view 0) with the protocol's points; one `Counts` a patch."""
+def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts | None = FixedPrompts()) -> list[Counts]:
+    """Ask the model for every patch of the bank (view 0) with the protocol's points, or without any prompt (None).
+
+    Returns one `Counts` a patch, over the pixels that show the scan.
+    """
     model.eval()
     counts = []
     for number in range(len(bank)):
         batch = bank.batch([number], [0], model.device)
         height, width = batch.sizes[0]  # without the mirrored padding of small scans
         truth = batch.masks[0, :height, :width]
-        prompts = fixed_prompts(truth, batch.names[0], protocol.n_root, protocol.n_soil, protocol.seed)
-        counts.append(count(predict(model, batch.features, [prompts])[0, :height, :width], truth))
+        prompts = None
+        if protocol is not None:
+            prompts = [fixed_prompts(truth, batch.names[0], protocol.n_root, protocol.n_soil, protocol.seed)]
+        counts.append(count(predict(model, batch.features, prompts)[0, :height, :width], truth))
     return counts
 
 
@@ -57,11 +62,12 @@ def evaluate(
     """The fixed-prompts protocol for several models on the same patches with the same points.
 
     models: by the name of their row. Returns a results dictionary (see `results`): protocol, definitions, one row of
-    metrics a model, the pixel counts of every patch, and where it was made.
+    metrics a model, the pixel counts of every patch, and where it was made; beside it, as `automatic_rows`, what each
+    model scores on the same patches with no prompt at all.
     """
     check_masks(patches)
     banks: dict[str, FeatureBank] = {}
-    rows, images, hashes = {}, {}, {}
+    rows, automatic, images, hashes = {}, {}, {}, {}
     for name, model in models.items():
         # Models that share their frozen trunk share its features too.
         trunk = weights_hash(model.sam.image_encoder.trunk)
@@ -69,6 +75,7 @@ def evaluate(
             banks[trunk] = FeatureBank(model, patches, encode_size=encode_size, note="encode test patches")
         counts = score(model, banks[trunk], protocol)
         rows[name] = summarise(counts)
+        automatic[name] = summarise(score(model, banks[trunk], None))
         images[name] = [tuple(c) for c in counts]
         hashes[name] = {"model": model.label, "weights": weights_hash(model)}
     return {
@@ -81,6 +88,7 @@ def evaluate(
         "definitions": DEFINITIONS,
         "models": hashes,
         "rows": rows,
+        "automatic_rows": automatic,
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **images},
         "provenance": provenance(next(iter(models.values())).device),

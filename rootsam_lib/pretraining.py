@@ -31,8 +31,12 @@ PHASES = (
     Phase(1500, 128, 8, 4, 0.3, 0.0),
     Phase(1500, 128, 8, 4, 0.8, 0.1),
     Phase(400, 256, 6, 4, 1.0, 0.1),
-    Phase(200000, 512, 3, 6, 1.0, 0.1, fresh=1, pool=96),
-)
+    Phase(400, 512, 3, 6, 1.0, 0.1, fresh=1, pool=96),
+) + (
+    Phase(160, 512, 3, 6, 1.0, 0.1, fresh=1, pool=96),
+    Phase(40, 256, 6, 4, 1.0, 0.1, pool=96),
+    Phase(12, 1024, 1, 6, 1.0, 0.1, fresh=1, pool=12),
+) * 100  # then all sizes in turn, for as long as it is left running
 
 
 # --- The trunk's ImageNet weights
@@ -285,6 +289,7 @@ def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
     model = build_sam("nano", weights=None)
     model.sam.load_state_dict({**state["model"], **state["ema"]})
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
+    model.sam.image_encoder.neck.position_encoding = NoPositions()
     return model.eval(), about
 
 

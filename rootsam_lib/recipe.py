@@ -158,7 +158,7 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
     truth = F.avg_pool2d(truth, scale)
     masks = truth[:, 0].numpy() >= 0.5
     points, labels = torch.from_numpy(batch.points), torch.from_numpy(batch.labels)
-    rounds, stamped = int(rng.choice([2, 3, 4, 7], p=[0.3, 0.4, 0.2, 0.1])), rng.random() < 0.3
+    rounds, stamped = int(rng.choice([2, 3, 5, 8], p=[0.2, 0.4, 0.25, 0.15])), rng.random() < 0.3
     embedded = embed(model, batch.images, train_trunk)
     total, fed = torch.zeros(()), None
     for turn in range(rounds):

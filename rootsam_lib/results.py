@@ -84,11 +84,14 @@ def read_json(path: str | Path) -> dict:
         raise ValueError(f"{shown(path)} is damaged (line {error.lineno}): make it again.") from None
 
 
-def markdown_table(results: dict) -> str:
-    """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric."""
-    if "rows" not in results:
+def markdown_table(results: dict, key: str = "rows") -> str:
+    """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric.
+
+    key: "rows" with fixed prompts, "automatic_rows" without any.
+    """
+    if key not in results:
         raise ValueError("this results file holds no table of models: choose an evaluation.json.")
-    rows = results["rows"]
+    rows = results[key]
     lines = ["| | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in rows.items():
         cells = ["–" if row[column] is None or math.isnan(row[column]) else f"{row[column]:.3f}" for column in COLUMNS]

@@ -127,6 +127,7 @@ def test_predictions_differ_from_the_base_model(stage, small_scans, base):
     results = evaluate(models, [p for s in small_scans[2:] for p in tile(s, 128)], FixedPrompts(4, 2, seed=0))
     assert results["rows"]["stage1"]["root_iou"] > results["rows"]["base"]["root_iou"]
     assert len(results["counts"]["base"]) == len(results["patches"]) == 8
+    assert results["automatic_rows"]["stage1"] != results["rows"]["stage1"]
     assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
 
 
