@@ -1,0 +1,70 @@
+"""Whole scans: overlapping tiles, whose logits are blended so that no seam shows."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rootsam_lib.prompts import Prompts, stack_prompts
+from rootsam_lib.sam import RootSAM, resize_logits
+
+
+class Segmentation(NamedTuple):
+    """mask bool (H, W); logits float32 (H, W), 0 is the mask's edge."""
+
+    mask: np.ndarray
+    logits: np.ndarray
+
+
+def tile_starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles of `size` px begin so that they cover `length` px and neighbours share at least `overlap` px."""
+    count = max(1, -(-(length - overlap) // (size - overlap)))
+    return np.linspace(0, max(length - size, 0), count).round().astype(int).tolist()
+
+
+@torch.no_grad()
+def segment(
+    model: RootSAM,
+    image: np.ndarray,
+    tile_size: int = 1024,
+    overlap: int = 128,
+    prompts: Prompts | None = None,
+    encode_size: int | None = None,
+) -> Segmentation:
+    """Find the roots of a whole scan.
+
+    image: uint8 (H, W, 3) of any size; a side shorter than a tile is mirrored for the model and cut off again. Tiles
+    overlap by at least `overlap` px and fade into each other. prompts: points in pixels of the image, each shown to the
+    tiles that it lies in; None for the automatic mode. Memory is bounded by one tile and two float32 maps.
+    Raises ValueError for a tile size that is not a multiple of 32, or an overlap of half a tile or more.
+    """
+    if tile_size % 32 or not 0 <= overlap < tile_size // 2:
+        given = f"tile_size is {tile_size} and overlap {overlap}"
+        raise ValueError(f"{given}: give a multiple of 32, and less than half of it as overlap.")
+    model.eval()
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, max(tile_size - height, 0)), (0, max(tile_size - width, 0)), (0, 0)), mode="symmetric")
+    # A tile counts little near its own edge, where it knows least; 1e-3 keeps the scan's outermost pixels.
+    ramp = np.minimum(np.arange(1, tile_size + 1), np.arange(tile_size, 0, -1)).astype(np.float32)
+    ramp = np.clip(ramp / max(overlap, 1), 1e-3, 1)
+    weight = ramp[:, None] * ramp[None]
+    total, weights = (np.zeros(padded.shape[:2], np.float32) for _ in range(2))
+    for row in tile_starts(padded.shape[0], tile_size, overlap):
+        for column in tile_starts(padded.shape[1], tile_size, overlap):
+            window = (slice(row, row + tile_size), slice(column, column + tile_size))
+            features = model.encode(np.ascontiguousarray(padded[window])[None], encode_size)
+            points, labels = (None, None) if prompts is None else _inside(prompts, row, column, tile_size, model.device)
+            logits = resize_logits(model.decode(features, points, labels).logits, (tile_size, tile_size))
+            total[window] += weight * logits[0, 0].cpu().numpy()
+            weights[window] += weight
+    logits = (total / weights)[:height, :width]
+    return Segmentation(logits > 0, logits)
+
+
+def _inside(prompts: Prompts, row: int, column: int, size: int, device: torch.device):
+    """The points that lie in a tile, in its own pixels; (None, None) where there are none."""
+    local = prompts.points - np.array([column, row], np.float32)
+    inside = ((local >= 0) & (local < size)).all(axis=1)
+    if not inside.any():
+        return None, None
+    return stack_prompts([Prompts(local[inside], prompts.labels[inside])], device)

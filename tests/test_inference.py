@@ -1,0 +1,65 @@
+"""Whole scans: every pixel covered, any size, no seams, prompts in the right tile."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootsam_lib.inference import segment, tile_starts
+from rootsam_lib.prompts import Prompts
+from rootsam_lib.sam import build_sam
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_sam("nano").eval()
+
+
+@given(st.integers(1, 4000), st.sampled_from([(64, 0), (512, 64), (1024, 128), (96, 40)]))
+@settings(max_examples=200, deadline=None)
+def test_tiles_cover_everything_and_overlap(length, sizes):
+    size, overlap = sizes
+    starts = tile_starts(length, size, overlap)
+    assert starts[0] == 0 and starts[-1] == max(length - size, 0)
+    assert all(b - a <= size - overlap for a, b in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 200), (130, 97)])
+def test_any_size(model, shape):
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    result = segment(model, image, tile_size=64, overlap=16)
+    assert result.mask.shape == result.logits.shape == shape and result.mask.dtype == bool
+    assert np.isfinite(result.logits).all() and ((result.logits > 0) == result.mask).all()
+
+
+def test_one_tile_is_the_models_own_answer(model):
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    with torch.no_grad():
+        alone = model.decode(model.encode(image[None])).logits
+    expected = torch.nn.functional.interpolate(alone, (128, 128), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(segment(model, image, 128, 32).logits, expected, atol=1e-4)
+
+
+def test_constant_logits_have_no_seams(model, monkeypatch):
+    monkeypatch.setattr(
+        type(model), "decode", lambda self, features, *_: type("P", (), {"logits": torch.full((1, 1, 16, 16), 2.5)})
+    )
+    logits = segment(model, np.zeros((150, 170, 3), np.uint8), 64, 24).logits
+    np.testing.assert_allclose(logits, 2.5, rtol=1e-5)
+
+
+def test_a_point_reaches_only_the_tiles_it_lies_in(model):
+    image = np.random.default_rng(0).integers(0, 255, (64, 192, 3), dtype=np.uint8)
+    point = Prompts(np.array([[20.0, 30.0]], np.float32), np.array([1]))
+    with_point, without = segment(model, image, 64, 0, point).logits, segment(model, image, 64, 0).logits
+    assert np.abs(with_point - without)[:, :64].max() > 0.01
+    np.testing.assert_allclose(with_point[:, 64:], without[:, 64:], atol=1e-5)
+
+
+def test_bad_tiles_are_refused(model):
+    for size, overlap in ((100, 0), (64, 40)):
+        with pytest.raises(ValueError, match="multiple of 32"):
+            segment(model, np.zeros((64, 64, 3), np.uint8), size, overlap)
