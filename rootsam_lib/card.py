@@ -15,6 +15,7 @@ from skimage import filters, segmentation
 from torch import Tensor
 
 from rootsam_lib.prompts import next_click
+from rootsam_lib.results import commit, write_text
 from rootsam_lib.sam import HERE, RootSAM, resize_logits
 from rootsam_lib.scenes import numbered_scene, object_sizes
 
@@ -68,13 +69,12 @@ def score(
         for click in range(1, clicks + 1):
             new = [next_click(t, m) or (0, 0, -1) for t, m in zip(truth, masks, strict=True)]
             marks = np.concatenate([marks, np.array(new, np.float32)[:, None]], 1)
-            points, labels = torch.from_numpy(marks[..., :2]), torch.from_numpy(marks[..., 2]).long()
+            points, labels = _tensors(marks, model)
             logits, predicted = model.decode(features, points, labels, fed, multimask=click == 1)
-            full = resize_logits(logits, truth.shape[1:]).numpy() > 0
+            full = resize_logits(logits, truth.shape[1:]).cpu().numpy() > 0
             top = predicted.argmax(1)
-            rows = torch.arange(len(truth))
-            masks = full[rows, top]
-            fed = logits[rows, top][:, None].clamp(-32, 32)
+            masks = full[np.arange(len(truth)), top.cpu().numpy()]
+            fed = logits[torch.arange(len(truth)), top][:, None].clamp(-32, 32)
             ious = [mask_iou(m, t) for m, t in zip(masks, truth, strict=True)]
             if click == 1:
                 first += ious
@@ -86,6 +86,12 @@ def score(
     values = {"iou_1": first, "iou_1_best": best, "iou_5": later[5], "iou_10": later[10], "iou_neighbour": neighbour}
     means = {key: round(float(np.mean(value)), 4) for key, value in values.items() if value}
     return {**means, "spearman": round(float(spearmanr(rated, first).statistic), 4), "objects": len(first)}
+
+
+def _tensors(clicks: np.ndarray, model: RootSAM) -> tuple[Tensor, Tensor]:
+    """Points float (P, N, 2) and labels int (P, N) on the model's device, from clicks (P, N, 3)."""
+    marks = torch.from_numpy(clicks).to(model.device)
+    return marks[..., :2], marks[..., 2].long()
 
 
 def _leaks(masks: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> list[float]:
@@ -117,10 +123,9 @@ def score_coins(model: RootSAM, size: int = 512) -> dict[str, float]:
     truth = [coins == number for number in range(1, coins.max() + 1)]
     features = model.eval().encode(np.repeat(picture[None, ..., None], 3, -1), size=size)
     clicks = np.array([next_click(coin, np.zeros_like(coin)) for coin in truth], np.float32)[:, None]
-    points, labels = torch.from_numpy(clicks[..., :2]), torch.from_numpy(clicks[..., 2]).long()
-    logits, predicted = model.decode(features, points, labels, multimask=True)
+    logits, predicted = model.decode(features, *_tensors(clicks, model), multimask=True)
     masks = resize_logits(logits[torch.arange(len(truth)), predicted.argmax(1)][:, None], picture.shape)[:, 0] > 0
-    ious = [mask_iou(m, t) for m, t in zip(masks.numpy(), truth, strict=True)]
+    ious = [mask_iou(m, t) for m, t in zip(masks.cpu().numpy(), truth, strict=True)]
     return {"coins": len(ious), "returned": int(np.sum(np.array(ious) >= 0.75)), "iou": round(float(np.mean(ious)), 4)}
 
 
@@ -147,15 +152,14 @@ def table(values: dict[str, float]) -> str:
 def half_weights(model: RootSAM) -> dict[str, Tensor]:
     """The whole model's weights, in fp16."""
     state = model.sam.state_dict()
-    return {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
+    return {key: (v.half() if v.is_floating_point() else v).cpu().contiguous() for key, v in state.items()}
 
 
 def export(model: RootSAM, about: dict, scores: Path | None, to: str | Path | None = None) -> str:
     """Write nano.safetensors (fp16) and its card nano.json into `to` (default: the package), and return the card.
 
-    about: seed, steps and hours of the run. scores: the file that the command evaluate wrote; the card
-    takes it over when it was of the same step.
-    Raises ValueError when the weights exceed 10 MB.
+    about: seed, steps and hours of the run, and its curve of scores. scores: the file that the command evaluate wrote;
+    the card takes it over when it was of the same step. Raises ValueError when the weights exceed 10 MB.
     """
     to = Path(to or HERE)
     to.mkdir(parents=True, exist_ok=True)
@@ -172,11 +176,13 @@ def export(model: RootSAM, about: dict, scores: Path | None, to: str | Path | No
         "architecture": "SAM2.1's neck, prompt encoder and mask decoder (d_model 128) on an EfficientNet-Lite0 trunk",
         "data": "procedural scenes of general objects (rootsam_lib/scenes.py); no photograph, no root, no soil",
         "recipe": "rootsam_lib/pretraining.py",
+        "commit": commit(),
         **about,
         "bytes": size,
         "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
         "scores": measured.get("scores") if measured.get("steps") == about["steps"] else None,
         "score_meanings": MEANING,
+        "coins": score_coins(model),
         "targets": TARGETS,
         "licence": "Apache-2.0",
         "credit": {
@@ -186,12 +192,6 @@ def export(model: RootSAM, about: dict, scores: Path | None, to: str | Path | No
         },
     }
     os.replace(partial, to / "nano.safetensors")
-    write_json(to / "nano.json", card)
-    return json.dumps(card, indent=2)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file atomically."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    text = json.dumps(card, indent=2) + "\n"
+    write_text(to / "nano.json", text)
+    return text

@@ -29,7 +29,7 @@ from rootsam_lib.synthetic import synthetic_scans
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
-SYNTHETIC_COUNTS = {"train": 12, "valid": 4, "test": 6}
+SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
@@ -63,7 +63,7 @@ def load_scans(
 ) -> list[Scan]:
     """Scans of one part of one source; `split` is "train", "valid", "test" or "all".
 
-    - "synthetic": drawn from `seed` at `size` (height, width) with exact masks; `limit` scans, else 12, 4 and 6.
+    - "synthetic": drawn from `seed` at `size` (height, width) with exact masks; `limit` scans, else 24, 4 and 8.
     - "segroot": `read_segroot`, with its published split; `data_dir` names an existing copy.
     - "folder": `read_folder` over your own images and masks in `data_dir`; `dpi` and `need_masks` belong to it.
 

@@ -7,6 +7,7 @@ python -m rootsam_lib.pretraining export --out runs/nano
 
 import argparse
 import csv
+import json
 import os
 import signal
 import time
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rootsam_lib.card import export, score, table, write_json
+from rootsam_lib.card import export, score, score_coins, table
 from rootsam_lib.recipe import Phase, draw_batch, recipe_loss
+from rootsam_lib.results import write_text
 from rootsam_lib.sam import PIXEL_MEAN, PIXEL_STD, RootSAM, build_sam
 from rootsam_lib.scenes import follow, numbered_scene
 
@@ -195,7 +197,7 @@ def train(
     ema = {name: p.detach().clone() for name, p in weights.items()}
     step, seconds, cooled = 0, 0.0, None
     if (out / "last.pt").exists():
-        state = torch.load(out / "last.pt", weights_only=True)
+        state = torch.load(out / "last.pt", map_location=model.device, weights_only=True)
         model.sam.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, step, seconds, cooled = state["ema"], state["step"], state["seconds"], state["cooled"]
@@ -281,14 +283,20 @@ def append_row(path: Path, header: tuple, row: tuple) -> None:
 
 
 def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and {"step", "hours", "seed"}. Raises FileNotFoundError when there is no run."""
+    """The averaged weights of a run, and its "seed", "steps", "hours" and "curve" of scores.
+
+    Raises FileNotFoundError when there is no run.
+    """
     path = Path(out) / "last.pt"
     if not path.is_file():
         raise FileNotFoundError(f"no pretraining in {out}: start one with the command train, or check --out.")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, "cpu", weights_only=True)
     model = build_sam("nano", weights=None)
     model.sam.load_state_dict({**state["model"], **state["ema"]})
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
+    if (Path(out) / "scores.csv").exists():
+        with (Path(out) / "scores.csv").open(newline="") as file:
+            about["curve"] = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     model.sam.image_encoder.neck.position_encoding = NoPositions()
     return model.eval(), about
 
@@ -304,6 +312,7 @@ def main() -> None:
     parser.add_argument("--cooldown", type=int, default=0, help="end with so many steps of falling learning rate")
     parser.add_argument("--scenes", type=int, default=500, help="held-out scenes to score")
     parser.add_argument("--to", default=None, help="where export writes nano.safetensors and nano.json")
+    parser.add_argument("--note", default=None, help="a remark that export puts on the card")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "train":
@@ -313,10 +322,10 @@ def main() -> None:
     model, about = load_averaged(args.out)
     if args.command == "evaluate":
         values = score(model, args.scenes)
-        print(table(values))
-        write_json(Path(args.out) / "scores.json", {**about, "scores": values})
+        print(table(values), score_coins(model), sep="\n")
+        write_text(Path(args.out) / "scores.json", json.dumps({**about, "scores": values}))
     else:
-        print(export(model, about, Path(args.out) / "scores.json", args.to))
+        print(export(model, about | {"note": args.note}, Path(args.out) / "scores.json", args.to))
 
 
 if __name__ == "__main__":

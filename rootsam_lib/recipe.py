@@ -108,7 +108,7 @@ def draw_batch(rng: np.random.Generator, scenes: list[Scene], phase: Phase) -> B
 def embed(model: RootSAM, images: np.ndarray, train_trunk: bool) -> tuple[Tensor, list[Tensor]]:
     """As `RootSAM.encode` and the start of `decode`, with gradient: the neck runs once for all rounds of clicks."""
     sam = model.sam
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(images).to(model.device).permute(0, 3, 1, 2).float() / 255
     pixels = ((pixels - model.pixel_mean) / model.pixel_std).contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(train_trunk):
         maps = sam.image_encoder.trunk(pixels)
@@ -152,15 +152,16 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
     A single click asks for three masks, and only the best of them learns; every later round adds a click in the error
     and feeds back the last logits, in some steps with the clicks stamped into them.
     """
-    truth = torch.from_numpy(batch.truth)[:, None].float()
+    device = model.device
+    truth = torch.from_numpy(batch.truth)[:, None].float().to(device)
     size = truth.shape[-1]
     scale = 1 if size <= 128 else 2  # the loss at half resolution is a quarter of the work, and logits are at a quarter
     truth = F.avg_pool2d(truth, scale)
-    masks = truth[:, 0].numpy() >= 0.5
-    points, labels = torch.from_numpy(batch.points), torch.from_numpy(batch.labels)
+    masks = truth[:, 0].cpu().numpy() >= 0.5
+    points, labels = torch.from_numpy(batch.points).to(device), torch.from_numpy(batch.labels).to(device)
     rounds, stamped = int(rng.choice([2, 3, 5, 8], p=[0.2, 0.4, 0.25, 0.15])), rng.random() < 0.3
     embedded = embed(model, batch.images, train_trunk)
-    total, fed = torch.zeros(()), None
+    total, fed = torch.zeros((), device=device), None
     for turn in range(rounds):
         logits, predicted = decode_all(model, embedded, points, labels, fed)
         ambiguous = turn == 0 and points.shape[1] == 1
@@ -170,13 +171,14 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
         losses, iou = mask_losses(fine, truth)
         loss = losses[:, 0] + (losses[:, 1:].amin(1) if ambiguous else 0)
         total = total + loss.mean() + 2 * (predicted - iou).square().mean()
-        chosen = 1 + predicted[:, 1:].argmax(1) if ambiguous else torch.zeros(len(points), dtype=torch.long)
-        rows = torch.arange(len(points))
+        chosen = 1 + predicted[:, 1:].argmax(1) if ambiguous else torch.zeros_like(labels[:, 0])
+        rows = torch.arange(len(points), device=device)
         if turn + 1 < rounds:
-            guess = (fine[rows, chosen] > 0).numpy()
-            new = np.array([correction(rng, g, m) for g, m in zip(guess, masks, strict=True)])
-            spot = torch.from_numpy(new[:, None, :2]).float() * scale + (scale - 1) / 2
-            points, labels = torch.cat([points, spot], 1), torch.cat([labels, torch.from_numpy(new[:, None, 2])], 1)
+            guess = (fine[rows, chosen] > 0).cpu().numpy()
+            new = [correction(rng, g, m) for g, m in zip(guess, masks, strict=True)]
+            new = torch.tensor(np.array(new), device=device)[:, None]
+            spot = new[..., :2].float() * scale + (scale - 1) / 2
+            points, labels = torch.cat([points, spot], 1), torch.cat([labels, new[..., 2]], 1)
             fed = logits[rows, chosen][:, None].detach().clamp(-32, 32)
             if stamped:
                 fed = stamp_clicks(fed, points / 4, labels)
@@ -185,7 +187,7 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
 
 def stamp_clicks(logits: Tensor, points: Tensor, labels: Tensor, radius: float = 2.0, value: float = 30.0) -> Tensor:
     """Mask prompts (P, 1, h, w) with each click as a small disk of +-value; points (P, N, 2) in px of the logits."""
-    y, x = torch.meshgrid(torch.arange(logits.shape[-2]), torch.arange(logits.shape[-1]), indexing="ij")
+    y, x = torch.meshgrid(*(torch.arange(n, device=logits.device) for n in logits.shape[-2:]), indexing="ij")
     for i in range(points.shape[1]):
         near = (x - points[:, i, 0, None, None]).square() + (y - points[:, i, 1, None, None]).square() <= radius**2
         sign = labels[:, i, None, None]
