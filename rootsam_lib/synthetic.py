@@ -99,7 +99,7 @@ def _look(rng: np.random.Generator) -> Look:
     """Draw a scan's character, wider than the real scans vary, so that no one soil is learnt by heart."""
     warm = rng.uniform(0.35, 1.1)
     soil = rng.uniform(46, 66) * np.array([1 + 0.15 * warm, 1 - 0.03 * warm, 1 - 0.09 * warm])
-    low, high = zip((0.4, 1), (0.6, 1.5), (0.1, 0.6), (36, 76), (0, 1), (0.7, 1.6), (0.06, 0.2), strict=True)
+    low, high = zip((0.4, 1), (0.6, 1.5), (0.1, 0.6), (56, 100), (0, 1), (0.7, 1.6), (0.06, 0.2), strict=True)
     return Look(soil.astype(np.float32), *rng.uniform(low, high))
 
 
