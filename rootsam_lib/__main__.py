@@ -161,7 +161,8 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     if any(path.stem == "05_evaluation" for path in paths):
         results = read_json(evaluation)
         print(f"\n{results['title']}\n\nprompted (points from the true mask)\n{markdown_table(results)}\n")
-        print(f"automatic (no prompt)\n{markdown_table(results, 'automatic_rows')}\n\nfrom {shown(evaluation)}")
+        print(f"automatic (no prompt), the same patches\n{markdown_table(results, 'automatic_rows')}\n")
+        print(f"automatic, whole scans\n{markdown_table(results, 'whole_scan_rows')}\n\nfrom {shown(evaluation)}")
     return 0
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from rootsam_lib.features import FeatureBank
+from rootsam_lib.inference import segment
 from rootsam_lib.metrics import DEFINITIONS, Counts, count, summarise
+from rootsam_lib.progress import progress
 from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import provenance
 from rootsam_lib.sam import Features, RootSAM, resize_logits, weights_hash
-from rootsam_lib.scans import Patch, check_masks
+from rootsam_lib.scans import Patch, Scan, check_masks
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,33 @@ def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts | None = Fix
     return counts
 
 
+def score_scans(
+    model: RootSAM, scans: Sequence[Scan], tile_size: int = 512, encode_size: int | None = None
+) -> list[Counts]:
+    """Segment whole scans without any prompt, in tiles that overlap by a quarter; one `Counts` a scan."""
+    counts = []
+    for scan in progress(scans, "whole scans", "scan", leave=False):
+        found = segment(model, scan.image, tile_size, tile_size // 4, encode_size=encode_size)
+        counts.append(count(found.mask, scan.mask))
+    return counts
+
+
 def evaluate(
     models: Mapping[str, RootSAM],
     patches: Sequence[Patch],
     protocol: FixedPrompts = FixedPrompts(),
     encode_size: int | None = None,
+    scans: Sequence[Scan] = (),
 ) -> dict[str, object]:
     """The fixed-prompts protocol for several models on the same patches with the same points.
 
     models: by the name of their row. Returns a results dictionary (see `results`): protocol, definitions, one row of
-    metrics a model, the pixel counts of every patch, and where it was made; beside it, as `automatic_rows`, what each
-    model scores on the same patches with no prompt at all.
+    metrics a model, the pixel counts of every patch, and where it was made. Beside it, with no prompt at all:
+    `automatic_rows`, on the same patches, and, where scans are given, `whole_scan_rows`, on each scan as a whole.
     """
     check_masks(patches)
     banks: dict[str, FeatureBank] = {}
-    rows, automatic, images, hashes = {}, {}, {}, {}
+    rows, automatic, whole, images, hashes = {}, {}, {}, {}, {}
     for name, model in models.items():
         # Models that share their frozen trunk share its features too.
         trunk = weights_hash(model.sam.image_encoder.trunk)
@@ -76,6 +90,8 @@ def evaluate(
         counts = score(model, banks[trunk], protocol)
         rows[name] = summarise(counts)
         automatic[name] = summarise(score(model, banks[trunk], None))
+        if scans:
+            whole[name] = summarise(score_scans(model, scans, patches[0].mask.shape[0], encode_size))
         images[name] = [tuple(c) for c in counts]
         hashes[name] = {"model": model.label, "weights": weights_hash(model)}
     return {
@@ -89,6 +105,7 @@ def evaluate(
         "models": hashes,
         "rows": rows,
         "automatic_rows": automatic,
+        **({"whole_scan_rows": whole} if scans else {}),
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **images},
         "provenance": provenance(next(iter(models.values())).device),

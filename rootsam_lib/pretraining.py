@@ -1,6 +1,7 @@
 """How `nano` was made: SAM's recipe on procedural scenes, starting from a trunk that has seen ImageNet.
 
 python -m rootsam_lib.pretraining train --hours 1 --out runs/nano      # resumes by itself
+python -m rootsam_lib.pretraining train --hours 1 --out runs/nano --start rootsam_lib  # goes on from exported weights
 python -m rootsam_lib.pretraining evaluate --out runs/nano
 python -m rootsam_lib.pretraining export --out runs/nano
 """
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from rootsam_lib.card import export, score, score_coins, table
 from rootsam_lib.recipe import Phase, draw_batch, recipe_loss
 from rootsam_lib.results import write_text
-from rootsam_lib.sam import PIXEL_MEAN, PIXEL_STD, RootSAM, build_sam
+from rootsam_lib.sam import PIXEL_MEAN, PIXEL_STD, RootSAM, build_sam, load_weights
 from rootsam_lib.scenes import follow, numbered_scene
 
 FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as ImageNet left it
@@ -98,13 +99,6 @@ def imagenet_trunk() -> dict[str, Tensor]:
     return fold_normalisation(convert_lite0(state))
 
 
-class NoPositions(nn.Module):
-    """In the place of the neck's position encodings, which serve video only and cost as much as the decoder."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(0)
-
-
 def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
     """A model to start from, everything but stem and first blocks trainable. trunk: see `imagenet_trunk`; None: random.
 
@@ -125,7 +119,6 @@ def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
         attention.k_proj.weight.data.copy_(attention.q_proj.weight)
         nn.init.zeros_(attention.q_proj.bias)
         nn.init.zeros_(attention.k_proj.bias)
-    encoder.neck.position_encoding = NoPositions()
     encoder.requires_grad_(True)
     model.sam.no_mem_embed.requires_grad_(True)
     backbone = encoder.trunk.backbone
@@ -137,9 +130,9 @@ def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
 # --- Training
 
 
-def learning_rate(step: int, peak: float = 1e-3, warm: int = 200, flat: int = 4000) -> float:
-    """Warm-up, a plateau, then 1 / sqrt(step): a schedule that may be stopped at any time."""
-    return peak * min(1, (step + 1) / warm) * min(1, (flat / (step + 1)) ** 0.5)
+def learning_rate(step: int, since: int = 0, peak: float = 1e-3, warm: int = 200, flat: int = 4000) -> float:
+    """Warm-up from step `since`, a plateau, then 1 / sqrt(step): a schedule that may be stopped at any time."""
+    return peak * min(1, (step + 1 - since) / warm) * min(1, (flat / (step + 1)) ** 0.5)
 
 
 def scene_windows(seed: int, number: int, phase: Phase, start: int, executor: ProcessPoolExecutor | None):
@@ -171,6 +164,7 @@ def train(
     seed: int = 0,
     phases: tuple[Phase, ...] = PHASES,
     trunk: dict[str, Tensor] | None = None,
+    start: str | Path | None = None,
     cooldown: int = 0,
     max_steps: int | None = None,
     workers: int = 1,
@@ -179,6 +173,8 @@ def train(
 ) -> list[float]:
     """Pretrain, or go on where the checkpoint in `out` stands, for `hours` or until `max_steps`; return the losses.
 
+    start: a folder that `export` wrote, to go on from its weights at its step when `out` holds no checkpoint; the
+    optimizer begins anew, with its own warm-up.
     cooldown: end with this many steps in which the learning rate falls to nothing (in a copy of `out` if the run is to
     go on afterwards: it cannot be undone). A checkpoint is written every 45 s and on SIGTERM, with log.csv and
     scores.csv beside it. The same seed, machine and number of threads give the same weights, bit for bit.
@@ -195,12 +191,17 @@ def train(
     optimizer = torch.optim.AdamW([{"params": learning[False]}, {"params": learning[True]}], weight_decay=0.01)
     weights = dict(model.sam.named_parameters())
     ema = {name: p.detach().clone() for name, p in weights.items()}
-    step, seconds, cooled = 0, 0.0, None
+    step, seconds, cooled, earlier, warm = 0, 0.0, None, None, 0
     if (out / "last.pt").exists():
         state = torch.load(out / "last.pt", map_location=model.device, weights_only=True)
         model.sam.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, step, seconds, cooled = state["ema"], state["step"], state["seconds"], state["cooled"]
+        earlier, warm = state["earlier"], state["warm"]
+    elif start is not None:
+        earlier = read_export(model, Path(start))
+        ema = {name: p.detach().clone() for name, p in weights.items()}
+        step, seconds, warm = earlier["steps"], 3600 * earlier["hours"], earlier["steps"]
     if cooldown and cooled is None:
         cooled = [step, cooldown]
     stop = []
@@ -209,7 +210,7 @@ def train(
     def save() -> None:
         spent = seconds + time.monotonic() - began
         state = {"model": model.sam.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step}
-        state |= {"seconds": spent, "cooled": cooled, "seed": seed}
+        state |= {"seconds": spent, "cooled": cooled, "seed": seed, "earlier": earlier, "warm": warm}
         torch.save(state, out / "last.partial")
         os.replace(out / "last.partial", out / "last.pt")
 
@@ -224,7 +225,8 @@ def train(
         while first <= step < min(first + phase.steps, end) and not stop:
             rng = np.random.default_rng([seed, 2**20, step])
             batch = draw_batch(rng, next(windows), phase)
-            rate = learning_rate(step) * (1 if cooled is None else max(0, 1 - (step - cooled[0]) / cooled[1]))
+            cooling = 1 if cooled is None else max(0, 1 - (step - cooled[0]) / cooled[1])
+            rate = cooling * learning_rate(step, since=warm)
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * phase.trunk
             loss, iou = recipe_loss(model, batch, phase.trunk > 0, rng)
             optimizer.zero_grad()
@@ -274,6 +276,19 @@ def averaged(model: RootSAM, ema: dict[str, Tensor]) -> RootSAM:
     return copy.eval()
 
 
+def read_export(model: RootSAM, folder: Path) -> dict:
+    """Load the weights that `export` wrote into `folder`; return what their card says of the run they came from.
+
+    Raises FileNotFoundError when the folder holds no export.
+    """
+    if not (folder / "nano.json").is_file():
+        raise FileNotFoundError(f"no nano.json in {folder}: give a folder that the command export wrote to --start.")
+    load_weights(model, folder / "nano.safetensors")
+    card = json.loads((folder / "nano.json").read_text(encoding="utf-8"))
+    kept = ("seed", "steps", "hours", "commit", "note", "curve", "scores", "sha256", "earlier")
+    return {key: card[key] for key in kept if card.get(key) is not None}
+
+
 def append_row(path: Path, header: tuple, row: tuple) -> None:
     """Add a row to a CSV file, with its header when it is new."""
     new = not path.exists()
@@ -283,7 +298,8 @@ def append_row(path: Path, header: tuple, row: tuple) -> None:
 
 
 def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and its "seed", "steps", "hours" and "curve" of scores.
+    """The averaged weights of a run, and its "seed", "steps", "hours" and "curve" of scores;
+    "earlier" is the card of the export that it started from, or None.
 
     Raises FileNotFoundError when there is no run.
     """
@@ -294,10 +310,10 @@ def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
     model = build_sam("nano", weights=None)
     model.sam.load_state_dict({**state["model"], **state["ema"]})
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
+    about["earlier"] = state["earlier"]
     if (Path(out) / "scores.csv").exists():
         with (Path(out) / "scores.csv").open(newline="") as file:
             about["curve"] = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    model.sam.image_encoder.neck.position_encoding = NoPositions()
     return model.eval(), about
 
 
@@ -307,6 +323,7 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "evaluate", "export"))
     parser.add_argument("--out", default="runs/nano", help="the run's folder")
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--start", default=None, help="a folder with exported weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cooldown", type=int, default=0, help="end with so many steps of falling learning rate")
@@ -316,8 +333,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "train":
-        trunk = None if (Path(args.out) / "last.pt").exists() else imagenet_trunk()
-        train(args.out, args.hours, args.seed, trunk=trunk, cooldown=args.cooldown)
+        trunk = None if args.start or (Path(args.out) / "last.pt").exists() else imagenet_trunk()
+        train(args.out, args.hours, args.seed, trunk=trunk, start=args.start, cooldown=args.cooldown)
         return
     model, about = load_averaged(args.out)
     if args.command == "evaluate":

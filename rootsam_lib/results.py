@@ -87,7 +87,7 @@ def read_json(path: str | Path) -> dict:
 def markdown_table(results: dict, key: str = "rows") -> str:
     """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric.
 
-    key: "rows" with fixed prompts, "automatic_rows" without any.
+    key: "rows" with fixed prompts, "automatic_rows" without any, "whole_scan_rows" without any on whole scans.
     """
     if key not in results:
         raise ValueError("this results file holds no table of models: choose an evaluation.json.")

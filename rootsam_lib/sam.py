@@ -121,6 +121,14 @@ class TimmTrunk(nn.Module):
         return self.backbone(images)
 
 
+class NoPositions(nn.Module):
+    """In the place of the neck's position encodings: they serve SAM2.1's video memory only, and computing them takes
+    as long as decoding a prompt."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(()).expand(x.shape)
+
+
 class RootSAM(nn.Module):
     """A SAM2.1-architecture model with a frozen image encoder.
 
@@ -138,6 +146,7 @@ class RootSAM(nn.Module):
         std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
+        sam.image_encoder.neck.position_encoding = NoPositions()
         sam.image_encoder.trunk.to(memory_format=torch.channels_last)  # convolutions run about twice as fast on CPU
         self.requires_grad_(False)
         for part in self.trained_parts().values():

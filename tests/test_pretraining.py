@@ -202,6 +202,24 @@ def test_training_repeats_bit_for_bit_and_resumes_exactly(tmp_path):
     assert torch.equal(state["model"][stem], fresh[stem])
 
 
+def test_going_on_from_an_export(tmp_path):
+    model = pretraining.new_model(5, None)
+    card.export(model, {"seed": 5, "steps": 2, "hours": 0.5, "curve": []}, None, tmp_path / "export")
+    pretraining.train(tmp_path / "on", 1.0, 4, TINY, start=tmp_path / "export", max_steps=4, workers=0)
+    on, about = pretraining.load_averaged(tmp_path / "on")
+    assert about["steps"] == 4 and about["hours"] >= 0.5 and about["earlier"]["seed"] == 5
+    moved = {key for key, value in on.sam.state_dict().items() if not value.equal(model.sam.state_dict()[key])}
+    frozen = [key for key in moved if "backbone.conv_stem" in key]
+    assert any("mask_decoder" in key for key in moved)
+    for key in frozen:  # stored in half precision, and else as it was
+        torch.testing.assert_close(on.sam.state_dict()[key], model.sam.state_dict()[key], rtol=1e-3, atol=1e-6)
+    pretraining.train(tmp_path / "on", 1.0, 4, TINY, max_steps=5, workers=0)  # resumes, and remembers
+    assert pretraining.load_averaged(tmp_path / "on")[1]["earlier"]["steps"] == 2
+    assert pretraining.learning_rate(2, since=2) < pretraining.learning_rate(150, since=2)
+    with pytest.raises(FileNotFoundError, match="--start"):
+        pretraining.train(tmp_path / "none", 1.0, start=tmp_path, max_steps=1, workers=0)
+
+
 def test_loss_falls_on_one_batch():
     model = pretraining.new_model(0, None)
     batch = recipe.draw_batch(np.random.default_rng(1), [numbered_scene(0, 1, 3, 64, 0.0)], TINY[0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rootsam_lib import training
-from rootsam_lib.evaluation import FixedPrompts, evaluate, score
+from rootsam_lib.evaluation import FixedPrompts, evaluate, score, score_scans
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.sam import build_sam, save_weights
@@ -129,6 +129,15 @@ def test_predictions_differ_from_the_base_model(stage, small_scans, base):
     assert len(results["counts"]["base"]) == len(results["patches"]) == 8
     assert results["automatic_rows"]["stage1"] != results["rows"]["stage1"]
     assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
+
+
+def test_whole_scans_are_scored_without_prompts(stage, small_scans):
+    (scan,) = small_scans[2:3]
+    results = evaluate({"stage1": stage.model()}, tile(scan, 256), scans=[scan])
+    # One tile is the whole scan: its automatic score is that of the patch.
+    assert results["whole_scan_rows"]["stage1"] == pytest.approx(results["automatic_rows"]["stage1"], nan_ok=True)
+    (counts,) = score_scans(stage.model(), [scan], 128)
+    assert sum(counts) == scan.mask.size and counts.tp + counts.fn == scan.mask.sum()
 
 
 def test_results_file_round_trip(stage, small_scans, tmp_path):
