@@ -42,18 +42,22 @@ def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:
     """
     if exponent < 0:
         raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
-    weight = np.where(mask, edt_map(mask).astype(np.float64) ** exponent, 0.0)
+    weight = np.zeros(mask.shape)
+    weight[mask] = edt_map(mask)[mask].astype(np.float64) ** exponent
     return weight / max(weight.sum(), np.finfo(float).tiny)
 
 
 def _draw(weight: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `count` different pixels (x, y), drawn in proportion to weight (H, W)."""
+    """Up to `count` different pixels (x, y), drawn in proportion to weight (H, W); evenly where that is bool."""
     flat = np.flatnonzero(weight)
     count = min(count, flat.size)
     if count == 0:
         return np.zeros((0, 2), np.float32)
-    chance = weight.ravel()[flat]
-    chosen = rng.choice(flat, size=count, replace=False, p=chance / chance.sum())
+    if weight.dtype == bool:  # much faster than the same with equal chances, and soil is most of a scan
+        chosen = rng.choice(flat, size=count, replace=False)
+    else:
+        chance = weight.ravel()[flat]
+        chosen = rng.choice(flat, size=count, replace=False, p=chance / chance.sum())
     rows, columns = np.unravel_index(chosen, weight.shape)
     return np.stack([columns, rows], axis=1).astype(np.float32)
 
