@@ -170,14 +170,15 @@ def train(
     workers: int = 1,
     log_every: int = 20,
     score_minutes: float = 10.0,
+    save_seconds: float = 45.0,
 ) -> list[float]:
     """Pretrain, or go on where the checkpoint in `out` stands, for `hours` or until `max_steps`; return the losses.
 
     start: a folder that `export` wrote, to go on from its weights at its step when `out` holds no checkpoint; the
     optimizer begins anew, with its own warm-up.
     cooldown: end with this many steps in which the learning rate falls to nothing (in a copy of `out` if the run is to
-    go on afterwards: it cannot be undone). A checkpoint is written every 45 s and on SIGTERM, with log.csv and
-    scores.csv beside it. The same seed, machine and number of threads give the same weights, bit for bit.
+    go on afterwards: it cannot be undone). A checkpoint is written every `save_seconds` and on SIGTERM, with log.csv
+    and scores.csv beside it. The same seed, machine and number of threads give the same weights, bit for bit.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -251,7 +252,7 @@ def train(
                 )
                 append_row(out / "log.csv", ("step", "hours", "size", "loss", "iou", "rate"), row)
                 recent = []
-            if now - saved > 45:
+            if now - saved > save_seconds:
                 save()
                 saved = now
             if now - scored > 60 * score_minutes:

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +204,40 @@ def test_training_repeats_bit_for_bit_and_resumes_exactly(tmp_path):
     assert not torch.equal(state["model"][trunk[0]], fresh[trunk[0]])
     stem = "image_encoder.trunk.backbone.conv_stem.weight"
     assert torch.equal(state["model"][stem], fresh[stem])
+
+
+RUN = """
+import sys
+import torch
+from rootsam_lib.pretraining import Phase, train
+torch.set_num_threads(1)
+phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
+train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), workers=0, save_seconds=0.0)
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    def start(folder: Path, steps: int) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(steps)])
+
+    def step(folder: Path) -> int:
+        return torch.load(folder / "last.pt", weights_only=True)["step"]
+
+    run = start(tmp_path / "killed", 500)
+    while not (tmp_path / "killed" / "last.pt").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.5)  # somewhere in a later step, or in the writing of its checkpoint
+    run.kill()
+    run.wait()
+    reached = step(tmp_path / "killed")
+    assert 0 < reached < 500
+    for folder in ("killed", "whole"):
+        assert start(tmp_path / folder, reached + 3).wait() == 0
+    states = [torch.load(tmp_path / folder / "last.pt", weights_only=True) for folder in ("killed", "whole")]
+    assert states[0]["step"] == states[1]["step"] == reached + 3
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
 
 
 def test_going_on_from_an_export(tmp_path):
