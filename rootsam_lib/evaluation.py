@@ -12,7 +12,7 @@ import torch
 
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.inference import segment
-from rootsam_lib.metrics import DEFINITIONS, Counts, count, summarise
+from rootsam_lib.metrics import DEFINITIONS, Counts, count, iou, summarise
 from rootsam_lib.progress import progress
 from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import provenance
@@ -53,6 +53,31 @@ def score(model: RootSAM, bank: FeatureBank, protocol: FixedPrompts | None = Fix
             prompts = [fixed_prompts(truth, batch.names[0], protocol.n_root, protocol.n_soil, protocol.seed)]
         counts.append(count(predict(model, batch.features, prompts)[0, :height, :width], truth))
     return counts
+
+
+def prompt_use(
+    model: RootSAM,
+    patches: Sequence[Patch],
+    protocol: FixedPrompts = FixedPrompts(),
+    encode_size: int | None = None,
+) -> dict[str, float]:
+    """A guard: mean root IoU with the protocol's points, with moved points (mirrored at the diagonal) and with none.
+
+    A model that uses its prompts does worse with wrong ones; one that ignores them does not. Patches without roots are
+    left out. Raises ValueError when none has any.
+    """
+    model.eval()
+    rooted = [patch for patch in patches if patch.mask.any()]
+    if not rooted:
+        raise ValueError("none of the patches has a root, so points on roots cannot be moved: take more patches.")
+    scores = []
+    for patch in rooted:
+        given = fixed_prompts(patch.mask, patch.name, protocol.n_root, protocol.n_soil, protocol.seed)
+        moved = given._replace(points=given.points[:, ::-1].copy())
+        features = model.encode(patch.image[None], encode_size)
+        masks = [predict(model, features, prompts)[0] for prompts in ([given], [moved], None)]
+        scores.append([iou(count(mask, patch.mask)) for mask in masks])
+    return dict(zip(("true points", "moved points", "no points"), np.mean(scores, axis=0).tolist(), strict=True))
 
 
 def score_scans(

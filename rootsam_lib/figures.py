@@ -74,9 +74,9 @@ def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> 
     return grey
 
 
-def error_legend(figure: Figure) -> None:
-    """Name the three colours of `error_view` below a figure."""
-    entries = (("found", STAGE1), ("missed", STAGE2), ("false root", BASE))
+def error_legend(figure: Figure, excess: str = "false root") -> None:
+    """Name the three colours of `error_view` below a figure; excess: what a false positive is called."""
+    entries = (("found", STAGE1), ("missed", STAGE2), (excess, BASE))
     handles = [LegendPatch(color=colour, label=label) for label, colour in entries]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
@@ -154,7 +154,7 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     """Loss, validation root IoU and learning rate by epoch; dotted lines mark where the scheduler lowered the rate."""
     epochs = [row["epoch"] + 1 for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
-    labels = {"loss": "training loss", "root_iou": "validation root IoU", "rate": "learning rate"}
+    labels = {"loss": "training loss", "root_iou": "root IoU on select (validation)", "rate": "learning rate"}
     for ax, (key, label) in zip(axes, labels.items(), strict=True):
         ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
         ax.set_xlabel("epoch")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rootsam_lib import training
-from rootsam_lib.evaluation import FixedPrompts, evaluate, score, score_scans
+from rootsam_lib.evaluation import FixedPrompts, evaluate, prompt_use, score, score_scans
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.sam import build_sam, save_weights
@@ -129,6 +129,18 @@ def test_predictions_differ_from_the_base_model(stage, small_scans, base):
     assert len(results["counts"]["base"]) == len(results["patches"]) == 8
     assert results["automatic_rows"]["stage1"] != results["rows"]["stage1"]
     assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
+
+
+def test_a_model_that_ignores_its_points_is_seen(small_scans, monkeypatch):
+    patches, model = tile(small_scans[0], 256), build_sam("nano")
+    use = prompt_use(model, patches, FixedPrompts(5, 2))
+    assert use["true points"] > use["moved points"] and set(use) == {"true points", "moved points", "no points"}
+    decode = type(model).decode
+    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: decode(self, features))
+    deaf = prompt_use(model, patches, FixedPrompts(5, 2))
+    assert deaf["true points"] == deaf["moved points"] == deaf["no points"] == use["no points"]
+    with pytest.raises(ValueError, match="take more patches"):
+        prompt_use(model, [replace(p, mask=p.mask & False) for p in patches])
 
 
 def test_whole_scans_are_scored_without_prompts(stage, small_scans):
