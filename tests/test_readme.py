@@ -17,6 +17,13 @@ def test_table_is_the_results_files():
     assert f"{row['images_with_roots']} patches with roots and {row['images_without_roots']} without" in README
 
 
+def test_the_leak_is_told_as_it_is():
+    results = read_json(RESULTS / "segroot-nano.json")
+    tubes = {patch["name"].split("@")[0]: patch["tube"] for patch in results["patches"]}
+    shared = sum(tube in results["data"]["tubes_in_several_parts"] for tube in tubes.values())
+    assert f"{shared} of its {len(tubes)} scans are of tubes that also occur in its train split" in README
+
+
 def test_minutes_are_the_results_files():
     minutes = read_json(RESULTS / "tutorial-quick.json")["minutes"]
     lessons = sorted(path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb"))
