@@ -6,10 +6,11 @@ and perfect masks.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from rootsam_lib.prompts import edt_map
 
 
 class HybridLoss(NamedTuple):
@@ -62,11 +63,7 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     """
     if not mask.any() or mask.all():
         return np.zeros(mask.shape, np.float32)
-    outside, inside = (
-        cv2.distanceTransform(np.ascontiguousarray(region, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for region in (~mask, mask)
-    )
-    return outside - inside
+    return edt_map(~mask) - edt_map(mask)
 
 
 def boundary_loss(logits: Tensor, distance: Tensor) -> Tensor:

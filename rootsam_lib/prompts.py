@@ -31,7 +31,10 @@ def edt_map(mask: np.ndarray) -> np.ndarray:
     """
     if mask.all():
         return np.ones(mask.shape, np.float32)
-    return cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squared distances are whole numbers. cv2's last digit depends on its number of threads and on where an array lies
+    # in memory, and a training that should repeat bit for bit would not.
+    return np.sqrt(np.rint(np.square(distance)))
 
 
 def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:

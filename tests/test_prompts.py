@@ -1,5 +1,6 @@
 """The sampler follows the EDT map, on any mask; corrective clicks land in the largest error."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,3 +120,19 @@ def test_stacking_pads_with_minus_one():
 def test_bad_numbers_are_refused(arguments):
     with pytest.raises(ValueError, match="0"):
         sample_points(root(), rng=np.random.default_rng(0), **arguments)
+
+
+def test_distances_do_not_depend_on_threads_or_memory():
+    mask = np.random.default_rng(0).random((200, 300)) < 0.9
+    threads, found = cv2.getNumThreads(), []
+    try:
+        for count, shift in ((1, 0), (1, 3), (2, 0), (2, 7)):
+            cv2.setNumThreads(count)
+            buffer = np.zeros(mask.size + 16, bool)
+            moved = buffer[shift : shift + mask.size].reshape(mask.shape)
+            moved[:] = mask
+            found.append(edt_map(moved))
+    finally:
+        cv2.setNumThreads(threads)
+    assert all(np.array_equal(other, found[0]) for other in found)
+    np.testing.assert_allclose(found[0], distance_transform_edt(mask), rtol=1e-6)
