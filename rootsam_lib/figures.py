@@ -151,7 +151,10 @@ def caption(results: Mapping[str, object]) -> str:
 
 
 def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> Figure:
-    """Loss, validation root IoU and learning rate by epoch; dotted lines mark where the scheduler lowered the rate."""
+    """Loss, validation root IoU and learning rate by epoch; dotted lines mark where the scheduler lowered the rate.
+
+    The star marks the epoch that is kept: the best mean of prompted and automatic root IoU.
+    """
     epochs = [row["epoch"] + 1 for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     labels = {"loss": "training loss", "root_iou": "root IoU on select (validation)", "rate": "learning rate"}
@@ -163,11 +166,27 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
         for before, after in itertools.pairwise(history):
             if after["rate"] < before["rate"]:
                 ax.axvline(after["epoch"] + 1, color="0.6", linestyle=":")
-    best = max(history, key=lambda row: row["root_iou"])
+    axes[1].lines[0].set_label("with points")
+    automatic = [row["automatic_root_iou"] for row in history]
+    axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
+    best = max(history, key=lambda row: row["select_score"])
     axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
     axes[1].legend(loc="lower right")
     axes[2].set_yscale("log")
     figure.suptitle(title)
+    return figure
+
+
+def click_curves(corrections: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """Root IoU and centre-line Dice by correction clicks, one line a model. corrections: of an evaluation's results."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    for ax, (key, label) in zip(axes, {"root_iou": "root IoU", "cl_dice": "centre-line Dice"}.items(), strict=True):
+        for name, by_clicks in corrections.items():
+            values = [row[key] for row in by_clicks.values()]
+            ax.plot(range(len(values)), values, "o-", color=COLOURS[name], label=NAMES[name])
+            ax.set_xticks(range(len(values)), list(by_clicks))
+        ax.set(xlabel="correction clicks (not to scale)", ylabel=label, ylim=(0, None))
+    axes[0].legend(fontsize=9)
     return figure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rootsam_lib.prompts import Prompts, stack_prompts
-from rootsam_lib.sam import RootSAM, resize_logits
+from rootsam_lib.sam import RootSAM, resize_logits, zoomed
 
 
 class Segmentation(NamedTuple):
@@ -29,13 +29,14 @@ def segment(
     tile_size: int = 1024,
     overlap: int = 128,
     prompts: Prompts | None = None,
-    encode_size: int | None = None,
+    zoom: float = 1.0,
 ) -> Segmentation:
     """Find the roots of a whole scan.
 
     image: uint8 (H, W, 3) of any size; a side shorter than a tile is mirrored for the model and cut off again. Tiles
     overlap by at least `overlap` px and fade into each other. prompts: points in pixels of the image, each shown to the
-    tiles that it lies in; None for the automatic mode. Memory is bounded by one tile and two float32 maps.
+    tiles that it lies in; None for the automatic mode. zoom: how much tiles are enlarged for the encoder. Memory is
+    bounded by one tile and two float32 maps.
     Raises ValueError for a tile size that is not a multiple of 32, or an overlap of half a tile or more.
     """
     if tile_size % 32 or not 0 <= overlap < tile_size // 2:
@@ -52,7 +53,7 @@ def segment(
     for row in tile_starts(padded.shape[0], tile_size, overlap):
         for column in tile_starts(padded.shape[1], tile_size, overlap):
             window = (slice(row, row + tile_size), slice(column, column + tile_size))
-            features = model.encode(np.ascontiguousarray(padded[window])[None], encode_size)
+            features = model.encode(np.ascontiguousarray(padded[window])[None], zoomed(tile_size, zoom))
             points, labels = (None, None) if prompts is None else _inside(prompts, row, column, tile_size, model.device)
             logits = resize_logits(model.decode(features, points, labels).logits, (tile_size, tile_size))
             total[window] += weight * logits[0, 0].cpu().numpy()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from skimage.morphology import skeletonize
 
 
 class Counts(NamedTuple):
@@ -54,6 +55,19 @@ def class_mean_iou(counts: Counts) -> float:
     """Mean of root IoU and soil IoU, what most U-Net papers on roots call mIoU."""
     soil = Counts(tp=counts.tn, fp=counts.fn, fn=counts.fp, tn=counts.tp)
     return (iou(counts) + iou(soil)) / 2
+
+
+def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Centre-line Dice of two masks, bool (H, W): are the roots traced, whatever their drawn width?
+
+    Harmonic mean of the share of the predicted skeleton that lies in the truth and of the true skeleton that lies in
+    the prediction. 1 when both masks are empty, 0 when one is. (Shit et al. 2021, equations 1 to 3.)
+    """
+    if not prediction.any() or not truth.any():
+        return float(prediction.any() == truth.any())
+    found, true = skeletonize(prediction), skeletonize(truth)
+    precision, sensitivity = truth[found].mean(), prediction[true].mean()
+    return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
 
 def summarise(counts: Sequence[Counts]) -> dict[str, float]:

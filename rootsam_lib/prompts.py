@@ -50,18 +50,15 @@ def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:
     return weight / max(weight.sum(), np.finfo(float).tiny)
 
 
-def _draw(weight: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `count` different pixels (x, y), drawn in proportion to weight (H, W); evenly where that is bool."""
-    flat = np.flatnonzero(weight)
+def _draw(flat: np.ndarray, shape: tuple[int, int], count: int, rng: np.random.Generator, weight=None) -> np.ndarray:
+    """Up to `count` different pixels (x, y) of those numbered in `flat`, evenly or in proportion to weight."""
+    if weight is not None:
+        flat, weight = flat[weight > 0], weight[weight > 0]
     count = min(count, flat.size)
     if count == 0:
         return np.zeros((0, 2), np.float32)
-    if weight.dtype == bool:  # much faster than the same with equal chances, and soil is most of a scan
-        chosen = rng.choice(flat, size=count, replace=False)
-    else:
-        chance = weight.ravel()[flat]
-        chosen = rng.choice(flat, size=count, replace=False, p=chance / chance.sum())
-    rows, columns = np.unravel_index(chosen, weight.shape)
+    chosen = rng.choice(flat, size=count, replace=False, p=None if weight is None else weight / weight.sum())
+    rows, columns = np.unravel_index(chosen, shape)
     return np.stack([columns, rows], axis=1).astype(np.float32)
 
 
@@ -73,24 +70,32 @@ def sample_points(
     exponent: float = 1.0,
     hard_share: float = 0.5,
     hard_band: tuple[float, float] = (3.0, 15.0),
+    distance: np.ndarray | None = None,
 ) -> Prompts:
     """Draw root points in proportion to EDT ** exponent, and soil points.
 
     hard_share of the soil points lie near a root, between hard_band[0] and hard_band[1] px away, where a mistake is
-    likely; the others are uniform over the soil. Always returns n_root + n_soil points: what cannot be drawn (no root
-    in the mask, no soil) is padding, label -1. Raises ValueError for a count below 0.
+    likely; the others are uniform over the soil. distance: the mask's `losses.signed_distance`, where it is at hand.
+    Always returns n_root + n_soil points: what cannot be drawn (no root in the mask, no soil) is padding, label -1.
+    Raises ValueError for a count or an exponent below 0.
     """
     if n_root < 0 or n_soil < 0:
         raise ValueError(f"n_root is {n_root} and n_soil is {n_soil}: both must be 0 or more.")
-    soil = ~mask
-    n_hard = round(hard_share * n_soil) if mask.any() and soil.any() else 0
+    if exponent < 0:
+        raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
+    soil, rooted = ~mask, mask.any()
+    n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
     hard = np.zeros((0, 2), np.float32)
     if n_hard:
-        away = edt_map(soil)
-        hard = _draw((away >= hard_band[0]) & (away <= hard_band[1]), n_hard, rng)
+        away = edt_map(soil) if distance is None else distance
+        hard = _draw(np.flatnonzero((away >= hard_band[0]) & (away <= hard_band[1])), mask.shape, n_hard, rng)
+    inside, weight = np.flatnonzero(mask), None
+    if rooted and n_root:
+        depth = edt_map(mask) if distance is None or not soil.any() else -distance
+        weight = depth.ravel()[inside].astype(np.float64) ** exponent
     drawn = [
-        (ROOT, _draw(point_probability(mask, exponent), n_root, rng)),
-        (SOIL, np.concatenate([hard, _draw(soil, n_soil - len(hard), rng)])),
+        (ROOT, _draw(inside, mask.shape, n_root, rng, weight)),
+        (SOIL, np.concatenate([hard, _draw(np.flatnonzero(soil), mask.shape, n_soil - len(hard), rng)])),
     ]
     points = np.zeros((n_root + n_soil, 2), np.float32)
     labels = np.full(n_root + n_soil, PADDING, np.int64)
@@ -135,3 +140,59 @@ def stack_prompts(prompts: Sequence[Prompts], device: torch.device) -> tuple[Ten
         points[row, : len(image_labels)] = image_points
         labels[row, : len(image_labels)] = image_labels
     return torch.from_numpy(points).to(device), torch.from_numpy(labels).to(device)
+
+
+# --- Correction clicks: drawn in training, where the model is wrong
+
+
+def draw_click(rng: np.random.Generator, region: np.ndarray) -> tuple[int, int]:
+    """One click (x, y) inside a region, bool (H, W), not empty.
+
+    In its middle (1 in 5), more likely the farther from its edge, squared (1 in 2), or anywhere.
+    """
+    kind = rng.random()
+    if kind < 0.7:
+        padded = np.pad(region.astype(np.uint8), 1)  # the image's border is an edge as well
+        weight = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1].ravel() ** 2
+    else:
+        weight = region.ravel().astype(np.float32)
+    if kind < 0.2:
+        place = int(weight.argmax())
+    else:
+        total = np.cumsum(weight, dtype=np.float64)
+        place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+    return place % region.shape[1], place // region.shape[1]
+
+
+def error_click(rng: np.random.Generator, predicted: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+    """A click (x, y, label) on one of the wrong pixels' regions, label -1 where nothing is wrong. Masks bool (H, W).
+
+    Uniform clicks on wrong pixels would mostly fall on the one-pixel seams along boundaries: see `draw_click`.
+    """
+    missed, excess = truth & ~predicted, predicted & ~truth
+    wrong = missed.sum() + excess.sum()
+    if not wrong:
+        return 0, 0, PADDING
+    label = int(rng.random() * wrong < missed.sum())
+    return *draw_click(rng, missed if label else excess), label
+
+
+def stamp_clicks(logits: Tensor, points: Tensor, labels: Tensor, radius: float = 2.0, value: float = 30.0) -> Tensor:
+    """Mask prompts (P, 1, h, w) with each click as a small disk of +-value; points (P, N, 2) in px of the logits.
+
+    A click's token tells the decoder of a place only through attention at stride 16; the stamp is a dense path.
+    """
+    y, x = torch.meshgrid(*(torch.arange(n, device=logits.device) for n in logits.shape[-2:]), indexing="ij")
+    for i in range(points.shape[1]):
+        near = (x - points[:, i, 0, None, None]).square() + (y - points[:, i, 1, None, None]).square() <= radius**2
+        sign = labels[:, i, None, None]
+        logits = torch.where((near & (sign >= 0))[:, None], (2 * sign - 1)[:, None] * value, logits)
+    return logits
+
+
+def click_prompt(logits: Tensor, points: Tensor, labels: Tensor, side: int) -> Tensor:
+    """The mask prompt of a correction: the last logits (P, 1, h, w), all clicks since the first mask stamped in.
+
+    points (P, N, 2) in px of an image of `side` px width. No gradient flows back through it.
+    """
+    return stamp_clicks(logits.detach().float().clamp(-32, 32), points * logits.shape[-1] / side, labels)

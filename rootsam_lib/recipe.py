@@ -4,12 +4,12 @@ pretraining draws, clicks on and learns from.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rootsam_lib.prompts import draw_click, error_click, stamp_clicks
 from rootsam_lib.sam import RootSAM
 from rootsam_lib.scenes import Scene, object_sizes
 
@@ -26,38 +26,6 @@ class Phase:
     trunk: float
     fresh: int = 2  # new scenes per step; each scene is seen images / fresh times, with other prompts and flips
     pool: int = 192
-
-
-def draw_click(rng: np.random.Generator, region: np.ndarray) -> tuple[int, int]:
-    """One click (x, y) inside a region, bool (H, W), not empty.
-
-    In its middle (1 in 5), more likely the farther from its edge, squared (1 in 2), or anywhere.
-    """
-    kind = rng.random()
-    if kind < 0.7:
-        padded = np.pad(region.astype(np.uint8), 1)  # the image's border is an edge as well
-        weight = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1].ravel() ** 2
-    else:
-        weight = region.ravel().astype(np.float32)
-    if kind < 0.2:
-        place = int(weight.argmax())
-    else:
-        total = np.cumsum(weight, dtype=np.float64)
-        place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-    return place % region.shape[1], place // region.shape[1]
-
-
-def correction(rng: np.random.Generator, predicted: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """A click (x, y, label) on one of the wrong pixels' regions, label -1 where nothing is wrong. Masks bool (H, W).
-
-    Uniform clicks on wrong pixels would mostly fall on the one-pixel seams along boundaries: see `draw_click`.
-    """
-    missed, excess = truth & ~predicted, predicted & ~truth
-    wrong = missed.sum() + excess.sum()
-    if not wrong:
-        return 0, 0, -1
-    label = int(rng.random() * wrong < missed.sum())
-    return *draw_click(rng, missed if label else excess), label
 
 
 @dataclass
@@ -175,7 +143,7 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
         rows = torch.arange(len(points), device=device)
         if turn + 1 < rounds:
             guess = (fine[rows, chosen] > 0).cpu().numpy()
-            new = [correction(rng, g, m) for g, m in zip(guess, masks, strict=True)]
+            new = [error_click(rng, g, m) for g, m in zip(guess, masks, strict=True)]
             new = torch.tensor(np.array(new), device=device)[:, None]
             spot = new[..., :2].float() * scale + (scale - 1) / 2
             points, labels = torch.cat([points, spot], 1), torch.cat([labels, new[..., 2]], 1)
@@ -183,13 +151,3 @@ def recipe_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.
             if stamped:
                 fed = stamp_clicks(fed, points / 4, labels)
     return total / rounds, float(iou[rows, chosen].mean())
-
-
-def stamp_clicks(logits: Tensor, points: Tensor, labels: Tensor, radius: float = 2.0, value: float = 30.0) -> Tensor:
-    """Mask prompts (P, 1, h, w) with each click as a small disk of +-value; points (P, N, 2) in px of the logits."""
-    y, x = torch.meshgrid(*(torch.arange(n, device=logits.device) for n in logits.shape[-2:]), indexing="ij")
-    for i in range(points.shape[1]):
-        near = (x - points[:, i, 0, None, None]).square() + (y - points[:, i, 1, None, None]).square() <= radius**2
-        sign = labels[:, i, None, None]
-        logits = torch.where((near & (sign >= 0))[:, None], (2 * sign - 1)[:, None] * value, logits)
-    return logits

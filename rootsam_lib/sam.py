@@ -89,6 +89,17 @@ class Features(NamedTuple):
     image_size: tuple[int, int]
 
 
+class Embedding(NamedTuple):
+    """What the decoder's prompts are asked of: the neck's output, made once for any number of prompts.
+
+    image: (B, C, h / 16, w / 16). fine: conv_s0's and conv_s1's outputs at strides 4 and 8. image_size: as in Features.
+    """
+
+    image: Tensor
+    fine: tuple[Tensor, Tensor]
+    image_size: tuple[int, int]
+
+
 class Prediction(NamedTuple):
     """logits (B, M, h / 4, w / 4), 0 is the mask's edge, and iou (B, M), the model's own estimate of each mask's IoU.
 
@@ -201,9 +212,16 @@ class RootSAM(nn.Module):
             maps = self.sam.image_encoder.trunk((pixels - self.pixel_mean) / self.pixel_std)
         return Features(tuple(level.float() for level in maps), (height, width))
 
+    def embed(self, features: Features) -> Embedding:
+        """Run the frozen neck and conv_s0 / conv_s1, which learn: once for all prompts of a batch of images."""
+        fpn, _ = self.sam.image_encoder.neck(list(features.maps))
+        decoder = self.sam.sam_mask_decoder
+        image = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
+        return Embedding(image, (decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1])), features.image_size)
+
     def decode(
         self,
-        features: Features,
+        features: Features | Embedding,
         points: Tensor | None = None,
         labels: Tensor | None = None,
         mask_input: Tensor | None = None,
@@ -211,14 +229,13 @@ class RootSAM(nn.Module):
     ) -> Prediction:
         """Predict masks from encoded images and prompts; gradients reach the trained parts.
 
+        features: from `encode`, or from `embed` where the same images are asked more than once.
         points: float (P, N, 2), (x, y) in pixels of the original image; labels: int (P, N), 1 root, 0 soil, -1 padding.
         None stands for no prompt at all. P is B, or a multiple of B: several prompt sets per image, those of one image
         next to each other. mask_input: logits (P, 1, h / 4, w / 4) of an earlier prediction.
         """
-        fpn, _ = self.sam.image_encoder.neck(list(features.maps))
         decoder, prompt_encoder = self.sam.sam_mask_decoder, self.sam.sam_prompt_encoder
-        high_res = [decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1])]
-        embedding = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
+        embedding, high_res, image_size = self.embed(features) if isinstance(features, Features) else features
         batch = embedding.shape[0]
         if points is None:
             points, labels = torch.zeros(batch, 1, 2), torch.full((batch, 1), -1)
@@ -233,7 +250,7 @@ class RootSAM(nn.Module):
             embedding, *high_res = (x.repeat_interleave(repeats, dim=0) for x in (embedding, *high_res))
 
         # The prompt encoder only uses these sizes to normalise coordinates and to lay out the dense grid.
-        prompt_encoder.input_image_size = features.image_size
+        prompt_encoder.input_image_size = image_size
         prompt_encoder.image_embedding_size = tuple(embedding.shape[-2:])
         sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=mask_input)
         logits, iou, _, _ = decoder(
@@ -243,7 +260,7 @@ class RootSAM(nn.Module):
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
             repeat_image=False,
-            high_res_features=high_res,
+            high_res_features=list(high_res),
         )
         return Prediction(logits, iou)
 
@@ -265,6 +282,16 @@ class RootSAM(nn.Module):
         rest = sum(p.numel() for p in self.parameters()) - seen
         rows.append({"part": "memory (for video) and its stand-in", "parameters": rest, "state": "frozen"})
         return rows
+
+
+def zoomed(side: int, zoom: float) -> int | None:
+    """The side in px at which the encoder sees an image of `side` px: zoom times as long, to the next multiple of 32.
+
+    None, "as it is", for zoom 1. Raises ValueError for a zoom that is not above 0.
+    """
+    if zoom <= 0:
+        raise ValueError(f"zoom is {zoom}: it must be greater than 0; 1 takes images as they are.")
+    return None if zoom == 1 else max(32, 32 * round(side * zoom / 32))
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

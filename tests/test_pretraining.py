@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from rootsam_lib import card, pretraining, recipe
+from rootsam_lib.prompts import error_click, stamp_clicks
 from rootsam_lib.sam import HERE, PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
 from rootsam_lib.scenes import follow, numbered_scene, object_sizes
 
@@ -156,11 +157,11 @@ def test_clicks_fall_where_they_should():
     truth[5:20, 5:20], guess[5:20, 5:12], guess[30:34, 30:38] = True, True, True
     seen = set()
     for _ in range(60):
-        x, y, label = recipe.correction(rng, guess, truth)
+        x, y, label = error_click(rng, guess, truth)
         assert truth[y, x] != guess[y, x] and label == truth[y, x]
         seen.add(label)
     assert seen == {0, 1}
-    assert recipe.correction(rng, truth, truth)[2] == -1
+    assert error_click(rng, truth, truth)[2] == -1
     scenes = [numbered_scene(0, 1, i, 64, 0.0) for i in range(3)]
     for _ in range(10):
         batch = recipe.draw_batch(rng, scenes, TINY[0])
@@ -172,7 +173,7 @@ def test_clicks_fall_where_they_should():
 
 def test_stamped_clicks():
     points = torch.tensor([[[10.0, 4.0], [3.0, 3.0], [0.0, 0.0]]])
-    stamped = recipe.stamp_clicks(torch.zeros(1, 1, 16, 16), points, torch.tensor([[1, 0, -1]]))
+    stamped = stamp_clicks(torch.zeros(1, 1, 16, 16), points, torch.tensor([[1, 0, -1]]))
     assert stamped[0, 0, 4, 10] == 30 and stamped[0, 0, 3, 3] == -30 and stamped[0, 0, 0, 0] == 0
     assert (stamped != 0).sum() == 26
 

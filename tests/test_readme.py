@@ -2,8 +2,11 @@
 
 import re
 
+import pytest
+
 from rootsam_lib import CHECKOUT
 from rootsam_lib.results import markdown_table, read_json
+from rootsam_lib.stages import PRESETS
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 RESULTS = CHECKOUT / "data" / "results"
@@ -41,6 +44,32 @@ def test_results_files_name_what_they_were_made_from():
     assert set(results["rows"]) == {"base", "stage1", "stage2"}
     assert {"commit", "device", "versions", "made"} <= set(results["provenance"])
     assert results["config"]["stage2"]["seed"] == results["protocol"]["seed"]
+
+
+def preset_row(key: str) -> str:
+    p = PRESETS[key]
+    batch, room = f"{p.batch_size} / {p.batch_size // 2}", f"{p.bank_gb:g} GB"
+    state = "run here" if p.ran else "**not run here**"
+    return f"| `{key}` | {p.hardware} | {p.model} | {batch} | {p.micro_batches} | {room} | {p.precision} | {state} |"
+
+
+@pytest.mark.parametrize("key", PRESETS)
+def test_presets_are_those_of_the_library(key):
+    assert preset_row(key) in README
+
+
+def speed_row(row: dict) -> str:
+    """One line of the README's table of training speed."""
+    ratios = f"{row['a'] / row['b']:.1f} | {row['b'] / row['c']:.2f}"
+    seconds = " | ".join(f"{row[kind]:.3f}" for kind in "abc")
+    return f"| {row['model']}, {row['size']} px, batch {row['batch']} | {seconds} | {ratios} |"
+
+
+def test_speed_is_the_results_files():
+    rows = read_json(RESULTS / "training-speed.json")["rows"]
+    assert {(row["model"], row["size"]) for row in rows} == {(m, s) for m in ("nano", "tiny") for s in (512, 1024)}
+    for row in rows:
+        assert speed_row(row) in README
 
 
 def test_links_resolve():

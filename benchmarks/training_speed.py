@@ -1,0 +1,146 @@
+"""What a training step costs: `.venv/bin/python benchmarks/training_speed.py [nano tiny] [--rounds 7]`.
+
+For each model at 512 and 1024 px, measured in turns in one process, median of all rounds:
+(a) the usual loop: every batch is augmented and runs through the encoder;
+(b) this project's engine with the feature bank warm;
+(c) the limit: decoder forward, loss, backward and optimizer on features, truth and prompts that lie ready in memory.
+Then the peak memory of each, in a process of its own, and what filling the bank costs. Weights are random: they do not
+change the time. No step has correction clicks, so that all three do the same. --out FILE keeps the figures as JSON.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rootsam_lib.augment import build_augmentation
+from rootsam_lib.features import FeatureBank
+from rootsam_lib.losses import hybrid_loss
+from rootsam_lib.prompts import stack_prompts
+from rootsam_lib.results import provenance, write_json
+from rootsam_lib.sam import build_sam, resize_logits
+from rootsam_lib.scans import tile
+from rootsam_lib.stages import stage1, stage2
+from rootsam_lib.step import train_step, training_prompts
+from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.training import build_accelerator
+
+KINDS = ("a", "b", "c")
+
+
+class Setting:
+    """One model at one patch size: its bank on disk and the three kinds of step."""
+
+    def __init__(self, name: str, size: int, folder: Path, kinds: tuple[str, ...]):
+        make = stage1 if size == 512 else stage2
+        # Rates of 0: a model of random weights must not walk off during the measurement.
+        self.config = make(name, patch_size=size, learning_rate=1e-12)
+        self.accelerator = build_accelerator()
+        self.model = build_sam(name, weights=None).train()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.trained, lr=1e-12))
+        scans = synthetic_scans("train", 2, seed=0, height=1024, width=1024)
+        patches = sorted((p for s in scans for p in tile(s, size)), key=lambda p: -p.mask.sum())[:4]
+        pipeline = build_augmentation(size)
+        started = time.perf_counter()
+        self.bank = FeatureBank(
+            self.model, patches, pipeline, self.config.views, dtype=torch.bfloat16, folder=folder, most_gb=8
+        )
+        if kinds != ("a",):
+            self.bank.fill(0)
+        self.fill_seconds = (time.perf_counter() - started) / (len(patches) * self.config.views)
+        self.live = FeatureBank(self.model, patches, pipeline, dtype=torch.bfloat16, most_gb=0)
+        count = min(self.config.batch_size, len(patches))
+        self.chosen = (np.arange(count), np.zeros(count, int))
+        if "c" in kinds:
+            self.ready = self.bank.batch(*self.chosen, self.accelerator.device)
+            rngs = [np.random.default_rng(i) for i in range(count)]
+            self.prompts = stack_prompts(training_prompts(self.ready, self.config, rngs), self.accelerator.device)
+            self.truth = self.ready.truth(self.accelerator.device)
+            self.distance = self.ready.distance(self.accelerator.device)
+
+    def step(self, kind: str) -> None:
+        """One step of a kind."""
+        if kind == "c":
+            prediction = self.model(self.ready.features, *self.prompts)
+            logits = resize_logits(prediction.logits, self.truth.shape[-2:])
+            loss = hybrid_loss(logits, self.truth, self.distance, 0.01, 0.5, 0.5).total
+            (loss + 0.05 * F.mse_loss(prediction.iou, torch.zeros_like(prediction.iou))).backward()
+            self.accelerator.clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        else:
+            bank = self.live if kind == "a" else self.bank
+            train_step(self.model, self.optimizer, self.accelerator, bank, self.config, 0, 0, self.chosen)
+
+
+def peak_megabytes(name: str, size: int, kind: str) -> float:
+    """Peak resident memory of a fresh process that makes three steps of one kind."""
+    command = [sys.executable, __file__, name, "--size", str(size), "--memory", kind]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(run.stdout.split()[-1])
+
+
+def main() -> None:
+    """Print one block a model and size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["nano", "tiny"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=int, choices=(512, 1024), help="only this patch size")
+    parser.add_argument("--memory", choices=KINDS, help="make three steps of this kind and print the peak memory in MB")
+    parser.add_argument("--out", type=Path, help="keep the figures in this results file")
+    options = parser.parse_args()
+    os.environ.setdefault("ROOTSAM_PROGRESS", "0")
+    sizes = (options.size,) if options.size else (512, 1024)
+    if options.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            setting = Setting(options.models[0], sizes[0], Path(folder) / "bank", (options.memory,))
+            for _ in range(3):
+                setting.step(options.memory)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    rows = []
+    for name in options.models:
+        for size in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                setting = Setting(name, size, Path(folder) / "bank", KINDS)
+                times = {kind: [] for kind in KINDS}
+                for turn in range(options.rounds + 1):
+                    for kind in KINDS:
+                        started = time.perf_counter()
+                        setting.step(kind)
+                        times[kind] += [time.perf_counter() - started] if turn else []
+            a, b, c = (median(times[kind]) for kind in KINDS)
+            patches, views, refresh = len(setting.chosen[0]), setting.config.views, setting.config.refresh
+            memory = {kind: peak_megabytes(name, size, kind) for kind in KINDS}
+            fill, saved = setting.fill_seconds, (a - b) / patches
+            each_epoch = saved - refresh * views * fill
+            paid = f"{views * fill / each_epoch:.1f} epochs" if each_epoch > 0 else "never"
+            row = {"model": name, "size": size, "batch": patches, "a": a, "b": b, "c": c, "peak_mb": memory}
+            rows.append(row | {"fill_seconds_per_view": fill, "view_mb": setting.bank.view_bytes / 1e6})
+            print(
+                f"\n{name} at {size} px, batch {patches}\n"
+                f"  (a) encoder on every batch  {a:7.3f} s a step   peak {memory['a']:6.0f} MB\n"
+                f"  (b) feature bank, warm      {b:7.3f} s a step   peak {memory['b']:6.0f} MB\n"
+                f"  (c) decoder alone           {c:7.3f} s a step   peak {memory['c']:6.0f} MB\n"
+                f"  a / b = {a / b:.1f}   b / c = {b / c:.2f}\n"
+                f"  filling the bank: {fill:.3f} s and {setting.bank.view_bytes / 1e6:.1f} MB a view; "
+                f"{views} views a patch, {refresh:.0%} of them anew each epoch, paid for after {paid}"
+            )
+    if options.out:
+        about = {"title": "Seconds a training step", "meaning": __doc__, "threads": torch.get_num_threads()}
+        write_json(options.out, about | {"rows": rows, "provenance": provenance()})
+
+
+if __name__ == "__main__":
+    main()

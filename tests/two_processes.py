@@ -1,0 +1,39 @@
+"""A run of its own for test_resume.py: the same stage in one process and in two, on the CPU.
+
+python tests/two_processes.py FOLDER
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import debug_launcher
+from killed_training import CONFIG, scans
+
+from rootsam_lib.sam import build_sam, save_weights
+from rootsam_lib.training import train_stage
+
+SETTING = replace(CONFIG, batch_size=4, epochs=4, correction_share=0.0)
+
+
+def work(folder: str, name: str) -> None:
+    """Train in every process that runs this."""
+    torch.set_num_threads(1)
+    given = scans()
+    stage = train_stage(SETTING, given[:2], given[2:], Path(folder) / name, Path(folder) / "base.safetensors")
+    (Path(folder) / f"{name}.json").write_text(json.dumps(stage.history))
+
+
+def main(folder: Path) -> None:
+    """Leave one.json and two.json, the histories."""
+    torch.set_num_threads(1)  # processes are forked, which threads do not survive
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(build_sam("nano", weights=None, seed=0), folder / "base.safetensors")
+    debug_launcher(work, (str(folder), "two"), num_processes=2)
+    work(str(folder), "one")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
