@@ -52,8 +52,9 @@ class StageConfig:
     edt_exponent: float = 1.0
     no_prompt_share: float = 0.5  # of the training prompts are empty, so that the model also works without
     prompt_sets: int = 1  # drawn for every view of a step
-    correction_share: float = 0.3  # of the steps go on with correction clicks
+    correction_share: float = 0.5  # of the steps go on with correction clicks
     correction_rounds: int = 3  # most clicks of such a step; each one draws its number
+    unwanted_share: float = 0.5  # of the corrected views without prompts, in which only some of the roots are wanted
     click_weight: float = 1.0  # of the cross entropy in a window around every correction click
     click_radius: int = 40  # half the window's side, px
     fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 drew real roots, three pixels wide, far too wide
@@ -79,7 +80,7 @@ class StageConfig:
         for name in (*positive, "prompt_sets", "correction_rounds", "click_radius"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0.")
-        for name in ("no_prompt_share", "soil_share", "refresh", "correction_share", "averaging"):
+        for name in ("no_prompt_share", "soil_share", "refresh", "correction_share", "unwanted_share", "averaging"):
             if not 0 <= getattr(self, name) <= 1 or (name == "soil_share" and self.soil_share == 1):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and at most 1.")
         if self.bank_gb < 0:

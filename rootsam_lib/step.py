@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from scipy import ndimage
 from torch import Tensor
 
 from rootsam_lib.features import Batch, FeatureBank
@@ -48,6 +49,26 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
+def wanted_roots(
+    masks: np.ndarray, prompts: Sequence[Prompts], rngs: Sequence[np.random.Generator], share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What corrections should lead to: all roots, or in a share of the views with empty prompts only some of them.
+
+    masks bool (P, H, W). A model trained on all roots as its only target learns that clicks tell it nothing: it knows
+    the target already. Where some whole roots are not wanted, only clicks tell which. Returns the new masks and which
+    views were changed, bool (P,); those have no boundary map.
+    """
+    wanted, changed = masks.copy(), np.zeros(len(masks), bool)
+    for row, (mask, prompt, rng) in enumerate(zip(masks, prompts, rngs, strict=True)):
+        if rng.random() >= share or (prompt.labels != PADDING).any():
+            continue
+        numbers, count = ndimage.label(mask, np.ones((3, 3)))
+        if count > 1:
+            left_out = rng.permutation(count)[: rng.integers(1, count // 2 + 1)] + 1
+            wanted[row], changed[row] = mask & ~np.isin(numbers, left_out), True
+    return wanted, changed
+
+
 def batch_loss(
     model: RootSAM,
     batch: Batch,
@@ -60,12 +81,14 @@ def batch_loss(
 
     rngs: one generator a view; they draw the prompts of the first round. Each of `corrections` further rounds adds a
     click where the last mask is wrong, feeds back the last logits with all clicks stamped into them, and adds the
-    cross entropy around those clicks. The first round, which knows no click, counts as much as all others together.
+    cross entropy around those clicks; see `wanted_roots` for what is right then. The first round, which knows no click,
+    counts as much as all others together.
     Returns the whole, to be minimised, and the first round's share of it, which can be compared between steps.
     Raises FloatingPointError on NaN.
     """
     device = model.device
-    points, labels = stack_prompts(training_prompts(batch, config, rngs), device)
+    prompts = training_prompts(batch, config, rngs)
+    points, labels = stack_prompts(prompts, device)
     truth, distance = batch.truth(device), batch.distance(device)
     truth, distance = (x.repeat_interleave(config.prompt_sets, 0) for x in (truth, distance))
     masks = batch.masks.repeat(config.prompt_sets, 0)
@@ -81,11 +104,16 @@ def batch_loss(
         union = ((found + truth) > 0).sum((2, 3))
         true_iou = torch.where(union > 0, (found * truth).sum((2, 3)) / union.clamp_min(1), 1.0)
         own = loss.total + config.iou_weight * F.mse_loss(prediction.iou.float(), true_iou)
-        if turn:
+        if not turn:
+            first = own.detach()
+        else:
             around = click_loss(logits, truth, points[:, given:], labels[:, given:], config.click_radius)
             own = (own + config.click_weight * around) / corrections
         total = total + own
-        first = own.detach() if not turn else first
+        if not turn and corrections:  # from here on clicks tell which roots are wanted
+            masks, changed = wanted_roots(masks, prompts, drawing, config.unwanted_share)
+            truth = torch.from_numpy(masks).unsqueeze(1).to(device).float()
+            distance = distance * torch.from_numpy(~changed).to(device).view(-1, 1, 1, 1)
         if turn < corrections:
             wrong = zip(drawing, found[:, 0].cpu().numpy() > 0, masks, strict=True)
             clicks = torch.tensor([error_click(*each) for each in wrong], device=device)[:, None]
