@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rootsam_lib.evaluation import correct, score_corrections
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import cl_dice
-from rootsam_lib.prompts import click_prompt
+from rootsam_lib.prompts import Prompts, click_prompt
+from rootsam_lib.protocols import ModelPredictor, correct
 from rootsam_lib.sam import build_sam, zoomed
 from rootsam_lib.scans import tile
 from rootsam_lib.stages import PRESETS, StageConfig, stage_pair
-from rootsam_lib.step import click_loss, train_step, training_prompts
+from rootsam_lib.step import batch_loss, click_loss, train_step, training_prompts, wanted_roots
 from rootsam_lib.training import Run, build_accelerator, train_stage, uninterrupted
 
 CONFIG = StageConfig(1, "nano", 128, 1e-3, correction_share=0.0)
@@ -104,7 +104,6 @@ def test_centre_line_dice_by_hand():
 def test_corrections_start_automatic_and_click_on_mistakes(patches, monkeypatch):
     model = build_sam("nano").eval()
     patch = max(patches, key=lambda p: p.mask.sum())
-    features = model.encode(patch.image[None])
     asked, decode = [], type(model).decode
 
     def noted(self, embedding, points=None, labels=None, fed=None):
@@ -112,7 +111,7 @@ def test_corrections_start_automatic_and_click_on_mistakes(patches, monkeypatch)
         return decode(self, embedding, points, labels, fed)
 
     monkeypatch.setattr(type(model), "decode", noted)
-    masks = correct(model, features, patch.mask, clicks=4)
+    masks = correct(ModelPredictor(model), patch.image, patch.mask, 4, np.random.default_rng(0), jitter=1.0)
     assert len(masks) == 5 and asked[0] == (None, None, None)
     for turn in range(1, len(asked)):
         points, labels, fed = asked[turn]
@@ -120,10 +119,39 @@ def test_corrections_start_automatic_and_click_on_mistakes(patches, monkeypatch)
         x, y = points[0, -1].int().tolist()
         wanted = int(labels[0, -1])
         assert patch.mask[y, x] == wanted and masks[turn - 1][y, x] != wanted
-    table = score_corrections(model, patches, clicks=(0, 2))
-    assert set(table) == {0, 2} and all(0 <= row[key] <= 1 for row in table.values() for key in ("root_iou", "cl_dice"))
-    with pytest.raises(ValueError, match="nothing to correct"):
-        score_corrections(model, [replace(p, mask=p.mask & False) for p in patches])
+
+
+def test_in_some_views_only_clicks_tell_which_roots_are_wanted():
+    mask = np.zeros((40, 40), bool)
+    mask[5:8, 2:38], mask[20:23, 2:38], mask[32:35, 2:38] = True, True, True
+    lonely = mask & (np.arange(40) < 10)[:, None]
+    masks = np.stack([mask, mask, lonely, mask & False])
+    empty = Prompts(np.zeros((1, 2), np.float32), np.array([-1]))
+    prompts = [empty, Prompts(np.ones((1, 2), np.float32), np.array([1])), empty, empty]
+    left = []
+    for seed in range(20):
+        rngs = [np.random.default_rng([seed, i]) for i in range(4)]
+        wanted, changed = wanted_roots(masks, prompts, rngs, 1.0)
+        # Whole roots go, never all, and only where there are several and no point has said which are meant.
+        assert changed.tolist() == [True, False, False, False] and (wanted[1:] == masks[1:]).all()
+        left.append(tuple(wanted[0][[6, 21, 33], 20]))
+        assert wanted[0].sum() == 108 * sum(left[-1])
+    assert {sum(rows) for rows in left} == {2} and len(set(left)) == 3
+    rngs = [np.random.default_rng(i) for i in range(4)]
+    assert not wanted_roots(masks, prompts, rngs, 0.0)[1].any() and masks[0].sum() == 3 * 108
+
+
+def test_the_first_round_still_learns_all_roots(patches):
+    model, config = build_sam("nano").train(), replace(CONFIG, no_prompt_share=1.0)
+    batch = FeatureBank(model, patches).batch([0, 1], [0, 0], torch.device("cpu"))
+
+    def losses(share: float) -> tuple[float, float]:
+        rngs = [np.random.default_rng([3, i]) for i in range(2)]
+        whole, first = batch_loss(model, batch, replace(config, unwanted_share=share), 0, rngs, corrections=2)
+        return whole.item(), first.item()
+
+    (all_roots, first), (some_roots, same) = losses(0.0), losses(1.0)
+    assert first == same and all_roots != some_roots
 
 
 def test_presets_reach_both_stages():
