@@ -13,6 +13,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from rootsam_lib.results import read_json, write_json
 from rootsam_lib.sam import MODELS, RootSAM, build_sam, weights_hash
 from rootsam_lib.scans import Scan, parse_dpi
 from rootsam_lib.training import load_stage
-from rootsam_lib.traits import root_length_mm, trait_row, write_traits
+from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row, write_traits
 
 
 class Report(NamedTuple):
@@ -75,6 +76,7 @@ def segment_folder(
     tta: bool = False,
     window_mm: float | None = None,
     tube_angle: float = 45.0,
+    cleaning: Cleaning = CLEANING,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Segment all images of a folder and measure their roots.
@@ -83,7 +85,7 @@ def segment_folder(
     mask lies beside the image (by the names that `datasets.read_folder` knows), a row of scores.csv as well.
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     each must state it (see `scans.parse_dpi`). prompts: points by scan name, see `read_prompts`; None for the automatic
-    mode. window_mm and tube_angle: for the depth, see `traits.depth_mm`. say: gets one line for each scan that fails.
+    mode. window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets one line for each scan that fails.
     A scan without any root found, or with the mask of the one before, gives a warning (see `guards`).
     One scan is in memory at a time. A scan that was done with the same settings is not done again, so an interrupted
     call goes on where it was. Raises ValueError before any work for a folder without images, an image without
@@ -98,7 +100,8 @@ def segment_folder(
     prompts = dict(prompts or {})
     check_prompts(prompts, entries)
     settings = {"weights": weights_hash(model), "zoom": zoom, "tile_size": tile_size, "tta": tta, "dpi": dpi}
-    settings |= {"window_mm": window_mm, "tube_angle": tube_angle}
+    measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
+    settings |= measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
     check_settings(out, settings)
 
@@ -119,11 +122,9 @@ def segment_folder(
             continue
         repeats.check(found.mask, scan.name)
         check_background(found.mask, scan.name)
-        about = {"tube": scan.tube, "date": scan.date, "image": scan.image, "predicted_iou": found.iou}
-        depth = {"window_mm": window_mm, "tube_angle": tube_angle}
-        tables["traits.csv"][scan.name] = trait_row(scan.name, found.mask, scan.mm_per_px, **about, **depth)
+        tables["traits.csv"][scan.name] = trait_row(scan, found.mask, found.iou, **measuring)
         if scan.mask is not None:
-            tables["scores.csv"][scan.name] = score_row(scan, found.mask)
+            tables["scores.csv"][scan.name] = score_row(scan, found.mask, cleaning)
         write_image(out / f"{scan.name}-overlay.jpg", overlay(scan.image, found.mask))
         write_image(out / f"{scan.name}-mask.png", np.where(found.mask, 255, 0).astype(np.uint8))
         for name, rows in tables.items():  # the rows last: without them a scan counts as not done
@@ -133,7 +134,7 @@ def segment_folder(
     return Report(rows, out / "traits.csv", skipped, failed)
 
 
-def score_row(scan: Scan, mask: np.ndarray) -> dict[str, object]:
+def score_row(scan: Scan, mask: np.ndarray, cleaning: Cleaning = CLEANING) -> dict[str, object]:
     """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and lengths."""
     counts = count(mask, scan.mask)
     return {
@@ -143,8 +144,8 @@ def score_row(scan: Scan, mask: np.ndarray) -> dict[str, object]:
         "dice": dice(counts),
         "dilated_dice": dice(count(mask, dilate(scan.mask))),
         "cl_dice": cl_dice(mask, scan.mask),
-        "root_length_mm": root_length_mm(mask, scan.mm_per_px),
-        "true_root_length_mm": root_length_mm(scan.mask, scan.mm_per_px),
+        "root_length_mm": root_length_mm(mask, scan.mm_per_px, cleaning=cleaning),
+        "true_root_length_mm": root_length_mm(scan.mask, scan.mm_per_px, cleaning=cleaning),
     }
 
 

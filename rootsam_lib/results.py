@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -97,6 +98,20 @@ def markdown_table(results: dict, key: str = "rows") -> str:
         cells = ["–" if row[column] is None or math.isnan(row[column]) else f"{row[column]:.3f}" for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
+    """Rows as a Markdown table; columns: which, all of the first row's when None. Numbers get four digits."""
+    if not rows:
+        raise ValueError("there is no row to show.")
+    columns = list(columns or rows[0])
+
+    def cell(value: object) -> str:
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        return "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(cell(row[column]) for column in columns) + " |" for row in rows])
 
 
 def shown(path: str | Path) -> str:

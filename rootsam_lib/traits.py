@@ -19,6 +19,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
 from skimage.morphology import skeletonize
 
+from rootsam_lib.scans import Scan
+
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
 EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
@@ -42,6 +44,9 @@ class Cleaning:
             raise ValueError(f"{self} has a value below 0: 0 takes nothing off.")
 
 
+CLEANING = Cleaning()
+
+
 class Tracing(NamedTuple):
     """A measured mask, in pixels: the cleaned mask bool (H, W), its pruned centre lines bool (H, W), the paths between
     their ends and branch points, each float (N, 2) as (row, column), and the diameters along each path, float (N,)."""
@@ -52,7 +57,7 @@ class Tracing(NamedTuple):
     diameters: list[np.ndarray]
 
 
-def trace(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = Cleaning()) -> Tracing:
+def trace(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEANING) -> Tracing:
     """Clean a mask, bool (H, W), thin it to centre lines, prune their spurs, and walk along them.
 
     A spur runs from the middle of a root to a bump on its edge, so it is about half a diameter long, plus the bump.
@@ -149,7 +154,7 @@ def segment_lengths(path: np.ndarray, method: str = "smoothed") -> np.ndarray:
 
 
 def root_length_mm(
-    mask: np.ndarray, mm_per_px: float, method: str = "smoothed", cleaning: Cleaning = Cleaning()
+    mask: np.ndarray, mm_per_px: float, method: str = "smoothed", cleaning: Cleaning = CLEANING
 ) -> float:
     """Length of all roots of a mask, bool (H, W), in mm, along their centre lines (see `trace`, `segment_lengths`).
 
@@ -160,7 +165,7 @@ def root_length_mm(
 
 
 def measure(
-    mask: np.ndarray, mm_per_px: float, classes_mm: Sequence[float] = CLASSES_MM, cleaning: Cleaning = Cleaning()
+    mask: np.ndarray, mm_per_px: float, classes_mm: Sequence[float] = CLASSES_MM, cleaning: Cleaning = CLEANING
 ) -> dict[str, float]:
     """The traits of one mask, bool (H, W), with units in their names.
 
@@ -227,37 +232,35 @@ def quality(mask: np.ndarray, image: np.ndarray, predicted_iou: float | None = N
 
 
 def trait_row(
-    name: str,
+    scan: Scan,
     mask: np.ndarray,
-    mm_per_px: float,
-    *,
-    tube: str = "",
-    date: str = "",
-    image: np.ndarray | None = None,
     predicted_iou: float | None = None,
+    *,
     window_mm: float | None = None,
     tube_angle: float = 45.0,
     top_mm: float = 0.0,
     classes_mm: Sequence[float] = CLASSES_MM,
-    cleaning: Cleaning = Cleaning(),
+    cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
-    """One scan's row: what it is, where it lies, `measure`, and, with its image, `quality`.
+    """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and `quality`.
 
     window_mm, tube_angle and top_mm belong to `depth_mm`; without window_mm the image's height is taken. The depth is
-    None where the name holds no location.
+    None where the name holds no location. Raises what these functions raise.
     """
-    location = parse_location(name)
-    window = window_mm or mask.shape[0] * mm_per_px
+    size = scan.mm_per_px
+    measured = measure(mask, size, classes_mm, cleaning)
+    location = parse_location(scan.name)
+    window = window_mm or mask.shape[0] * size
     return {
-        "scan": name,
-        "tube": tube,
+        "scan": scan.name,
+        "tube": scan.tube,
         "location": location,
-        "date": date,
+        "date": scan.date,
         "depth_mm": None if location is None else depth_mm(location, window, tube_angle, top_mm),
-        "mm_per_px": mm_per_px,
-        "window_cm2": mask.size * mm_per_px**2 / 100,
-        **measure(mask, mm_per_px, classes_mm, cleaning),
-        **(quality(mask, image, predicted_iou) if image is not None else {}),
+        "mm_per_px": size,
+        "window_cm2": mask.size * size**2 / 100,
+        **measured,
+        **quality(mask, scan.image, predicted_iou),
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 from skan import Skeleton
 
 from rootsam_lib.metrics import dilate
+from rootsam_lib.scans import Scan
 from rootsam_lib.synthetic import synthetic_scans
 from rootsam_lib.traits import (
     METHODS,
@@ -211,10 +212,8 @@ def test_quality():
 
 def test_table(tmp_path):
     image = np.zeros((400, 400, 3), np.uint8)
-    rows = [
-        trait_row("a_T002_L004_x", line(20, 4), 0.1, tube="T002", date="2017-04-11", image=image, predicted_iou=0.5),
-        trait_row("b", np.zeros((400, 400), bool), 0.1, image=image),
-    ]
+    scans = [Scan(image, None, "a_T002_L004_x", "T002", "2017-04-11", 0.1), Scan(image, None, "b", "b", "", 0.1)]
+    rows = [trait_row(scans[0], line(20, 4), 0.5), trait_row(scans[1], np.zeros((400, 400), bool))]
     assert rows[0]["depth_mm"] == pytest.approx(3.5 * 40 * math.sqrt(0.5)) and rows[1]["depth_mm"] is None
     with open(write_traits(rows, tmp_path / "new" / "traits.csv"), newline="") as file:
         read = list(csv.DictReader(file))
