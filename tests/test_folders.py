@@ -11,6 +11,8 @@ from PIL import Image
 from rootsam_lib import folders
 from rootsam_lib.__main__ import main
 from rootsam_lib.folders import load_run, read_prompts, segment_folder
+from rootsam_lib.inference import Segmentation
+from rootsam_lib.metrics import dilate
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import write_json
 from rootsam_lib.sam import build_sam, save_weights
