@@ -1,4 +1,8 @@
-"""Run the lessons headless: `python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`."""
+"""The command line: run the lessons headless, segment a folder of scans, print a table of results.
+
+`python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
+`python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] ...`
+"""
 
 import argparse
 import ast
@@ -172,6 +176,29 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     return 0
 
 
+def segment_command(options: argparse.Namespace) -> int:
+    """Segment a folder, and say what became of it. Returns the exit code: 1 when a scan failed."""
+    from rootsam_lib.folders import load_run, read_prompts, segment_folder  # torch is slow to import
+
+    prompts = read_prompts(options.prompts) if options.prompts else None
+    model, settings = load_run(options.model)
+    asked = {"zoom": options.zoom, "tile_size": options.tile}
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    depth = {"window_mm": options.window_mm, "tube_angle": options.tube_angle}
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
+        report = segment_folder(
+            options.folder, model, options.out, **settings, **depth, dpi=options.dpi, prompts=prompts, tta=options.tta,
+            say=lambda line: tqdm.write(f"failed: {line}", file=sys.stderr),
+        )  # fmt: skip
+    if report.rows:
+        before = f" ({report.skipped} of them before)" if report.skipped else ""
+        print(f"{len(report.rows)} scans done{before}; table, masks and overlays in {shown(report.table.parent)}")
+    if report.failed:
+        print(f"{len(report.failed)} scans failed: {', '.join(report.failed)}", file=sys.stderr)
+    return int(bool(report.failed))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; one sentence and exit code 2 for what a user can mistype."""
     parser = argparse.ArgumentParser(prog="python -m rootsam_lib", description="RootSAM from the command line.")
@@ -185,8 +212,21 @@ def main(arguments: list[str] | None = None) -> int:
     table.add_argument("file", type=Path)
     table.add_argument("--table", default="fixed prompts", help=f"one of: {', '.join(TABLES)}, correction")
     table.add_argument("--columns", default="", help="metrics to show, such as root_iou,pooled_dice")
+    scans = commands.add_parser("segment", help="find and measure the roots of a folder of scans")
+    scans.add_argument("folder", type=Path, help="images (png, jpg, tif), of any size; masks are not needed")
+    scans.add_argument("--model", required=True, help="the folder of a trained stage, or nano for the base model")
+    scans.add_argument("--out", type=Path, help="where to write (default: FOLDER-roots, beside the folder)")
+    scans.add_argument("--zoom", type=float, help="how much tiles are enlarged (default: as the stage was trained)")
+    scans.add_argument("--tile", type=int, help="tile side in px (default: the stage's patch size, at most 1024)")
+    scans.add_argument("--dpi", type=float, help="resolution of all scans, where the files do not state it")
+    scans.add_argument("--prompts", type=Path, help="points: a CSV with columns scan, x, y, label (1 root, 0 soil)")
+    scans.add_argument("--tta", action="store_true", help="also look at flipped tiles: four times the work")
+    scans.add_argument("--window-mm", type=float, help="tube length between locations (default: the image's height)")
+    scans.add_argument("--tube-angle", type=float, default=45.0, help="degrees to the horizontal (default: 45)")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "segment":
+            return segment_command(options)
         if options.command == "table":
             columns = options.columns.split(",") if options.columns else COLUMNS
             print(markdown_table(read_json(options.file), options.table, columns))
@@ -195,11 +235,11 @@ def main(arguments: list[str] | None = None) -> int:
         return tutorial(
             options.profile, given, [number for number in options.only.split(",") if number], options.update
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the epoch it was in.", file=sys.stderr)
+        print("interrupted: the same command goes on where it was.", file=sys.stderr)
         return 130
 
 

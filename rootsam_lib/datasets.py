@@ -42,7 +42,9 @@ _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Ima
 _T = TypeVar("_T")
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """An image of a folder that is not read yet, and the mask that belongs to it, None where there is none."""
+
     image: Path
     mask: Path | None
     name: str
@@ -157,7 +159,7 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     folder = _existing_copy(Path(data_dir), files, split) if data_dir else _download(files, index["commit"])
     if unknown := sum(known is None for known in files.values()):
         warnings.warn(f"SegRoot {split}: checksum not known for {unknown} files: not verified.", stacklevel=2)
-    entries = [_Entry(folder / f"{n}.jpg", folder / f"{n}-mask.jpg", n, parse_tube(n), None) for n in names]
+    entries = [Entry(folder / f"{n}.jpg", folder / f"{n}-mask.jpg", n, parse_tube(n), None) for n in names]
     return _load_all(entries, index["dpi"], f"SegRoot {split}")
 
 
@@ -219,7 +221,7 @@ def read_folder(
     """
     _check(split, limit)
     root = Path(data_dir)
-    entries = _find_pairs(root, need_masks)
+    entries = find_pairs(root, need_masks)
     stated = sorted({entry.part for entry in entries if entry.part})
     if split != "all" and stated:
         parts = {part: [entry for entry in entries if entry.part == part] for part in stated}
@@ -235,7 +237,8 @@ def read_folder(
     return _load_all(_limited(entries, limit), dpi, f"{root.name} {split}")
 
 
-def _find_pairs(root: Path, need_masks: bool) -> list[_Entry]:
+def find_pairs(root: Path, need_masks: bool) -> list[Entry]:
+    """The images of a folder with their masks, by the names that `read_folder` knows, without opening any."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; set data_dir to a folder of images.")
     images: dict[tuple[str, ...], Path] = {}
@@ -265,7 +268,7 @@ def _find_pairs(root: Path, need_masks: bool) -> list[_Entry]:
     for key, path in images.items():
         name = path.stem if stems[path.stem] == 1 else "-".join((*key[:-1], path.stem))
         part = next((_PART_FOLDERS[folder] for folder in key[:-1] if folder in _PART_FOLDERS), None)
-        entries.append(_Entry(path, masks.get(key), name, parse_tube(path.stem) or name, part))
+        entries.append(Entry(path, masks.get(key), name, parse_tube(path.stem) or name, part))
     return entries
 
 
@@ -282,11 +285,12 @@ def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
     return (*kept, stem.lower()), in_masks or affix is not None
 
 
-def _load_all(entries: Sequence[_Entry], dpi: float | None, what: str) -> list[Scan]:
-    return [_load(entry, dpi) for entry in progress(entries, what, "scan", disable=len(entries) <= 4)]
+def _load_all(entries: Sequence[Entry], dpi: float | None, what: str) -> list[Scan]:
+    return [load_entry(entry, dpi) for entry in progress(entries, what, "scan", disable=len(entries) <= 4)]
 
 
-def _load(entry: _Entry, dpi: float | None) -> Scan:
+def load_entry(entry: Entry, dpi: float | None) -> Scan:
+    """Read one image and its mask. Raises ValueError, in one sentence, for what cannot be read or does not fit."""
     opened = open_image(entry.image)
     image = read_image(opened)
     mask = None if entry.mask is None else read_mask(entry.mask)

@@ -239,3 +239,31 @@ def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     ax.set_xlabel("million parameters")
     ax.set_title(title, loc="left")
     return figure
+
+
+def trait_agreement(
+    predicted: Sequence[float], true: Sequence[float], result: Mapping[str, float], quantity: str, colour: str = STAGE2
+) -> Figure:
+    """A trait of predicted masks against that of the true ones: scatter, and Bland & Altman's plot of differences.
+
+    result: from `traits.agreement` on the same values. quantity: the trait's name with its unit, such as "length (mm)".
+    """
+    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
+    top = 1.05 * max(predicted.max(), true.max(), 1e-9)
+    axes[0].plot([0, top], [0, top], color="0.6", linestyle=":", label="equal")
+    axes[0].scatter(true, predicted, color=colour)
+    told = f"R² {result['r2']:.2f} to the dotted line\n{result['r2_fitted']:.2f} to a fitted one"
+    axes[0].set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}", xlim=(0, top), ylim=(0, top), title=told)
+    axes[0].legend(loc="upper left")
+    axes[1].scatter((predicted + true) / 2, predicted - true, color=colour)
+    axes[1].axhline(0, color="0.6", linestyle=":")
+    axes[1].axhline(result["bias"], color="black", label="bias")
+    axes[1].axhspan(result["bias_low"], result["bias_high"], color="black", alpha=0.12, label="its 95 % interval")
+    for limit in ("limits_low", "limits_high"):
+        axes[1].axhline(result[limit], color="black", linestyle="--", linewidth=1)
+    axes[1].lines[-1].set_label("95 % of differences")
+    told = f"bias {result['relative_bias']:+.0%} of the true mean\n{result['scans']} scans of {result['tubes']} tubes"
+    axes[1].set(xlabel=f"mean of both, {quantity}", ylabel=f"predicted - true {quantity}", title=told)
+    axes[1].legend(fontsize=9)
+    return figure

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rootsam_lib.evaluation import FixedPrompts
-from rootsam_lib.inference import segment
+from rootsam_lib.inference import obey, segment
 from rootsam_lib.intervals import Parts, difference, estimates, relative_gain, tube_weights
 from rootsam_lib.metrics import (
     DEFINITIONS,
@@ -61,34 +61,39 @@ class ModelPredictor:
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         if max(image.shape[:2]) > self.tile_size:
             return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom).mask
-        return self._decode(image, prompts, None)[0]
+        return self._full(self._decode(image, prompts, None), image) > 0
 
     def session(self, image: np.ndarray) -> Callable[[Prompts | None], np.ndarray]:
         """One image's correction: call it without prompts, then with all clicks so far.
 
-        The last logits are fed back with all clicks stamped into them, as in training.
+        The first logits are fed back with all clicks stamped into them, and where the answer still does not follow a
+        click it is made to (`inference.obey`). So the mask depends on the image and the clicks alone, not on the
+        answers in between. (Feeding back the last logits instead, as training does, ended no better.)
         """
-        logits = None
+        first = self._decode(image, None, None)
 
         def answer(prompts: Prompts | None) -> np.ndarray:
-            nonlocal logits
-            fed = None
-            if prompts is not None and logits is not None:
-                fed = click_prompt(logits, *stack_prompts([prompts], self.model.device), image.shape[1])
-            mask, logits = self._decode(image, prompts, fed)
-            return mask
+            if prompts is None:
+                return self._full(first, image) > 0
+            fed = click_prompt(first, *stack_prompts([prompts], self.model.device), image.shape[1])
+            logits = self._full(self._decode(image, prompts, fed), image)
+            return obey(logits, np.column_stack([prompts.points, prompts.labels])) > 0
 
         return answer
 
     @torch.no_grad()
-    def _decode(self, image: np.ndarray, prompts: Prompts | None, fed: torch.Tensor | None):
-        """The mask of a patch and its logits."""
+    def _decode(self, image: np.ndarray, prompts: Prompts | None, fed: torch.Tensor | None) -> torch.Tensor:
+        """The decoder's logits for a patch, at its own resolution."""
         if self._image is not image:
             features = self.model.encode(np.ascontiguousarray(image)[None], zoomed(len(image), self.zoom))
             self._image, self._embedding = image, self.model.embed(features)
         given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
-        logits = self.model.decode(self._embedding, *given, fed).logits
-        return (resize_logits(logits, image.shape[:2])[0, 0] > 0).cpu().numpy(), logits
+        return self.model.decode(self._embedding, *given, fed).logits
+
+    @staticmethod
+    def _full(logits: torch.Tensor, image: np.ndarray) -> np.ndarray:
+        """Logits at the image's resolution, float32 (H, W)."""
+        return resize_logits(logits, image.shape[:2])[0, 0].cpu().numpy()
 
 
 # --- Scores of one image, and of many

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -110,6 +110,20 @@ def cell(estimate: Sequence[float | None], intervals: bool = True) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.3f} ({low:.2f} to {high:.2f})" if intervals and not math.isnan(low) else f"{value:.3f}"
+
+
+def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
+    """Rows as a Markdown table; columns: which, all of the first row's when None. Numbers get four digits."""
+    if not rows:
+        raise ValueError("there is no row to show.")
+    columns = list(columns or rows[0])
+
+    def short(value: object) -> str:
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        return "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(short(row[column]) for column in columns) + " |" for row in rows])
 
 
 def shown(path: str | Path) -> str:

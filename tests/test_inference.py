@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsam_lib.inference import segment, tile_starts
+from rootsam_lib.inference import obey, segment, tile_starts
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.sam import Prediction, build_sam
 
@@ -85,3 +85,16 @@ def test_bad_tiles_are_refused(model):
     for size, overlap in ((100, 0), (64, 40)):
         with pytest.raises(ValueError, match="multiple of 32"):
             segment(model, np.zeros((64, 64, 3), np.uint8), size, overlap)
+
+
+def test_a_click_that_the_model_ignores_is_obeyed_there_and_nowhere_else():
+    logits = np.full((100, 120), -4.0, np.float32)
+    logits[40:60, 20:100] = 3.0
+    done = obey(logits, [(110, 10, 1), (50, 50, 0)], reach=5, margin=2)
+    assert done[10, 110] == 2 and done[50, 50] == -2 and (logits[40:60, 20:100] == 3).all(), "a copy, and on its side"
+    rows, columns = np.mgrid[:100, :120]
+    around = [(abs(rows - y) <= 20) & (abs(columns - x) <= 20) for x, y in ((110, 10), (50, 50))]
+    near = around[0] | around[1]
+    assert (done[~near] == logits[~near]).all() and (done[near] != logits[near]).mean() > 0.9
+    assert (obey(logits, [(50, 50, 1), (5, 5, 0)]) == logits).all(), "clicks that agree change nothing"
+    assert obey(logits, [(0, 0, 1), (119, 99, 1)])[0, 0] == 2, "a corner is no trap"

@@ -136,3 +136,11 @@ def test_a_folder_of_small_images_without_resolution(tmp_path):
             source_file = images / f"a_T{i // 2:03d}_L{i:03d}{end}.png"
             (images / f"b_T{i + 3:03d}_L{i:03d}{end}.png").write_bytes(source_file.read_bytes())
     assert run("05", tmp_path, **small)["base_class_mean_iou"] > 0
+
+
+def test_rerun_of_the_traits_with_another_pruning(tmp_path):
+    small = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
+    plain = run("08", tmp_path, **small)
+    raw = run("08", tmp_path, **small, SPECK_MM2=0.0, SPUR_DIAMETERS=0.0)
+    assert raw["predicted_length_mm"] > plain["predicted_length_mm"]
+    assert raw["true_length_mm"] >= plain["true_length_mm"] > 0

@@ -240,6 +240,6 @@ def test_ridge_filter_finds_lines_and_leaves_blobs():
 def test_no_grad_is_kept(small_scans):
     predictor = ModelPredictor(build_sam("nano"))
     cut = tile(small_scans[0], 128)[0]
-    _, logits = predictor._decode(cut.image, None, None)
+    logits = predictor._decode(cut.image, None, None)
     assert not logits.requires_grad and torch.isfinite(logits).all() and evaluation.FixedPrompts is FixedPrompts
     assert not math.isnan(float(logits.mean()))

@@ -1,0 +1,96 @@
+"""Guards: each is silent where all is well and speaks up where it is not."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from rootsam_lib.guards import (
+    Repeats,
+    SuspicionWarning,
+    Suspicious,
+    check_background,
+    check_overfit,
+    check_prompts_move,
+    check_trained,
+)
+from rootsam_lib.prompts import Prompts
+from rootsam_lib.sam import build_sam, save_weights
+
+IMAGE = np.zeros((60, 80, 3), np.uint8)
+POINT = Prompts(np.array([[10.0, 20.0]], np.float32), np.array([1]))
+
+
+def disk(image: np.ndarray, prompts: Prompts) -> np.ndarray:
+    """A predictor that listens: a square around every root point."""
+    mask = np.zeros(image.shape[:2], bool)
+    for x, y in prompts.points[prompts.labels == 1].astype(int):
+        mask[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5] = True
+    return mask
+
+
+def test_moved_prompts_move_the_mask():
+    assert check_prompts_move(disk, IMAGE, POINT) == 1
+    asked = []
+    check_prompts_move(lambda image, prompts: asked.append(prompts) or disk(image, prompts), IMAGE, POINT)
+    np.testing.assert_array_equal(asked[1].points, [[69, 39]])  # turned about the middle of 80 x 60 px
+    fixed = np.eye(60, 80, dtype=bool)
+    for deaf in (fixed, fixed & False):
+        with pytest.raises(Suspicious, match="ignores its prompts"):
+            check_prompts_move(lambda image, prompts, mask=deaf: mask, IMAGE, POINT)
+    with pytest.raises(ValueError, match="no point to move"):
+        check_prompts_move(disk, IMAGE, POINT._replace(labels=np.array([-1])))
+
+
+def test_all_background_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_background(disk(IMAGE, POINT), "a")
+    with pytest.warns(SuspicionWarning, match="scan7: no root at all"):
+        assert not check_background(np.zeros((5, 5), bool), "scan7")
+
+
+def test_the_same_mask_twice_warns():
+    mask, repeats = disk(IMAGE, POINT), Repeats()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = ~mask
+        empty = mask & False
+        assert all(repeats.check(m, str(i)) for i, m in enumerate((mask, other, mask, empty, empty)))
+        assert repeats.check(mask, "b")
+    with pytest.warns(SuspicionWarning, match="c: its mask is exactly that of b"):
+        assert not repeats.check(mask.copy(), "c")
+    assert Repeats().check(mask[:, :40], "narrow")
+
+
+def test_untrained_fine_features_are_noticed(tmp_path):
+    model = build_sam("nano")
+    before = {name: value.clone() for name, value in model.sam.state_dict().items()}
+    with torch.no_grad():
+        model.sam.sam_mask_decoder.conv_s0.weight[0, 0] += 0.25
+    with pytest.raises(Suspicious, match="conv_s1 did not change"):
+        check_trained(before, model.sam.state_dict())
+    with torch.no_grad():
+        model.sam.sam_mask_decoder.conv_s1.bias[0] += 0.5
+    changes = check_trained(before, model.sam.state_dict())
+    assert changes == pytest.approx({"conv_s0": 0.25, "conv_s1": 0.5})
+    save_weights(model, tmp_path / "after.safetensors")
+    assert check_trained(before, tmp_path / "after.safetensors") == changes  # files, too
+    with pytest.raises(ValueError, match="conv_s7 is not in both"):
+        check_trained(before, before, ("conv_s7",))
+
+
+def test_one_patch_can_be_learnt_by_heart(small_scans):
+    model, scan = build_sam("nano"), max(small_scans, key=lambda s: s.mask.sum())
+    row, column = (int(np.clip(at.mean() - 64, 0, 128)) for at in np.nonzero(scan.mask))
+    window = (slice(row, row + 128), slice(column, column + 128))  # a quarter of the patch, for speed
+    image, mask = scan.image[window], scan.mask[window]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reached = check_overfit(model, image, mask)
+    assert reached[-1] >= 0.9 > reached[0] and len(reached) <= 200
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(Suspicious, match="cannot learn"):
+        check_overfit(model, image, mask, learning_rate=0.0, steps=3)
+    with pytest.raises(ValueError, match="no root"):
+        check_overfit(model, image, mask & False)
