@@ -73,12 +73,15 @@ def show(figure: Figure, alt: str) -> None:
     display(data, metadata=metadata, raw=True)
 
 
-def interactive(draw: Callable[..., tuple[Figure, str]], **sliders: ipywidgets.Widget) -> None:
+def interactive(draw: Callable[..., tuple[Figure, str]], **sliders: ipywidgets.FloatSlider) -> None:
     """Sliders over a figure: draw(**values) gives the figure and its alt text anew when one is moved.
 
     The figure for the sliders' first values is an ordinary output, so that it is there without a person or a kernel.
     """
-    display(*sliders.values())
+    for widget in sliders.values():
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        said = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": said}, raw=True)
     values = {name: slider.value for name, slider in sliders.items()}
     data, metadata = picture(*draw(**values))
     handle = display(data, metadata=metadata, raw=True, display_id=True)
@@ -290,7 +293,11 @@ def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     counts = [int(row["parameters"]) for row in rows][::-1]
     states = [str(row["state"]) for row in rows][::-1]
     bars = ax.barh(
-        names, [count / 1e6 for count in counts], color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states]
+        names,
+        [count / 1e6 for count in counts],
+        color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states],
+        hatch=["" if s == "trained" else "//" for s in states],
+        ec="white",
     )
     ax.bar_label(bars, [f" {c:,} ({s})" for c, s in zip(counts, states, strict=True)], fontsize=10)
     ax.set_xlim(0, max(counts) / 1e6 * 1.35)
