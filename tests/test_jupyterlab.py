@@ -47,7 +47,7 @@ def lab(tmp_path):
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
     try:
-        for _ in range(300):
+        for _ in range(900):
             found = list((home / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"))
             if found and found[0].stat().st_size:
                 break
@@ -67,7 +67,8 @@ def test_the_slider_of_lesson_01_changes_the_picture(lab):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(120_000)  # for a busy machine; on a quiet one all of this takes half a minute
         page.goto(f"{url}lab/tree/01_edt_prompts.ipynb")
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
+        page.get_by_role("heading", name="01 · EDT prompt sampling").wait_for()
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         cell = page.locator(".jp-CodeCell", has_text="EDT exponent").filter(has_text="figures.interactive")
