@@ -65,7 +65,7 @@ def test_the_slider_of_lesson_01_changes_the_picture(lab):
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(120_000)  # for a busy machine; on a quiet one all of this takes half a minute
+        page.set_default_timeout(120_000)  # for a busy machine
         page.goto(f"{url}lab/tree/01_edt_prompts.ipynb")
         page.get_by_role("heading", name="01 · EDT prompt sampling").wait_for()
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
