@@ -19,6 +19,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
+from rootsam_lib.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -166,6 +167,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     if len(paths) == len(known):
         about = {"minutes": minutes, "stages_read_from_earlier_runs": earlier, "provenance": provenance()}
         write_json(RUNS / profile / "results" / "minutes.json", about)
+    print(f"report: {shown(write_report(RUNS / profile, values, provenance()))}")
     evaluation = RUNS / profile / "results" / "evaluation.json"
     if any(path.stem == "05_evaluation" for path in paths):
         results = read_json(evaluation)

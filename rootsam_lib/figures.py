@@ -1,11 +1,15 @@
 """Every picture, in one style: the poster's colours for the models, green points on roots, red ones on soil."""
 
+import base64
+import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as LegendPatch
@@ -25,6 +29,7 @@ METRIC_NAMES = {
     "dice": "Dice\n(mean over patches)",
     "pooled_dice": "pooled Dice\n(all pixels)",
 }
+QUALITY = 88  # of pictures stored as JPEG
 STYLE = {
     "figure.dpi": 90,
     "figure.constrained_layout.use": True,
@@ -44,7 +49,63 @@ def use_style() -> None:
     """
     plt.rcParams.update(STYLE)
     if get_ipython() is not None:
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": QUALITY})
+
+
+def picture(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """A figure as a notebook's output: its data (JPEG, and the alt text as plain text) and metadata; closes the figure.
+
+    The metadata's "alt" becomes the picture's alt text in nbconvert's pages and in the report. Raises ValueError
+    without an alt text that says something.
+    """
+    if len(alt.split()) < 5:
+        raise ValueError(f"alt text {alt!r} says too little: tell in a sentence what is to be seen.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": QUALITY})
+    plt.close(figure)
+    data = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+    return data, {"image/jpeg": {"alt": alt}}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure once, with an alt text for those who cannot see it."""
+    data, metadata = picture(figure, alt)
+    display(data, metadata=metadata, raw=True)
+
+
+def interactive(draw: Callable[..., tuple[Figure, str]], **sliders: ipywidgets.FloatSlider) -> None:
+    """Sliders over a figure: draw(**values) gives the figure and its alt text anew when one is moved.
+
+    The figure for the sliders' first values is an ordinary output, so that it is there without a person or a kernel.
+    """
+    for widget in sliders.values():
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        said = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": said}, raw=True)
+    values = {name: slider.value for name, slider in sliders.items()}
+    data, metadata = picture(*draw(**values))
+    handle = display(data, metadata=metadata, raw=True, display_id=True)
+
+    def redraw(_: object) -> None:
+        data, metadata = picture(*draw(**{name: slider.value for name, slider in sliders.items()}))
+        handle.update(data, metadata=metadata, raw=True)
+
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+
+
+def slider(label: str, start: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
+    """A slider that answers when it is let go; a start outside of its range is moved to the nearer end."""
+    return ipywidgets.FloatSlider(
+        value=min(max(start, low), high),
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        layout={"width": "480px"},
+    )
 
 
 def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -232,7 +293,11 @@ def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     counts = [int(row["parameters"]) for row in rows][::-1]
     states = [str(row["state"]) for row in rows][::-1]
     bars = ax.barh(
-        names, [count / 1e6 for count in counts], color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states]
+        names,
+        [count / 1e6 for count in counts],
+        color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states],
+        hatch=["" if s == "trained" else "//" for s in states],
+        ec="white",
     )
     ax.bar_label(bars, [f" {c:,} ({s})" for c, s in zip(counts, states, strict=True)], fontsize=10)
     ax.set_xlim(0, max(counts) / 1e6 * 1.35)

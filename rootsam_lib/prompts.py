@@ -116,6 +116,33 @@ def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5
     return sample_points(mask, n_root, n_soil, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
+def with_slips(prompts: Prompts, slip: float, shape: tuple[int, int], rng: np.random.Generator) -> Prompts:
+    """The points as a hand would set them: each misses its aim by a normal error of `slip` px (SD) in x and in y.
+
+    A slipped point keeps its label, also where it leaves the root, and stays inside an image of shape (H, W). Raises
+    ValueError for a slip below 0.
+    """
+    if slip < 0:
+        raise ValueError(f"slip is {slip}: it must be 0 or more px.")
+    moved = np.rint(prompts.points + rng.normal(0, slip, prompts.points.shape))
+    moved = np.clip(moved, 0, (shape[1] - 1, shape[0] - 1)).astype(np.float32)
+    return prompts._replace(points=np.where(prompts.labels[:, None] == PADDING, prompts.points, moved))
+
+
+def stay_on_root(mask: np.ndarray, exponent: float, slip: float, draws: int, rng: np.random.Generator) -> float:
+    """The share of root clicks, aimed in proportion to EDT ** exponent, that a slip of `slip` px leaves on a root.
+
+    Estimated from `draws` clicks, drawn with replacement. Raises ValueError for a mask without roots.
+    """
+    if not mask.any():
+        raise ValueError("the mask has no root to click on: choose a patch with roots.")
+    aimed = rng.choice(mask.size, draws, p=point_probability(mask, exponent).ravel())
+    rows, columns = np.unravel_index(aimed, mask.shape)
+    clicks = Prompts(np.stack([columns, rows], axis=1).astype(np.float32), np.full(draws, ROOT))
+    x, y = with_slips(clicks, slip, mask.shape, rng).points.astype(int).T
+    return float(mask[y, x].mean())
+
+
 def next_click(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float, int] | None:
     """The next corrective click (x, y, label): the point deepest inside the largest error.
 

@@ -1,13 +1,31 @@
-"""The poster's figures follow from its numbers, and from 50.18 minutes rather than 50."""
+"""The poster's figures follow from its numbers, and from 50.18 minutes rather than 50; the rest by hand."""
 
+import json
+import math
+
+import numpy as np
 import pytest
 
-from rootsam_lib.cost import CostModel
+from rootsam_lib.cost import CostModel, Range, draw, interval, measured_minutes, tornado
+
+# By hand $10 an image, corrected $2 for each second image, $1 of computing: $8 a scan are saved.
+# Set-up: 5 scans by hand at $10, and $30 of training.
+HAND = CostModel(
+    images=100,
+    wage=20.0,
+    manual_minutes=30.0,
+    assisted_minutes=6.0,
+    review_share=0.5,
+    compute_per_image=1.0,
+    training_scans=5,
+    training_compute=30.0,
+)
 
 
 def test_the_posters_figures():
     model = CostModel()
     assert round(model.saved) == 8527 and round(model.productivity, 1) == 11.2 and round(model.reduction, 2) == 0.91
+    assert model.set_up == 0 and model.break_even == 0
 
 
 def test_fifty_minutes_give_other_figures():
@@ -15,7 +33,79 @@ def test_fifty_minutes_give_other_figures():
     assert round(model.saved) == 8493 and round(model.productivity, 1) == 11.1
 
 
+def test_a_case_computed_by_hand():
+    assert HAND.set_up == 80 and HAND.saved_per_image == 8 and HAND.break_even == 10
+    assert HAND.assisted_cost == 100 * 1 + 100 * 1 + 80 and HAND.saved == 1000 - 280 and HAND.reduction == 0.72
+
+
+def test_break_even_is_where_nothing_is_saved():
+    assert CostModel(**{**vars(HAND), "images": 10}).saved == 0
+    never = CostModel(**{**vars(HAND), "compute_per_image": 9.0})
+    assert math.isinf(never.break_even) and never.saved < 0
+    assert math.isinf(CostModel(assisted_minutes=60.0).break_even)
+
+
 @pytest.mark.parametrize("name", ["images", "wage", "manual_minutes", "assisted_minutes"])
 def test_nothing_below_zero(name):
     with pytest.raises(ValueError, match=name):
         CostModel(**{name: 0})
+    with pytest.raises(ValueError, match=name):
+        CostModel(**{name: float("nan")})
+    with pytest.raises(ValueError, match=name):
+        CostModel(**{name: np.array([1.0, -1.0])})
+
+
+@pytest.mark.parametrize("changes", [{"review_share": 1.1}, {"compute_per_image": -1}, {"training_scans": -1}])
+def test_impossible_values_are_named(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        CostModel(**changes)
+
+
+def test_draws_follow_the_triangle_and_repeat_with_the_seed():
+    ranges = {"wage": Range(10, 16, 40), "assisted_minutes": Range(4.5, 4.5, 4.5)}
+    drawn = draw(CostModel(), ranges, 200_000, np.random.default_rng(3))
+    assert abs(drawn.wage.mean() - 22) < 0.1  # (10 + 16 + 40) / 3
+    assert abs((drawn.wage < 16).mean() - 0.2) < 0.01  # (16 - 10) / (40 - 10)
+    assert (drawn.assisted_minutes == 4.5).all() and drawn.images == 700
+    # Everything but the wage is certain: the saving is the wage times 700 x 45.68 / 60 hours.
+    assert np.allclose(drawn.saved, drawn.wage * 700 * 45.68 / 60)
+    again = draw(CostModel(), ranges, 200_000, np.random.default_rng(3))
+    assert (again.saved == drawn.saved).all()
+    assert drawn.break_even.shape == (200_000,)
+
+
+def test_interval_is_the_middle():
+    assert interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+
+
+def test_tornado_by_hand_widest_first():
+    swings = tornado(HAND, {"compute_per_image": Range(0, 1, 2), "wage": Range(10, 20, 40)})
+    assert [swing.name for swing in swings] == ["wage", "compute_per_image"]
+    # wage 10: 500 - (50 + 100 + 25 + 30) = 295; wage 40: 2000 - (200 + 100 + 100 + 30) = 1570
+    assert swings[0][1:] == (295, 1570) and swings[1][1:] == (820, 620)
+
+
+def test_ranges_are_checked():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="choose from images"):
+        draw(CostModel(), {"wages": Range(1, 2, 3)}, 5, rng)
+    with pytest.raises(ValueError, match="lowest, most likely, highest"):
+        tornado(CostModel(), {"wage": Range(3, 2, 1)})
+    with pytest.raises(ValueError, match="draws is 0"):
+        draw(CostModel(), {}, 0, rng)
+
+
+def test_measured_minutes(tmp_path):
+    here, other = tmp_path / "annotator.json", tmp_path / "other.json"
+    assert measured_minutes(here, other) is None
+    good = {"minutes_per_scan": {"mean": 2.0, "low": 1.0, "high": 4.0}, "clicks_per_scan": 31.5}
+    other.write_text(json.dumps(good))
+    found = measured_minutes(here, other)
+    assert found.minutes == Range(1, 2, 4) and found.clicks == 31.5 and found.file == other
+    for bad in ("{", "[]", '{"minutes_per_scan": 3}', json.dumps(good | {"minutes_per_scan": {"mean": 2, "low": 1}})):
+        here.write_text(bad)
+        with pytest.raises(ValueError, match=r"annotator\.json .* run the lesson on clicking again"):
+            measured_minutes(here, other)
+    here.write_text(json.dumps(good | {"minutes_per_scan": {"mean": 2, "low": 3, "high": 4}}))
+    with pytest.raises(ValueError, match="lowest, most likely, highest"):
+        measured_minutes(here)

@@ -20,6 +20,8 @@ from rootsam_lib.prompts import (
     point_probability,
     sample_points,
     stack_prompts,
+    stay_on_root,
+    with_slips,
 )
 
 MASKS = arrays(bool, st.tuples(st.integers(4, 24), st.integers(4, 24)))
@@ -136,3 +138,29 @@ def test_distances_do_not_depend_on_threads_or_memory():
         cv2.setNumThreads(threads)
     assert all(np.array_equal(other, found[0]) for other in found)
     np.testing.assert_allclose(found[0], distance_transform_edt(mask), rtol=1e-6)
+
+
+def test_slips_have_the_given_size_and_keep_labels_inside():
+    aimed = Prompts(np.full((4000, 2), 50, np.float32), np.ones(4000, np.int64))
+    slipped = with_slips(aimed, 3.0, (100, 100), np.random.default_rng(0))
+    off = slipped.points - aimed.points
+    assert abs(off.mean()) < 0.15 and np.allclose(off.std(0), (9 + 1 / 12) ** 0.5, atol=0.15)  # rounded to pixels
+    assert (slipped.labels == 1).all() and slipped.points.dtype == np.float32
+    corner = Prompts(np.array([[0, 0], [9, 4], [0, 0]], np.float32), np.array([1, 0, -1]))
+    inside = with_slips(corner, 50.0, (5, 10), np.random.default_rng(0)).points
+    assert (inside >= 0).all() and (inside <= (9, 4)).all() and (inside[2] == 0).all()
+    assert (with_slips(corner, 0.0, (5, 10), np.random.default_rng(0)).points == corner.points).all()
+    with pytest.raises(ValueError, match="slip is -1"):
+        with_slips(corner, -1, (5, 10), np.random.default_rng(0))
+
+
+def test_a_deeper_aim_forgives_a_slip():
+    mask = np.zeros((60, 60), bool)
+    mask[:, 20:29] = True  # 9 px wide; rows do not matter, for it leaves the image at both ends
+    shares = [stay_on_root(mask, e, 2.0, 40_000, np.random.default_rng(1)) for e in (0.0, 1.0, 50.0)]
+    # By hand, at exponent 50 every click aims at the middle column: it stays where |slip| rounds to 4 px or less.
+    assert abs(shares[2] - 0.9756) < 0.005  # erf(4.5 / 2 / sqrt(2))
+    assert shares[0] < shares[1] - 0.05 < shares[2] - 0.1
+    assert stay_on_root(mask, 1.0, 0.0, 100, np.random.default_rng(1)) == 1
+    with pytest.raises(ValueError, match="no root to click on"):
+        stay_on_root(mask & False, 1.0, 0.0, 100, np.random.default_rng(1))
