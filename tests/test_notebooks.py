@@ -212,6 +212,6 @@ def test_a_folder_of_small_images_without_resolution(tmp_path):
 def test_rerun_of_the_traits_with_another_pruning(tmp_path):
     small = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
     plain = run("08", tmp_path, **small)
-    raw = run("08", tmp_path, **small, SPECK_MM2=0.0, SPUR_DIAMETERS=0.0)
-    assert raw["predicted_length_mm"] > plain["predicted_length_mm"]
-    assert raw["true_length_mm"] >= plain["true_length_mm"] > 0
+    strict = run("08", tmp_path, **small, SPECK_MM2=1.0, SPUR_DIAMETERS=4.0)
+    assert plain["true_length_mm"] > strict["true_length_mm"] > 0
+    assert plain["predicted_length_mm"] >= strict["predicted_length_mm"]
