@@ -16,6 +16,8 @@ const STYLE = `
 .rootsam .help { display: none; columns: 2; margin: 4px 0; padding: 6px 10px; border: 1px solid #9a9a9a; border-radius: 4px; }
 .rootsam .help.open { display: block; }
 .rootsam .key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 3px 0 8px; }
+/* The picture below the widget is for where no kernel runs: here it would only show everything twice. */
+.jp-OutputArea-child:has(.rootsam) + .jp-OutputArea-child:has(img) { display: none; }
 .rootsam kbd { border: 1px solid #9a9a9a; border-radius: 3px; padding: 0 4px; font-size: 12px; }`;
 
 const HELP = [
@@ -31,7 +33,7 @@ const NEAR = 9; // px of the screen: how close to a point the mouse must be
 const STILL = 4; // px of the screen: less than this is a click and no drag
 
 function render({ model, el }) {
-  el.innerHTML = `<style>${STYLE}</style><div class="rootsam" data-lm-suppress-shortcuts="true">
+  el.innerHTML = `<style>${STYLE}</style><div class="rootsam" data-jp-suppress-context-menu="true">
     <div class="bar">
       <button data-do="previous" title="previous image (P)">◀</button><button data-do="next" title="next image (N)">▶</button>
       <b class="name"></b><span class="place"></span><span class="gap"></span>
@@ -205,7 +207,7 @@ function render({ model, el }) {
     }
   }
   const wheel = (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), at(event)); };
-  const menu = (event) => event.preventDefault();
+  const menu = (event) => { event.preventDefault(); event.stopPropagation(); }; // neither the browser's nor the notebook's
 
   // --- Keys and buttons
   const show = (name) => { if (name !== "error" || status().has_truth) send({ do: "view", view: name }); };
@@ -225,10 +227,12 @@ function render({ model, el }) {
     arrowleft: () => pan(40, 0), arrowright: () => pan(-40, 0), arrowup: () => pan(0, 40), arrowdown: () => pan(0, -40),
   };
   function key(event) {
-    event.stopPropagation(); // the notebook has its own meaning for these keys
-    if (event.target !== canvas) return;
-    const action = KEYS[event.key.toLowerCase()];
-    if (action) { event.preventDefault(); action(event); }
+    if (document.activeElement !== canvas) return;
+    const name = event.key.toLowerCase(), action = KEYS[name];
+    if (!action || ((event.ctrlKey || event.metaKey) && name !== "z" && name !== "y")) return; // Ctrl + S saves the notebook
+    event.preventDefault();
+    event.stopImmediatePropagation(); // the notebook has its own meaning for these keys: D, D deletes a cell
+    action(event);
   }
   function press(event) {
     const button = event.target.closest("button");
@@ -247,7 +251,7 @@ function render({ model, el }) {
   canvas.addEventListener("pointercancel", up);
   canvas.addEventListener("wheel", wheel, { passive: false });
   el.addEventListener("contextmenu", menu);
-  el.addEventListener("keydown", key);
+  window.addEventListener("keydown", key, true); // before the notebook's own listener
   el.addEventListener("click", press);
   find(".opacity").addEventListener("input", (event) => { opacity = Number(event.target.value); draw(); });
   model.on("change:status", update);
@@ -260,12 +264,7 @@ function render({ model, el }) {
   watch.observe(frame);
   update();
 
-  // The picture beside the widget is for where no kernel runs: here it would only show everything twice.
-  requestAnimationFrame(() => {
-    const own = el.closest(".jp-OutputArea-child"), still = own && own.nextElementSibling;
-    if (still && still.querySelector("img")) still.style.display = "none";
-  });
-  return () => { watch.disconnect(); model.off("change:status", update); };
+  return () => { watch.disconnect(); model.off("change:status", update); window.removeEventListener("keydown", key, true); };
 }
 
 export default { render };

@@ -69,8 +69,8 @@ class Corrector:
     """An encoded image, uint8 (H, W, 3), and its mask under a list of clicks.
 
     start: "automatic" (the mask without any prompt) or "empty" (soil, until a tile gets its first click). zoom: how
-    much tiles are enlarged for the encoder. tile_size: px; tiles overlap by an eighth. A smaller image is one tile of its
-    own size, mirrored up to a multiple of 32. Raises ValueError for a start or a tile size that cannot be.
+    much tiles are enlarged for the encoder. tile_size: px; tiles overlap by an eighth. A smaller image is one tile of
+    its own size, mirrored up to a multiple of 32. Raises ValueError for a start or a tile size that cannot be.
     """
 
     @torch.no_grad()

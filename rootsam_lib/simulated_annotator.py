@@ -107,12 +107,9 @@ def _aim(truth: np.ndarray, mask: np.ndarray, given: Sequence, jitter: float, rn
     return int(np.clip(x, 0, width - 1)), int(np.clip(y, 0, height - 1)), int(aimed[2])
 
 
-def clicks_needed(scores: Sequence[float], share: float = 0.95) -> int:
-    """The first number of clicks after which a score is within `share` of the last one: 0.95 of the 20-click IoU.
-
-    A model that ignores its clicks needs none by this definition: look at the score as well.
-    """
-    return next(k for k, score in enumerate(scores) if score >= share * scores[-1])
+def clicks_until(scores: Sequence[float], goal: float) -> int:
+    """The first number of clicks after which a score reaches the goal; where it never does, all that were tried."""
+    return next((k for k, score in enumerate(scores) if score >= goal), len(scores) - 1)
 
 
 def summarise(
@@ -124,6 +121,9 @@ def summarise(
 ) -> dict[str, object]:
     """Clicks and minutes per scan with 95 % intervals, and scores after k clicks, over the rows of `annotate`.
 
+    Clicks: until the root IoU is within `share` of the same model's with all clicks. A model that ignores its clicks
+    needs none by this definition, so look at `after_clicks` and `obeyed_share` as well.
+
     Intervals: bootstrap over tubes (scans of one tube are drawn together); in that of the minutes, the seconds of the
     time model are drawn anew as well. length_error: mean of |length - true| / true. Raises ValueError for no row.
     """
@@ -131,7 +131,7 @@ def summarise(
         raise ValueError("no scan was annotated: check the split and the limit.")
     rng = np.random.default_rng(seed)
     tubes = sorted({row["tube"] for row in rows})
-    needed = np.array([clicks_needed(row["root_iou"], share) for row in rows], float)
+    needed = np.array([clicks_until(row["root_iou"], share * row["root_iou"][-1]) for row in rows], float)
     members = [np.flatnonzero([row["tube"] == tube for row in rows]) for tube in tubes]
     clicks, minutes = [], []
     for _ in range(draws):
