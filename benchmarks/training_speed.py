@@ -10,6 +10,7 @@ change the time. No step has correction clicks, so that all three do the same. -
 
 import argparse
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -83,6 +84,14 @@ class Setting:
             train_step(self.model, self.optimizer, self.accelerator, bank, self.config, 0, 0, self.chosen)
 
 
+def own_peak_megabytes() -> float:
+    """This process's peak resident memory. getrusage would also count the process that started it (Linux)."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts in bytes
+
+
 def peak_megabytes(name: str, size: int, kind: str) -> float:
     """Peak resident memory of a fresh process that makes three steps of one kind."""
     command = [sys.executable, __file__, name, "--size", str(size), "--memory", kind]
@@ -106,7 +115,7 @@ def main() -> None:
             setting = Setting(options.models[0], sizes[0], Path(folder) / "bank", (options.memory,))
             for _ in range(3):
                 setting.step(options.memory)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak_megabytes())
         return
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     rows = []

@@ -15,10 +15,15 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.results import RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
+from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 PROFILES = Path(__file__).with_name("profiles.yaml")
+TABLES = {
+    "fixed prompts": "prompted (points from the true mask)",
+    "automatic": "automatic (no prompt), the same patches",
+    "whole scans": "automatic, whole scans",
+}
 
 
 def literal(text: str) -> object:
@@ -166,9 +171,10 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     evaluation = RUNS / profile / "results" / "evaluation.json"
     if any(path.stem == "05_evaluation" for path in paths):
         results = read_json(evaluation)
-        print(f"\n{results['title']}\n\nprompted (points from the true mask)\n{markdown_table(results)}\n")
-        print(f"automatic (no prompt), the same patches\n{markdown_table(results, 'automatic_rows')}\n")
-        print(f"automatic, whole scans\n{markdown_table(results, 'whole_scan_rows')}\n\nfrom {shown(evaluation)}")
+        print(f"\n{results['title']}, {results['intervals']}")
+        for table, what in TABLES.items():
+            print(f"\n{what}\n{markdown_table(results, table)}")
+        print(f"\nfrom {shown(evaluation)}")
     return 0
 
 
@@ -183,10 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--update", action="store_true", help="write the outputs back into notebooks/ (for maintainers)")
     table = commands.add_parser("table", help="print a results file as a Markdown table")
     table.add_argument("file", type=Path)
+    table.add_argument("--table", default="fixed prompts", help=f"one of: {', '.join(TABLES)}, correction")
+    table.add_argument("--columns", default="", help="metrics to show, such as root_iou,pooled_dice")
     options = parser.parse_args(arguments)
     try:
         if options.command == "table":
-            print(markdown_table(read_json(options.file)))
+            columns = options.columns.split(",") if options.columns else COLUMNS
+            print(markdown_table(read_json(options.file), options.table, columns))
             return 0
         given = {name: literal(value) for name, value in options.p}
         return tutorial(

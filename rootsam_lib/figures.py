@@ -16,6 +16,8 @@ from rootsam_lib.prompts import ROOT, SOIL, Prompts
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
 NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
+HATCHES = {"base": "", "stage1": "//", "stage2": ""}  # the colours alone would be lost in a grey print
+MARKERS = {"base": "o", "stage1": "s", "stage2": "^"}
 METRIC_NAMES = {
     "root_iou": "root IoU\n(mean over patches)",
     "class_mean_iou": "class-mean IoU\n(mean over patches)",
@@ -121,33 +123,44 @@ def minirhizotron() -> Figure:
     return figure
 
 
-def score_bars(results: Mapping[str, object], metrics: Sequence[str] = tuple(METRIC_NAMES)) -> Figure:
-    """The poster's bar chart from a results file, one group of bars a metric, each metric under its own name."""
-    rows = results["rows"]
-    figure, ax = plt.subplots(figsize=(2.1 * len(metrics), 4.2))
+def score_bars(
+    results: Mapping[str, object], table: str = "fixed prompts", metrics: Sequence[str] = tuple(METRIC_NAMES)
+) -> Figure:
+    """The poster's bar chart from a results file: one group of bars a metric, each metric under its own name, with 95 %
+    intervals."""
+    rows = results["tables"][table]
+    figure, ax = plt.subplots(figsize=(2.1 * len(metrics), 4.4))
     width = 0.8 / len(rows)
     for number, (name, row) in enumerate(rows.items()):
-        heights = [row[m] if row[m] is not None else 0 for m in metrics]
+        value, low, high = np.array([row[m] for m in metrics], float).T  # None, for no score, becomes NaN
+        value = np.nan_to_num(value)
         places = np.arange(len(metrics)) + (number - (len(rows) - 1) / 2) * width
-        bars = ax.bar(places, heights, width * 0.94, color=COLOURS.get(name, "0.5"), label=NAMES.get(name, name))
-        ax.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=9, padding=2)
+        colour, hatch = COLOURS.get(name, "0.6"), HATCHES.get(name, "..")
+        bars = ax.bar(places, value, width * 0.94, color=colour, hatch=hatch, ec="white", label=NAMES.get(name, name))
+        error = np.nan_to_num([np.maximum(value - low, 0), np.maximum(high - value, 0)])
+        ax.errorbar(places, value, error, fmt="none", ecolor="0.15", elinewidth=1.2, capsize=3)
+        for bar, v, top in zip(bars, value, value + error[1], strict=True):
+            ax.text(bar.get_x() + bar.get_width() / 2, top + 0.012, f"{v:.2f}", ha="center", va="bottom", fontsize=9)
     ax.set_xticks(range(len(metrics)), [METRIC_NAMES.get(m, m) for m in metrics])
-    ax.set_ylim(0, 1.08)
+    ax.set_ylim(0, 1.14)
     ax.set_ylabel("score (1 is perfect)")
     ax.legend(loc="upper right", ncols=len(rows))
-    ax.set_title(f"{results['title']}\n{caption(results)}", fontsize=10, loc="left")
+    ax.set_title(f"{results['title']}\n{caption(results, table)}", fontsize=10, loc="left")
     return figure
 
 
-def caption(results: Mapping[str, object]) -> str:
-    """What a results file was made from, in one line: data, prompts, model, device."""
-    protocol, first = results["protocol"], next(iter(results["models"].values()))
-    row = next(iter(results["rows"].values()))
-    return (
-        f"{row['images_with_roots']} patches with roots and {row['images_without_roots']} without, "
-        f"{protocol['patch']} px; {protocol['n_root']} + {protocol['n_soil']} points from the true mask\n"
-        f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
-    )
+def caption(results: Mapping[str, object], table: str = "fixed prompts") -> str:
+    """What a results file was made from, in two lines: data, prompts, model, device, intervals."""
+    protocol, first, images = results["protocol"], next(iter(results["models"].values())), results["images"]
+    patches = f"{images['patches_with_roots']} patches with roots and {images['patches_without_roots']} without"
+    how = {
+        "fixed prompts": f"{patches}; {protocol['n_root']} + {protocol['n_soil']} points from the true mask",
+        "automatic": f"{patches}; no prompt",
+        "whole scans": f"{images['scans']} whole scans; no prompt",
+        "correction": f"{images['corrected_patches']} patches; clicks from the true mask",
+    }[table]
+    made = f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
+    return f"{how}\n{made}; lines: {results['intervals'].split(',')[0]} intervals over {images['tubes']} tubes"
 
 
 def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> Figure:
@@ -177,16 +190,26 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     return figure
 
 
-def click_curves(corrections: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """Root IoU and centre-line Dice by correction clicks, one line a model. corrections: of an evaluation's results."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    for ax, (key, label) in zip(axes, {"root_iou": "root IoU", "cl_dice": "centre-line Dice"}.items(), strict=True):
-        for name, by_clicks in corrections.items():
-            values = [row[key] for row in by_clicks.values()]
-            ax.plot(range(len(values)), values, "o-", color=COLOURS[name], label=NAMES[name])
-            ax.set_xticks(range(len(values)), list(by_clicks))
-        ax.set(xlabel="correction clicks (not to scale)", ylabel=label, ylim=(0, None))
+def click_curves(results: Mapping[str, object]) -> Figure:
+    """Root IoU, centre-line Dice and root-length bias by correction clicks, one line a model, with 95 % intervals."""
+    rows = results["tables"]["correction"]
+    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length_bias": "root length, found / true - 1"}
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    for ax, (key, label) in zip(axes, labels.items(), strict=True):
+        for number, (name, row) in enumerate(rows.items()):
+            clicks = [int(k.split("@")[1]) for k in row if k.startswith(f"{key}@")]
+            value, low, high = np.array([row[f"{key}@{k}"] for k in clicks], float).T
+            places = np.arange(len(clicks)) + 0.06 * (number - 1)
+            error = np.nan_to_num([np.maximum(value - low, 0), np.maximum(high - value, 0)])
+            style = {"color": COLOURS.get(name, "0.5"), "marker": MARKERS.get(name, "x"), "capsize": 2}
+            ax.errorbar(places, value, error, label=NAMES.get(name, name), elinewidth=0.9, **style)
+            ax.set_xticks(range(len(clicks)), clicks)
+        ax.set(xlabel="correction clicks (not to scale)", ylabel=label)
+        if key != "length_bias":
+            ax.set_ylim(0, 1)
+    axes[2].axhline(0, color="0.6", linestyle=":")
     axes[0].legend(fontsize=9)
+    figure.suptitle(f"{results['title']}: {caption(results, 'correction')}", fontsize=9, x=0.01, ha="left")
     return figure
 
 

@@ -10,10 +10,12 @@ from rootsam_lib.sam import RootSAM, resize_logits, zoomed
 
 
 class Segmentation(NamedTuple):
-    """mask bool (H, W); logits float32 (H, W), 0 is the mask's edge."""
+    """mask bool (H, W); logits float32 (H, W), 0 is the mask's edge; iou, the model's own estimate of its root IoU: the
+    mean over the tiles in which it finds root, NaN where it finds none."""
 
     mask: np.ndarray
     logits: np.ndarray
+    iou: float = float("nan")
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -30,13 +32,15 @@ def segment(
     overlap: int = 128,
     prompts: Prompts | None = None,
     zoom: float = 1.0,
+    tta: bool = False,
 ) -> Segmentation:
     """Find the roots of a whole scan.
 
     image: uint8 (H, W, 3) of any size; a side shorter than a tile is mirrored for the model and cut off again. Tiles
     overlap by at least `overlap` px and fade into each other. prompts: points in pixels of the image, each shown to the
-    tiles that it lies in; None for the automatic mode. zoom: how much tiles are enlarged for the encoder. Memory is
-    bounded by one tile and two float32 maps.
+    tiles that it lies in; None for the automatic mode. zoom: how much tiles are enlarged for the encoder. tta: also
+    look at every tile flipped left to right, upside down and both, and average the logits; four times the work
+    (test-time augmentation). Memory is bounded by one tile and two float32 maps.
     Raises ValueError for a tile size that is not a multiple of 32, or an overlap of half a tile or more.
     """
     if tile_size % 32 or not 0 <= overlap < tile_size // 2:
@@ -50,22 +54,41 @@ def segment(
     ramp = np.clip(ramp / max(overlap, 1), 1e-3, 1)
     weight = ramp[:, None] * ramp[None]
     total, weights = (np.zeros(padded.shape[:2], np.float32) for _ in range(2))
+    flips = ((1, 1), (1, -1), (-1, 1), (-1, -1)) if tta else ((1, 1),)
+    estimates = []
     for row in tile_starts(padded.shape[0], tile_size, overlap):
         for column in tile_starts(padded.shape[1], tile_size, overlap):
             window = (slice(row, row + tile_size), slice(column, column + tile_size))
-            features = model.encode(np.ascontiguousarray(padded[window])[None], zoomed(tile_size, zoom))
-            points, labels = (None, None) if prompts is None else _inside(prompts, row, column, tile_size, model.device)
-            logits = resize_logits(model.decode(features, points, labels).logits, (tile_size, tile_size))
-            total[window] += weight * logits[0, 0].cpu().numpy()
+            tile = padded[window]
+            local = None if prompts is None else _inside(prompts, row, column, tile_size)
+            answers = [_ask(model, tile, local, zoom, flip) for flip in flips]
+            logits = np.mean([logits for logits, _ in answers], axis=0)
+            if (logits > 0).any():
+                estimates.append(np.mean([estimate for _, estimate in answers]))
+            total[window] += weight * logits
             weights[window] += weight
     logits = (total / weights)[:height, :width]
-    return Segmentation(logits > 0, logits)
+    return Segmentation(logits > 0, logits, float(np.mean(estimates)) if estimates else float("nan"))
 
 
-def _inside(prompts: Prompts, row: int, column: int, size: int, device: torch.device):
-    """The points that lie in a tile, in its own pixels; (None, None) where there are none."""
+def _ask(
+    model: RootSAM, tile: np.ndarray, prompts: Prompts | None, zoom: float, flip: tuple[int, int]
+) -> tuple[np.ndarray, float]:
+    """Logits float32 (size, size) of one tile and the model's estimate of their IoU; the tile is seen through a flip
+    (rows, columns; -1 turns them round), and the logits are turned back."""
+    size, (rows, columns) = len(tile), flip
+    features = model.encode(np.ascontiguousarray(tile[::rows, ::columns])[None], zoomed(size, zoom))
+    points = labels = None
+    if prompts is not None:
+        turned = np.where((columns, rows) == np.array(-1), size - 1 - prompts.points, prompts.points)
+        points, labels = stack_prompts([Prompts(turned, prompts.labels)], model.device)
+    answer = model.decode(features, points, labels)
+    logits = resize_logits(answer.logits, (size, size))[0, 0].cpu().numpy()
+    return logits[::rows, ::columns], float(answer.iou[0, 0])
+
+
+def _inside(prompts: Prompts, row: int, column: int, size: int) -> Prompts | None:
+    """The points that lie in a tile, in its own pixels; None where there are none."""
     local = prompts.points - np.array([column, row], np.float32)
     inside = ((local >= 0) & (local < size)).all(axis=1)
-    if not inside.any():
-        return None, None
-    return stack_prompts([Prompts(local[inside], prompts.labels[inside])], device)
+    return Prompts(local[inside], prompts.labels[inside]) if inside.any() else None

@@ -1,13 +1,20 @@
 """Numbers for masks, each under its own name.
 
-Rule for empty masks: where truth and prediction are both empty, IoU and Dice are 1; where one of them is, 0.
+Rule for empty masks: where truth and prediction are both empty, every score is 1; where one of them is, 0. So the
+precision of a prediction without roots is 1 on soil, and 0 where there are roots; likewise for recall.
+
+SegRoot's masks are drawn thinner than the roots, and its published score belongs to masks dilated by one pixel. Such
+scores are made with `dilate(truth)` in the place of the truth, and have "dilated" in their names.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import binary_dilation
+from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
+from skimage.segmentation import find_boundaries
 
 
 class Counts(NamedTuple):
@@ -55,6 +62,56 @@ def class_mean_iou(counts: Counts) -> float:
     """Mean of root IoU and soil IoU, what most U-Net papers on roots call mIoU."""
     soil = Counts(tp=counts.tn, fp=counts.fn, fn=counts.fp, tn=counts.tp)
     return (iou(counts) + iou(soil)) / 2
+
+
+def precision(counts: Counts) -> float:
+    """The share of the pixels called root that are root: TP / (TP + FP); 1 or 0 by the empty rule when none is."""
+    called = counts.tp + counts.fp
+    return counts.tp / called if called else float(counts.fn == 0)
+
+
+def recall(counts: Counts) -> float:
+    """The share of the root's pixels that are found: TP / (TP + FN); 1 or 0 by the empty rule when there are none."""
+    true = counts.tp + counts.fn
+    return counts.tp / true if true else float(counts.fp == 0)
+
+
+def dilate(mask: np.ndarray) -> np.ndarray:
+    """A mask, bool (H, W), grown by one pixel in all eight directions (a 3 x 3 square): the truth of dilated scores."""
+    return binary_dilation(mask, np.ones((3, 3), bool))
+
+
+def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0) -> float:
+    """Boundary F-score of two masks, bool (H, W): are the edges in the right place?
+
+    Harmonic mean of the share of the predicted boundary that lies within `tolerance` px of the true one, and of the
+    true boundary that lies within it of the predicted one (Csurka et al. 2013). A mask's boundary is its pixels with
+    soil above, below, left or right of them; the image border is none. Where a mask has no boundary (no root, or
+    nothing else) the score is 1 when both masks are equal, else 0. Raises ValueError for a tolerance below 0 and for
+    masks of different shapes.
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance is {tolerance} px: it must be 0 or more.")
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: compare masks of one image.")
+    found, true = (np.argwhere(find_boundaries(mask, connectivity=1, mode="inner")) for mask in (prediction, truth))
+    if not len(found) or not len(true):
+        return float((prediction == truth).all())
+    near, covered = (
+        float((cKDTree(there).query(here)[0] <= tolerance).mean()) for here, there in ((found, true), (true, found))
+    )
+    return 2 * near * covered / (near + covered) if near + covered else 0.0
+
+
+def false_mm_per_cm2(prediction: np.ndarray, mm_per_px: float) -> float:
+    """For an image without roots: the length of root found there all the same, in mm per cm2 of the window.
+
+    prediction: bool (H, W). The length is that of the traits table, `traits.root_length_mm` with its defaults, so the
+    score is what an empty window would add to the table.
+    """
+    from rootsam_lib.traits import root_length_mm  # here, for skan is slow to import and most users need no length
+
+    return root_length_mm(prediction, mm_per_px) / (prediction.size * mm_per_px**2 / 100)
 
 
 def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:

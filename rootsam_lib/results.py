@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,10 @@ from pathlib import Path
 import torch
 
 from rootsam_lib import CHECKOUT, HOME
-from rootsam_lib.metrics import DEFINITIONS
 
 PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
 RUNS = HOME / "runs"
-COLUMNS = tuple(DEFINITIONS)
+COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "cl_dice", "soil_false_alarm")
 
 
 def commit() -> str:
@@ -84,19 +84,32 @@ def read_json(path: str | Path) -> dict:
         raise ValueError(f"{shown(path)} is damaged (line {error.lineno}): make it again.") from None
 
 
-def markdown_table(results: dict, key: str = "rows") -> str:
-    """The rows of an evaluation's results as a Markdown table: one row a model, one column a metric.
+def markdown_table(
+    results: dict, table: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
+) -> str:
+    """One protocol's table of an evaluation's results as Markdown: one row a model, one column a metric.
 
-    key: "rows" with fixed prompts, "automatic_rows" without any, "whole_scan_rows" without any on whole scans.
+    table: "fixed prompts", "automatic" (the same patches), "whole scans" or "correction". intervals: with the 95 %
+    interval behind each score. Raises ValueError for a table or column that is not there, naming those that are.
     """
-    if key not in results:
-        raise ValueError("this results file holds no table of models: choose an evaluation.json.")
-    rows = results[key]
-    lines = ["| | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, row in rows.items():
-        cells = ["–" if row[column] is None or math.isnan(row[column]) else f"{row[column]:.3f}" for column in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    tables = results.get("tables", {})
+    if table not in tables:
+        there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
+        raise ValueError(f"this results file holds no table {table!r} of models: {there}.")
+    lines = ["| | " + " | ".join(f"`{column}`" for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in tables[table].items():
+        if missing := [column for column in columns if column not in row]:
+            raise ValueError(f"no column {missing[0]!r} in {table!r}: choose from {', '.join(row)}.")
+        lines.append(f"| {name} | " + " | ".join(cell(row[column], intervals) for column in columns) + " |")
     return "\n".join(lines)
+
+
+def cell(estimate: Sequence[float | None], intervals: bool = True) -> str:
+    """A score as people read it: value, and low to high in brackets; a dash where there is none."""
+    value, low, high = (math.nan if number is None else number for number in estimate)
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3f} ({low:.2f} to {high:.2f})" if intervals and not math.isnan(low) else f"{value:.3f}"
 
 
 def shown(path: str | Path) -> str:

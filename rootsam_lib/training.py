@@ -7,6 +7,7 @@ One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two 
 `accelerate.notebook_launcher(train_stage, (config, train, select, RUNS / PROFILE), num_processes=2)`.
 """
 
+import ast
 import csv
 import ctypes
 import hashlib
@@ -79,9 +80,18 @@ def training_patches(scans: Sequence[Scan], config: StageConfig) -> list[Patch]:
     return rooted + [soil[i] for i in sorted(chosen)]
 
 
+def code_of(path: Path) -> str:
+    """A Python file's code without its comments and docstrings: rewording them must not make a trained stage stale."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
 def _run_id(config: StageConfig, train: Sequence[Scan], select: Sequence[Scan], base: str) -> str:
     """Eight hex digits for config, scans, starting weights and code: no other setting shares the folder."""
-    code = [path.read_text(encoding="utf-8") for path in (MODELS[config.model].config, *(HERE / file for file in CODE))]
+    code = [MODELS[config.model].config.read_text(encoding="utf-8"), *(code_of(HERE / file) for file in CODE)]
     scans = [
         [(s.name, zlib.crc32(np.ascontiguousarray(s.image)), zlib.crc32(np.ascontiguousarray(s.mask))) for s in part]
         for part in (train, select)

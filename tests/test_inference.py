@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rootsam_lib.inference import segment, tile_starts
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.sam import build_sam
+from rootsam_lib.sam import Prediction, build_sam
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,33 @@ def test_one_tile_is_the_models_own_answer(model):
 
 
 def test_constant_logits_have_no_seams(model, monkeypatch):
-    monkeypatch.setattr(
-        type(model), "decode", lambda self, features, *_: type("P", (), {"logits": torch.full((1, 1, 16, 16), 2.5)})
-    )
-    logits = segment(model, np.zeros((150, 170, 3), np.uint8), 64, 24).logits
-    np.testing.assert_allclose(logits, 2.5, rtol=1e-5)
+    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]))
+    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
+    found = segment(model, np.zeros((150, 170, 3), np.uint8), 64, 24)
+    np.testing.assert_allclose(found.logits, 2.5, rtol=1e-5)
+    assert found.iou == pytest.approx(0.7)
+
+
+def test_no_root_no_estimate(model, monkeypatch):
+    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]))
+    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
+    found = segment(model, np.zeros((64, 64, 3), np.uint8), 64, 0)
+    assert not found.mask.any() and np.isnan(found.iou)
+
+
+def test_flips_are_turned_back_and_averaged(model):
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    points, labels = np.array([[9.0, 20.0], [50.0, 33.0]], np.float32), np.array([1, 0])
+    by_hand = []
+    for rows, columns in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        turned = points.copy()
+        turned[:, 0] = 63 - points[:, 0] if columns < 0 else points[:, 0]
+        turned[:, 1] = 63 - points[:, 1] if rows < 0 else points[:, 1]
+        flipped = np.ascontiguousarray(image[::rows, ::columns])
+        by_hand.append(segment(model, flipped, 64, 0, Prompts(turned, labels)).logits[::rows, ::columns])
+    found = segment(model, image, 64, 0, Prompts(points, labels), tta=True).logits
+    np.testing.assert_allclose(found, np.mean(by_hand, axis=0), atol=1e-4)
+    assert np.abs(found - by_hand[0]).max() > 0.01
 
 
 def test_a_point_reaches_only_the_tiles_it_lies_in(model):

@@ -4,12 +4,33 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.spatial.distance import dice as scipy_dice
 from scipy.spatial.distance import jaccard
+from segmentation_models_pytorch.metrics import get_stats
+from segmentation_models_pytorch.metrics import precision as smp_precision
+from segmentation_models_pytorch.metrics import recall as smp_recall
+from skimage.morphology import dilation, skeletonize
 
-from rootsam_lib.metrics import Counts, class_mean_iou, count, dice, iou, summarise
+from rootsam_lib.metrics import (
+    Counts,
+    boundary_f,
+    cl_dice,
+    class_mean_iou,
+    count,
+    dice,
+    dilate,
+    false_mm_per_cm2,
+    iou,
+    precision,
+    recall,
+    summarise,
+)
+from rootsam_lib.synthetic import synthetic_scans
 
 PAIR = arrays(bool, (2, 6, 7))
 
@@ -65,3 +86,113 @@ def test_bad_input():
         summarise([])
     with pytest.raises(ValueError, match="masks of one image"):
         count(np.zeros((2, 2), bool), np.zeros((2, 3), bool))
+
+
+def square(side: int = 12, shift: int = 0) -> np.ndarray:
+    mask = np.zeros((24, 24), bool)
+    mask[6 : 6 + side, 6 + shift : 6 + shift + side] = True
+    return mask
+
+
+@given(PAIR)
+@settings(max_examples=60, deadline=None)
+def test_precision_and_recall_against_segmentation_models_pytorch(pair):
+    prediction, truth = pair
+    counts = count(prediction, truth)
+    stats = get_stats(*(torch.from_numpy(mask[None, None].astype(int)) for mask in pair), mode="binary")
+    if prediction.any():
+        assert precision(counts) == pytest.approx(float(smp_precision(*stats)))
+    if truth.any():
+        assert recall(counts) == pytest.approx(float(smp_recall(*stats)))
+
+
+def test_precision_and_recall_of_empty_masks():
+    assert precision(Counts(0, 0, 0, 9)) == recall(Counts(0, 0, 0, 9)) == 1
+    assert precision(Counts(0, 0, 3, 6)) == recall(Counts(0, 0, 3, 6)) == 0  # nothing found of three
+    assert precision(Counts(0, 3, 0, 6)) == recall(Counts(0, 3, 0, 6)) == 0  # soil called root
+
+
+def test_dilation_by_hand_and_against_scikit_image():
+    dot = np.zeros((5, 6), bool)
+    dot[2, 5] = True
+    assert dilate(dot).sum() == 6 and dilate(dot)[1:4, 4:].all()  # 3 x 3, cut off at the border
+    mask = np.random.default_rng(0).random((40, 40)) > 0.9
+    np.testing.assert_array_equal(dilate(mask), dilation(mask, np.ones((3, 3))))
+
+
+def test_a_dilated_truth_forgives_a_mask_that_is_a_pixel_too_wide():
+    truth = np.zeros((20, 20), bool)
+    truth[9:11, 2:18] = True
+    wide = dilate(truth)
+    assert dice(count(wide, truth)) == pytest.approx(2 * 32 / (32 + 72)) and dice(count(wide, dilate(truth))) == 1
+
+
+def test_boundary_by_hand():
+    assert boundary_f(square(), square(), 0) == 1
+    moved = square(shift=3)
+    assert boundary_f(moved, square(), 3) == 1
+    # With no tolerance only the overlapping parts of the top and bottom rows coincide: 2 x 9 of 44 boundary pixels.
+    assert boundary_f(moved, square(), 0) == pytest.approx(18 / 44)
+    # A small square in the corner of a large one, tolerance 1: of the small one's 12 boundary pixels 7 lie on the large
+    # one's and 2 beside it; of the large one's 44, those 7 and the next one at either end.
+    assert boundary_f(square(4), square(12), 1) == pytest.approx(2 * (9 / 12) * (9 / 44) / (9 / 12 + 9 / 44))
+
+
+def test_boundary_of_empty_and_full_masks():
+    empty, full = np.zeros((8, 8), bool), np.ones((8, 8), bool)
+    assert boundary_f(empty, empty) == boundary_f(full, full) == 1
+    assert boundary_f(empty, full) == boundary_f(full, empty) == 0
+    assert boundary_f(empty, np.eye(8, dtype=bool)) == boundary_f(np.eye(8, dtype=bool), empty) == 0
+
+
+@given(arrays(bool, (2, 9, 10), elements=st.sampled_from([False, False, True])), st.sampled_from([0.0, 1.0, 1.5, 3.0]))
+@settings(max_examples=60, deadline=None)
+def test_boundary_against_monai(pair, tolerance):
+    prediction, truth = (np.pad(mask, 2) for mask in pair)  # MONAI takes the border of an image for an edge
+    if not prediction.any() or not truth.any():
+        return
+    edges = get_mask_edges(prediction, truth, crop=False)
+    shares = [
+        (get_surface_distance(here, there) <= tolerance).mean() for here, there in (edges, edges[::-1])
+    ]  # MONAI's distances from each edge to the other
+    expected = 2 * np.prod(shares) / np.sum(shares) if np.sum(shares) else 0
+    assert boundary_f(prediction, truth, tolerance) == pytest.approx(expected)
+
+
+def test_boundary_refuses_bad_input():
+    with pytest.raises(ValueError, match="tolerance"):
+        boundary_f(square(), square(), -1)
+    with pytest.raises(ValueError, match="masks of one image"):
+        boundary_f(square(), square()[:5])
+
+
+def test_centre_line_dice_by_hand():
+    truth = np.zeros((21, 41), bool)
+    truth[10, :] = True
+    half = truth.copy()
+    half[:, 20:] = False
+    # All of the prediction's 20 skeleton pixels lie in the truth; 20 of the truth's 41 lie in the prediction.
+    assert cl_dice(half, truth) == pytest.approx(2 * (20 / 41) / (1 + 20 / 41))
+    wide = dilate(truth)
+    assert cl_dice(wide, truth) > 0.98 > dice(count(wide, truth))
+    empty = truth & False
+    assert cl_dice(empty, empty) == 1 and cl_dice(truth, empty) == cl_dice(empty, truth) == 0
+
+
+def test_centre_line_dice_against_an_independent_one():
+    # Another thinning (Lee's) and the paper's sums, on drawn roots: the skeletons differ by a pixel here and there.
+    for seed in range(3):
+        truth = synthetic_scans("train", 1, seed=seed, height=256, width=256)[0].mask
+        prediction = np.roll(truth, 1, axis=0) & (np.random.default_rng(seed).random(truth.shape) > 0.02)
+        found, true = (skeletonize(mask, method="lee") > 0 for mask in (prediction, truth))
+        shares = (found & truth).sum() / found.sum(), (true & prediction).sum() / true.sum()
+        assert cl_dice(prediction, truth) == pytest.approx(2 * np.prod(shares) / np.sum(shares), abs=0.05)
+
+
+def test_false_length_on_soil_by_hand():
+    soil = np.zeros((200, 300), bool)
+    assert false_mm_per_cm2(soil, 0.1) == 0
+    soil[100:104, 50:250] = True  # 200 px long and 4 wide; its centre line is up to 2 px shorter at each end
+    density = false_mm_per_cm2(soil, 0.1)
+    assert density == pytest.approx(20 / 6, rel=0.03)  # 20 mm on 20 x 30 mm = 6 cm2
+    assert false_mm_per_cm2(soil, 0.2) == pytest.approx(density / 2)

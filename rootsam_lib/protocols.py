@@ -1,0 +1,337 @@
+"""Protocols: how a predictor is asked, what its answers are worth, and how sure that is.
+
+(a) fixed prompts, the poster's: 512 px patches, the same seeded points for every model, drawn once from the true mask;
+(b) automatic: no prompt at all, on the same patches and on whole scans;
+(c) correction: up to 20 clicks by the RITM rule with jitter, from the automatic mask on;
+(d) segroot: pooled Dice over whole scans, against the raw truth and against the truth dilated by one pixel: the whole
+    scans of (b), for the published split.
+
+A predictor is a callable (image uint8 (H, W, 3), `Prompts` or None) -> bool (H, W): RootSAM models through
+`ModelPredictor`, and anything else, such as those in `baselines`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rootsam_lib.evaluation import FixedPrompts
+from rootsam_lib.inference import segment
+from rootsam_lib.intervals import Parts, difference, estimates, relative_gain, tube_weights
+from rootsam_lib.metrics import (
+    DEFINITIONS,
+    Counts,
+    boundary_f,
+    cl_dice,
+    class_mean_iou,
+    count,
+    dice,
+    dilate,
+    false_mm_per_cm2,
+    iou,
+    precision,
+    recall,
+)
+from rootsam_lib.progress import progress
+from rootsam_lib.prompts import Prompts, click_prompt, fixed_prompts, next_click, stack_prompts
+from rootsam_lib.results import provenance
+from rootsam_lib.sam import RootSAM, resize_logits, weights_hash, zoomed
+from rootsam_lib.scans import Patch, Scan, check_masks
+from rootsam_lib.traits import root_length_mm
+
+Predictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
+POSTER = FixedPrompts()
+CLICKS = (0, 1, 3, 5, 10, 20)
+THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
+
+
+class ModelPredictor:
+    """A model as a predictor: an image of one patch is decoded at once, a larger one in blended tiles.
+
+    zoom: how much images are enlarged for the encoder. tile_size: px. The features of the last patch are kept, so that
+    asking again is cheap.
+    """
+
+    def __init__(self, model: RootSAM, zoom: float = 1.0, tile_size: int = 512):
+        self.model, self.zoom, self.tile_size = model.eval(), zoom, tile_size
+        self._image, self._embedding = None, None
+
+    def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
+        if max(image.shape[:2]) > self.tile_size:
+            return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom).mask
+        return self._decode(image, prompts, None)[0]
+
+    def session(self, image: np.ndarray) -> Callable[[Prompts | None], np.ndarray]:
+        """One image's correction: call it without prompts, then with all clicks so far.
+
+        The last logits are fed back with all clicks stamped into them, as in training.
+        """
+        logits = None
+
+        def answer(prompts: Prompts | None) -> np.ndarray:
+            nonlocal logits
+            fed = None
+            if prompts is not None and logits is not None:
+                fed = click_prompt(logits, *stack_prompts([prompts], self.model.device), image.shape[1])
+            mask, logits = self._decode(image, prompts, fed)
+            return mask
+
+        return answer
+
+    @torch.no_grad()
+    def _decode(self, image: np.ndarray, prompts: Prompts | None, fed: torch.Tensor | None):
+        """The mask of a patch and its logits."""
+        if self._image is not image:
+            features = self.model.encode(np.ascontiguousarray(image)[None], zoomed(len(image), self.zoom))
+            self._image, self._embedding = image, self.model.embed(features)
+        given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
+        logits = self.model.decode(self._embedding, *given, fed).logits
+        return (resize_logits(logits, image.shape[:2])[0, 0] > 0).cpu().numpy(), logits
+
+
+# --- Scores of one image, and of many
+
+
+class Score(NamedTuple):
+    """What one image contributes: pixel counts against the truth, and against the truth dilated by one pixel;
+    centre-line Dice; boundary F-score; and, where the image has no root, the falsely found mm and the window's cm2."""
+
+    raw: Counts
+    dilated: Counts
+    cl_dice: float
+    boundary_f: float
+    false_mm: float
+    cm2: float
+
+
+def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> Score:
+    """Score one mask, bool (H, W), against its truth."""
+    raw, soil, area = count(prediction, truth), not truth.any(), 0.0
+    false_mm = 0.0
+    if soil and mm_per_px:
+        area = prediction.size * mm_per_px**2 / 100
+        false_mm = false_mm_per_cm2(prediction, mm_per_px) * area if prediction.any() else 0.0
+    shape = (1.0, 1.0) if soil else (cl_dice(prediction, truth), boundary_f(prediction, truth))
+    return Score(raw, count(prediction, dilate(truth)), *shape, false_mm, area)
+
+
+def summary_parts(scores: Sequence[Score]) -> dict[str, Parts]:
+    """All of `metrics.DEFINITIONS` as ratios of sums over images.
+
+    Means run over images with roots; images without are scored by their false roots only. Raises ValueError for none.
+    """
+    if not scores:
+        raise ValueError("there is no image to score: check the split and the limit.")
+    rooted = np.array([float(s.raw.tp + s.raw.fn > 0) for s in scores])
+    soil = 1 - rooted
+
+    def mean(of: Callable[[Score], float]) -> Parts:
+        return Parts(np.array([of(s) for s in scores]) * rooted, rooted)
+
+    def pooled(over: Callable[[Counts], int], under: Callable[[Counts], int], which: str = "raw") -> Parts:
+        counts = [getattr(s, which) for s in scores]
+        return Parts(np.array([float(over(c)) for c in counts]), np.array([float(under(c)) for c in counts]))
+
+    return {
+        "root_iou": mean(lambda s: iou(s.raw)),
+        "class_mean_iou": mean(lambda s: class_mean_iou(s.raw)),
+        "pooled_iou": pooled(lambda c: c.tp, lambda c: c.tp + c.fp + c.fn),
+        "dice": mean(lambda s: dice(s.raw)),
+        "pooled_dice": pooled(lambda c: 2 * c.tp, lambda c: 2 * c.tp + c.fp + c.fn),
+        "precision": mean(lambda s: precision(s.raw)),
+        "recall": mean(lambda s: recall(s.raw)),
+        "cl_dice": mean(lambda s: s.cl_dice),
+        "boundary_f": mean(lambda s: s.boundary_f),
+        "root_iou_dilated": mean(lambda s: iou(s.dilated)),
+        "pooled_dice_dilated": pooled(lambda c: 2 * c.tp, lambda c: 2 * c.tp + c.fp + c.fn, "dilated"),
+        "soil_false_alarm": Parts(np.array([float(s.raw.fp > 0) for s in scores]) * soil, soil),
+        "soil_false_mm_per_cm2": Parts(np.array([s.false_mm for s in scores]), np.array([s.cm2 for s in scores])),
+    }
+
+
+def score_images(
+    predictor: Predictor,
+    images: Sequence[Patch | Scan],
+    protocols: Sequence[FixedPrompts | None] = (None,),
+    note: str = "score",
+) -> list[list[Score]]:
+    """Ask for every image with each protocol's points, None for no prompt: a list of `Score`, one an image, for each.
+
+    Only pixels that show the scan count, not the mirrored padding of small scans.
+    """
+    scores: list[list[Score]] = [[] for _ in protocols]
+    for image in progress(images, note, "image", leave=False):
+        height, width = (n - p for n, p in zip(image.mask.shape, getattr(image, "padding", (0, 0)), strict=True))
+        truth = image.mask[:height, :width]
+        for protocol, own in zip(protocols, scores, strict=True):
+            prompts = None
+            if protocol is not None:
+                prompts = fixed_prompts(truth, image.name, protocol.n_root, protocol.n_soil, protocol.seed)
+            mask = predictor(image.image, prompts)[:height, :width]
+            own.append(score_mask(mask, truth, image.mm_per_px))
+    return scores
+
+
+# --- Correction
+
+
+def jittered_click(
+    truth: np.ndarray, prediction: np.ndarray, jitter: float, rng: np.random.Generator
+) -> tuple[float, float, int] | None:
+    """`next_click`, moved by a normal error of `jitter` px, as far as it stays in the kind of mistake that it marks.
+
+    A click in the exact middle flatters a model. None when nothing is wrong.
+    """
+    click = next_click(truth, prediction)
+    if click is None or not jitter:
+        return click
+    x, y = (click[:2] + rng.normal(0, jitter, 2)).round().astype(int)
+    wrong = (truth & ~prediction) if click[2] else (prediction & ~truth)
+    inside = 0 <= y < wrong.shape[0] and 0 <= x < wrong.shape[1] and wrong[y, x]
+    return (float(x), float(y), click[2]) if inside else click
+
+
+def correct(
+    predictor: Predictor, image: np.ndarray, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float
+) -> list[np.ndarray]:
+    """The masks with 0, 1, ... `clicks` clicks. Where nothing is wrong any more the mask stays."""
+    ask = predictor.session(image) if hasattr(predictor, "session") else lambda prompts: predictor(image, prompts)
+    masks, given = [ask(None)], []
+    while len(masks) <= clicks:
+        click = jittered_click(truth, masks[-1], jitter, rng)
+        if click is None:
+            return masks + masks[-1:] * (clicks + 1 - len(masks))
+        given.append(click)
+        rows = np.array(given, np.float32)
+        masks.append(ask(Prompts(rows[:, :2], rows[:, 2].astype(np.int64))))
+    return masks
+
+
+def correction_parts(
+    predictor: Predictor,
+    patches: Sequence[Patch],
+    clicks: Sequence[int] = CLICKS,
+    jitter: float = 2.0,
+    seed: int = 0,
+) -> dict[str, Parts]:
+    """Scores after so many simulated clicks, over the patches with roots: "root_iou@k", "cl_dice@k", "length_bias@k"
+    (found / true root length - 1, pooled), and for each threshold t "noc@t" (clicks until root IoU reaches t, failures
+    counted as the most clicks) and "failures@t" (share of patches that do not reach it).
+
+    Clicks come from the truth: they tell what a perfectly informed person would reach. Raises ValueError without roots.
+    """
+    rooted = [patch for patch in patches if patch.mask.any()]
+    if not rooted:
+        raise ValueError("none of the patches has a root, so there is nothing to correct: take more patches.")
+    most, rows = max(clicks), []
+    for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
+        rng = np.random.default_rng([seed, number])
+        masks = correct(predictor, patch.image, patch.mask, most, rng, jitter)
+        ious = [iou(count(mask, patch.mask)) for mask in masks]
+        scale = patch.mm_per_px or 1.0
+        true_mm = root_length_mm(patch.mask, scale)
+        row = {f"root_iou@{k}": (ious[k], 1) for k in clicks}
+        row |= {f"cl_dice@{k}": (cl_dice(masks[k], patch.mask), 1) for k in clicks}
+        row |= {f"length_bias@{k}": (root_length_mm(masks[k], scale) - true_mm, true_mm) for k in clicks}
+        for t in THRESHOLDS:
+            reached = next((k for k, value in enumerate(ious) if value >= t), None)
+            row |= {f"noc@{t:g}": (most if reached is None else reached, 1), f"failures@{t:g}": (reached is None, 1)}
+        rows.append(row)
+    return {key: Parts(*np.array([row[key] for row in rows], float).T) for key in rows[0]}
+
+
+# --- All protocols, for several predictors
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor],
+    patches: Sequence[Patch],
+    protocol: FixedPrompts = POSTER,
+    scans: Sequence[Scan] = (),
+    clicked: Sequence[Patch] = (),
+    prompted: Sequence[str] | None = None,
+    draws: int = 2000,
+) -> dict[str, object]:
+    """All protocols for several predictors on the same images with the same points; a results dictionary.
+
+    predictors: by the name of their row. prompted: those that take prompts (None: all); the others have automatic rows
+    only. scans, clicked: what the whole-scan and the correction protocol run on, if anything.
+    "tables" holds one table a protocol: {row: {metric: [value, low, high]}}, 95 % intervals by `intervals`; "gains" the
+    paired change from the first row to each other, relative for class-mean IoU. "counts" are the pixel counts of every
+    patch with fixed prompts.
+    """
+    check_masks([*patches, *scans])
+    prompted = list(predictors) if prompted is None else list(prompted)
+    rng = np.random.default_rng(protocol.seed)
+    weights = tube_weights([p.tube for p in patches], rng, draws)
+    parts: dict[str, dict[str, dict[str, Parts]]] = {"fixed prompts": {}, "automatic": {}}
+    counts = {}
+    for name, predictor in predictors.items():
+        asked = (None, protocol) if name in prompted else (None,)
+        automatic, *fixed = score_images(predictor, patches, asked, f"{name}: patches")
+        parts["automatic"][name] = summary_parts(automatic)
+        for scores in fixed:
+            parts["fixed prompts"][name] = summary_parts(scores)
+            counts[name] = [tuple(s.raw) for s in scores]
+    draws_of = {"fixed prompts": weights, "automatic": weights}
+    if scans:
+        draws_of["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
+        parts["whole scans"] = {
+            name: summary_parts(score_images(predictor, scans, note=f"{name}: whole scans")[0])
+            for name, predictor in predictors.items()
+        }
+    rooted = [patch for patch in clicked if patch.mask.any()]
+    if rooted:
+        draws_of["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
+        parts["correction"] = {
+            name: correction_parts(predictors[name], rooted, seed=protocol.seed) for name in prompted
+        }
+    return {
+        "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
+        "images": {
+            "patches_with_roots": sum(bool(p.mask.any()) for p in patches),
+            "patches_without_roots": sum(not p.mask.any() for p in patches),
+            "scans": len(scans),
+            "corrected_patches": len(rooted),
+            "tubes": len({p.tube for p in patches}),
+        },
+        "intervals": f"95 %, bootstrap of {draws} draws over tubes, paired between rows",
+        "definitions": DEFINITIONS,
+        "models": {name: about_predictor(predictor) for name, predictor in predictors.items()},
+        "tables": {
+            table: {name: estimates(row, draws_of[table]) for name, row in rows.items()}
+            for table, rows in parts.items()
+        },
+        "gains": {table: gains(rows, draws_of[table]) for table, rows in parts.items()},
+        "patches": [{"name": p.name, "tube": p.tube} for p in patches],
+        "counts": {"order": list(Counts._fields), **counts},
+        "provenance": provenance(device_of(predictors)),
+    }
+
+
+def gains(rows: Mapping[str, Mapping[str, Parts]], weights: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """The paired change of every score from the first row, and class-mean IoU's relative change as well."""
+    first, *others = rows
+    changes = {}
+    for name in others:
+        changes[name] = {key: list(difference(part, rows[first][key], weights)) for key, part in rows[name].items()}
+        if "class_mean_iou" in rows[name]:
+            pair = rows[name]["class_mean_iou"], rows[first]["class_mean_iou"]
+            changes[name]["class_mean_iou_relative"] = list(relative_gain(*pair, weights))
+    return changes
+
+
+def about_predictor(predictor: Predictor) -> dict[str, object]:
+    """What a row was made by: a model's label, weights and settings, or a baseline's own description."""
+    if isinstance(predictor, ModelPredictor):
+        model, settings = predictor.model, {"zoom": predictor.zoom, "tile_size": predictor.tile_size}
+        return {"model": model.label, "weights": weights_hash(model), **settings}
+    return {"model": getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))}
+
+
+def device_of(predictors: Mapping[str, Predictor]) -> torch.device:
+    """The device of the first model among predictors, else the CPU."""
+    models = [p.model for p in predictors.values() if isinstance(p, ModelPredictor)]
+    return models[0].device if models else torch.device("cpu")

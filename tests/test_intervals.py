@@ -1,0 +1,65 @@
+"""Intervals against hand-computed cases, a normal approximation, and the rules that they are built on."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from rootsam_lib.intervals import Parts, difference, estimate, interval, relative_gain, tube_weights
+
+
+def test_images_of_one_tube_are_drawn_together():
+    weights = tube_weights(["a", "b", "a", "c"], np.random.default_rng(0), 500)
+    assert weights.shape == (500, 4) and (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all(), "three tubes are drawn in every sample"
+    assert (weights[:, 0] != weights[:, 1]).any()
+    with pytest.raises(ValueError, match="no image"):
+        tube_weights([], np.random.default_rng(0))
+
+
+def test_one_tube_has_no_spread_and_many_alike_have_none_either():
+    one = tube_weights(["a"] * 5, np.random.default_rng(0), 50)
+    values = Parts(np.arange(5.0), np.ones(5))
+    assert estimate(values, one) == (2.0, 2.0, 2.0)
+    alike = tube_weights(list("abcde"), np.random.default_rng(0), 50)
+    assert estimate(Parts(np.full(5, 0.25), np.ones(5)), alike) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_against_scipy():
+    values = np.random.default_rng(1).random(60)
+    ours = estimate(
+        Parts(values, np.ones(60)), tube_weights([str(i) for i in range(60)], np.random.default_rng(2), 9000)
+    )
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=9000, rng=3).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.006) and ours.high == pytest.approx(theirs.high, abs=0.006)
+
+
+def test_patches_of_few_tubes_are_less_sure_than_as_many_of_many():
+    values = np.repeat(np.random.default_rng(0).random(8), 10)  # 8 tubes, 10 patches each, all alike within a tube
+    tubes, patches = [f"{i // 10}" for i in range(80)], [str(i) for i in range(80)]
+    spans = []
+    for names in (tubes, patches):
+        found = estimate(Parts(values, np.ones(80)), tube_weights(names, np.random.default_rng(0), 3000))
+        spans.append(found.high - found.low)
+    assert spans[0] > 2 * spans[1]
+
+
+def test_paired_differences_are_surer_than_their_parts():
+    rng = np.random.default_rng(0)
+    easy = rng.random(40)  # some images are easy for every model
+    old, new = Parts(easy, np.ones(40)), Parts(easy + 0.02, np.ones(40))
+    weights = tube_weights([str(i) for i in range(40)], rng, 2000)
+    assert difference(new, old, weights) == pytest.approx((0.02, 0.02, 0.02))
+    assert estimate(new, weights).high - estimate(new, weights).low > 0.1
+    gain = relative_gain(new, old, weights)
+    assert gain.value == pytest.approx(0.02 / easy.mean()) and gain.low < gain.value < gain.high
+
+
+def test_what_nothing_counts_for_is_not_a_number():
+    nothing = Parts(np.zeros(3), np.zeros(3))
+    weights = tube_weights(list("abc"), np.random.default_rng(0), 10)
+    assert all(math.isnan(x) for x in estimate(nothing, weights))
+    assert all(math.isnan(x) for x in relative_gain(nothing, nothing, weights))
+    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
