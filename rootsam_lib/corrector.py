@@ -2,8 +2,8 @@
 
 The mask is a function of the image, the weights and the list of clicks: the first mask's logits go back into the
 decoder with every click stamped into them. So taking a click back, moving one or reading a list from a file costs one
-decoding and ends at the same mask. (Feeding each answer into the next question, as `evaluation.correct` does, needs
-all answers in between, and ended no better on drawn scans.)
+decoding and ends at the same mask. (Feeding each answer into the next question, as training does, needs all answers in
+between, and ended no better on drawn scans.)
 
 An image larger than a tile is cut as `inference.segment` cuts it, each tile encoded once; a click is shown to the tiles
 that it lies in, and their logits fade into their neighbours'.

@@ -18,6 +18,7 @@ from skimage.morphology import skeletonize
 
 from rootsam_lib.corrector import Corrector
 from rootsam_lib.datasets import load_scans
+from rootsam_lib.intervals import interval, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.progress import progress
 from rootsam_lib.prompts import next_click
@@ -130,14 +131,11 @@ def summarise(
     if not rows:
         raise ValueError("no scan was annotated: check the split and the limit.")
     rng = np.random.default_rng(seed)
-    tubes = sorted({row["tube"] for row in rows})
+    tubes = [row["tube"] for row in rows]
     needed = np.array([clicks_until(row["root_iou"], share * row["root_iou"][-1]) for row in rows], float)
-    members = [np.flatnonzero([row["tube"] == tube for row in rows]) for tube in tubes]
-    clicks, minutes = [], []
-    for _ in range(draws):
-        drawn = np.concatenate([members[i] for i in rng.integers(len(tubes), size=len(tubes))])
-        clicks.append(needed[drawn].mean())
-        minutes.append(times.minutes(clicks[-1], rng))
+    weights = tube_weights(tubes, rng, draws)
+    clicks = weights @ needed / weights.sum(axis=1)
+    minutes = np.array([times.minutes(mean, rng) for mean in clicks])
     after = {}
     for k in sorted({0, 1, 3, 5, 10, len(rows[0]["root_iou"]) - 1}):
         if k < len(rows[0]["root_iou"]):
@@ -149,11 +147,11 @@ def summarise(
     given = sum(row["given"] for row in rows)
     return {
         "scans": len(rows),
-        "tubes": len(tubes),
+        "tubes": len(set(tubes)),
         "clicks": float(needed.mean()),
-        "clicks_interval": np.percentile(clicks, (2.5, 97.5)).tolist(),
+        "clicks_interval": list(interval(clicks)),
         "minutes": float(times.minutes(needed.mean())),
-        "minutes_interval": np.percentile(minutes, (2.5, 97.5)).tolist(),
+        "minutes_interval": list(interval(minutes)),
         "obeyed_share": sum(row["obeyed"] for row in rows) / given if given else 1.0,
         "after_clicks": after,
     }

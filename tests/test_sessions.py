@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 
 from rootsam_lib.corrector import Click, Corrector, parse_clicks
-from rootsam_lib.evaluation import correct
 from rootsam_lib.inference import segment
-from rootsam_lib.prompts import next_click
-from rootsam_lib.sam import build_sam
+from rootsam_lib.prompts import click_prompt, next_click
+from rootsam_lib.sam import build_sam, resize_logits
 from rootsam_lib.scans import Scan, read_mask
 from rootsam_lib.sessions import ImageFiles, Session, read_log, replay
 from rootsam_lib.triage import triage
@@ -49,19 +48,24 @@ def test_clicks_in_a_parameter():
             parse_clicks(f"1,1,1;{bad}")
 
 
-def test_without_clicks_it_is_the_automatic_mask(nano, small_scans):
+@torch.no_grad()
+def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
     scan = small_scans[0]
-    mask = Corrector(nano, scan.image).mask
-    assert mask.any() and np.array_equal(mask, correct(nano, nano.encode(scan.image[None]), scan.mask, 0)[0])
-    # Larger than a tile: the tiles, blended, are those of whole-scan inference.
-    whole = segment(nano, scan.image, 128, 16).mask
-    assert np.array_equal(Corrector(nano, scan.image, tile_size=128).mask, whole)
+    features = nano.encode(scan.image[None])
+    first = nano.decode(features).logits
+    corrector = Corrector(nano, scan.image)
+    automatic = (resize_logits(first, (256, 256))[0, 0] > 0).numpy()
+    assert automatic.any() and np.array_equal(corrector.mask, automatic)
+    x, y, label = next_click(scan.mask, automatic)
+    points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
+    answer = nano.decode(features, points, labels, click_prompt(first, points, labels, 256))
+    assert np.array_equal(corrector.ask([(x, y, label)]), (resize_logits(answer.logits, (256, 256))[0, 0] > 0).numpy())
+    assert corrector.predicted_iou == pytest.approx(float(answer.iou))
 
 
-def test_the_first_click_is_that_of_the_evaluation(nano, small_scans):
-    scan = small_scans[0]
-    masks = correct(nano, nano.encode(scan.image[None]), scan.mask, 1)
-    assert np.array_equal(Corrector(nano, scan.image).ask([next_click(scan.mask, masks[0])]), masks[1])
+def test_a_large_image_is_segmented_as_whole_scans_are(nano, small_scans):
+    whole = segment(nano, small_scans[0].image, 128, 16).mask
+    assert np.array_equal(Corrector(nano, small_scans[0].image, tile_size=128).mask, whole)
 
 
 def test_any_way_to_a_list_of_clicks_ends_at_the_same_mask(nano, small_scans):
@@ -221,7 +225,7 @@ KILLED = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from rootsam_lib.sam import build_sam
+from rootsam_lib.sam import build_sam, resize_logits
 from rootsam_lib.scans import Scan
 from rootsam_lib.sessions import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
