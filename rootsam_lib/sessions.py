@@ -25,6 +25,7 @@ from rootsam_lib.corrector import Click, Corrector
 from rootsam_lib.results import shown, write_json, write_text
 from rootsam_lib.sam import RootSAM, weights_hash
 from rootsam_lib.scans import Scan, open_image, parse_date, parse_dpi, parse_tube, read_image
+from rootsam_lib.traits import measure as measure_traits
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 UNDO_STEPS = 200
@@ -73,6 +74,11 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     os.replace(partial, path)
 
 
+def traits(mask: np.ndarray, scan: Scan) -> dict[str, float]:
+    """`traits.measure` of a mask, or nothing where the size of a pixel is not known."""
+    return measure_traits(mask, scan.mm_per_px) if scan.mm_per_px else {}
+
+
 def read_log(path: str | Path) -> dict:
     """A click log. Raises FileNotFoundError or ValueError, in one sentence, where there is none or it is damaged."""
     path = Path(path)
@@ -118,8 +124,9 @@ class Session:
     """A person's way through a list of images. One image is open, and only that one's embedding is kept.
 
     folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `ImageFiles`; where a scan
-    has a mask it serves the error view only. zoom, tile_size, start: see `Corrector`. measure: what else the
-    CSV shall say of a finished mask, a function of (mask, scan) that returns a dictionary of numbers, such as traits.
+    has a mask it serves the error view only. zoom, tile_size, start: see `Corrector`. measure: what the CSV says of a
+    mask beside its pixels, a function of (mask, scan) that returns a dictionary of numbers. It may take seconds, so it
+    runs when an image is done, left or saved, and not at every click.
     clock: seconds since 1970. Raises ValueError for names that repeat or cannot be files, and for logs of other weights
     or another setting.
     """
@@ -132,7 +139,7 @@ class Session:
         zoom: float = 1.0,
         tile_size: int = 1024,
         start: str = "automatic",
-        measure: Callable[[np.ndarray, Scan], Mapping[str, float]] | None = None,
+        measure: Callable[[np.ndarray, Scan], Mapping[str, float]] = traits,
         clock: Callable[[], float] = time.time,
     ):
         self.folder, self.scans, self.model = Path(folder), scans, model
@@ -282,7 +289,7 @@ class Session:
 
     def _finish_row(self) -> None:
         row = self.rows.get(self.name)
-        if row and self.measure and row["state"] == "open":
+        if row and row["state"] == "open":
             self._save("open", measured=True)
 
     def _save(self, state: str, measured: bool = False) -> None:
@@ -299,9 +306,10 @@ class Session:
             "root_pixels": int(self.mask.sum()),
             "predicted_iou": round(self.corrector.predicted_iou, 4),
         }
-        if measured and self.measure:
+        if measured:
             said = self.measure(self.mask, self.scan)
-            row |= {key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()}
+            plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()}
+            row |= {key: None if value != value else value for key, value in plain.items()}  # NaN: empty in the CSV
         height, width = self.mask.shape
         log = {
             "image": {
