@@ -12,7 +12,8 @@ const STYLE = `
 .rootsam .frame { height: 520px; background: #2b2b2b; overflow: hidden; border-radius: 4px; }
 .rootsam canvas { display: block; width: 100%; height: 100%; cursor: crosshair; touch-action: none; outline: none; }
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
-.rootsam .said { color: #c62020; }
+.rootsam .said.wrong { color: #c62020; }
+.rootsam label { display: inline-flex; align-items: center; gap: 4px; }
 .rootsam .help { display: none; columns: 2; margin: 4px 0; padding: 6px 10px; border: 1px solid #9a9a9a; border-radius: 4px; }
 .rootsam .help.open { display: block; }
 .rootsam .key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 3px 0 8px; }
@@ -129,6 +130,7 @@ function render({ model, el }) {
     find(".state").textContent = `${of} click${of === 1 ? "" : "s"} · predicted IoU ${s.predicted_iou.toFixed(2)}` +
       (canvas.dataset.latency ? ` · ${canvas.dataset.latency} ms` : "");
     find(".said").textContent = s.message;
+    find(".said").classList.toggle("wrong", s.refused);
     find(".legend").innerHTML = s.view !== "error" ? "" :
       [["#94c11f", "found"], ["#e84a27", "missed"], ["#0056a4", "false root"]]
         .map(([colour, what]) => `<span class="key" style="background:${colour}"></span>${what}`).join("");

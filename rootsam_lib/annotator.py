@@ -59,7 +59,7 @@ class Annotator(anywidget.AnyWidget):
 
     def hear(self, message: dict) -> None:
         """Do what the browser asks for, and answer with the new state; what cannot be done is said there."""
-        session, said, before = self.session, "", self.session.position
+        session, said, refused, before = self.session, "", False, self.session.position
         number, place = message.get("number"), (message.get("x"), message.get("y"))
         actions = {
             "add": lambda: session.add(*place, message["label"]),
@@ -77,10 +77,10 @@ class Annotator(anywidget.AnyWidget):
             actions[message["do"]]()
             said = {"save": f"saved in {session.folder.name}/"}.get(message["do"], "")
         except (ValueError, IndexError, KeyError, TypeError, OSError) as error:
-            said = str(error) or type(error).__name__
-        self._show(said, opened=session.position != before)
+            said, refused = str(error) or type(error).__name__, True
+        self._show(said, refused, opened=session.position != before)
 
-    def _show(self, message: str, opened: bool = False) -> None:
+    def _show(self, message: str, refused: bool = False, opened: bool = False) -> None:
         session = self.session
         truth = session.scan.mask if self._view == "error" else None
         self._answers += 1
@@ -103,6 +103,7 @@ class Annotator(anywidget.AnyWidget):
                 "width": width,
                 "height": height,
                 "message": message,
+                "refused": refused,
             }
 
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict] | dict | None:

@@ -64,7 +64,8 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(session):
     before = widget.layer
     for message in ({"do": "add", "x": 999, "y": 1, "label": 1}, {"do": "remove", "number": 3}, {"do": "fly"}, {}):
         widget.hear(message)
-        assert widget.status["message"] and widget.layer == before and widget.points == []
+        assert widget.status["message"] and widget.status["refused"]
+        assert widget.layer == before and widget.points == []
 
 
 def test_layers_hold_the_masks_to_the_pixel(session):
