@@ -115,8 +115,14 @@ def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> s
 
 
 def store_outputs(executed: Path, path: Path) -> None:
-    """Write an executed copy back as the notebook itself, without what papermill notes about its machine and clock."""
+    """Write an executed copy back as the notebook itself, without what papermill notes about its machine and clock.
+
+    A widget lives with its kernel: of one, only the picture beside it is kept.
+    """
     notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     for part in (notebook, *notebook.cells):
         for key in ("papermill", "execution"):
             part.metadata.pop(key, None)

@@ -28,7 +28,7 @@ def lesson(request):
 
 
 def test_there_are_lessons():
-    assert [path.name[:2] for path in LESSONS][:7] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in LESSONS][:8] == ["00", "01", "02", "03", "04", "05", "06", "07"]
 
 
 def test_parts_in_order(lesson):
@@ -188,6 +188,18 @@ def test_rerun_of_training_and_evaluation_on_another_rate(tmp_path):
     fewer = run("05", tmp_path, **small, N_ROOT=1)
     assert scores["stage1_root_iou"] != fewer["stage1_root_iou"]
     assert scores["stage2_root_iou"] != scores["base_root_iou"]
+
+
+def test_rerun_of_the_clicks(tmp_path):
+    small = {"LIMIT": 4, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1}
+    small |= {"SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
+    none = run("07", tmp_path, **small, CLICKS="")
+    some = run("07", tmp_path, **small, CLICKS="300,300,1;600,500,0")
+    assert none["clicks"] == 0 and none["after_root_pixels"] == none["before_root_pixels"]
+    assert some["clicks"] == 2 and some["before_root_pixels"] == none["before_root_pixels"]
+    assert some["after_root_pixels"] != none["after_root_pixels"]
+    with pytest.raises(papermill.PapermillExecutionError, match="is not x,y,label"):
+        run("07", tmp_path, **small, CLICKS="300;300")
 
 
 def test_a_folder_of_small_images_without_resolution(tmp_path):

@@ -1,0 +1,124 @@
+"""Masks and clicks in other programs' files and back, and corrected masks as training data."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rootsam_lib.annotations import (
+    annotation_clicks,
+    export_folder,
+    from_rle,
+    from_rootpainter,
+    paint_clicks,
+    read_coco,
+    save_png,
+    to_rle,
+    to_rootpainter,
+    write_coco,
+)
+from rootsam_lib.corrector import Click
+from rootsam_lib.datasets import load_parts, load_scans
+from rootsam_lib.scans import Scan, read_mask
+from rootsam_lib.stages import stage2
+from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.training import train_stage
+
+
+def test_run_lengths_go_down_the_columns():
+    # Column by column this reads 0 1 | 0 1 | 1 0: one soil, one root, one soil, two roots, one soil.
+    mask = np.array([[0, 0, 1], [1, 1, 0]], bool)
+    assert to_rle(mask) == {"size": [2, 3], "counts": [1, 1, 1, 2, 1]}
+    # The first pixel is root: the soil before it is counted as 0.
+    assert to_rle(~mask) == {"size": [2, 3], "counts": [0, 1, 1, 1, 2, 1]}
+    assert np.array_equal(from_rle({"size": [2, 3], "counts": [1, 1, 1, 2, 1]}), mask)
+
+
+def test_run_lengths_round_trip():
+    rng = np.random.default_rng(0)
+    masks = [rng.random(shape) > share for shape in ((1, 1), (7, 3), (64, 50)) for share in (0.0, 0.3, 0.9, 1.0)]
+    for mask in masks:
+        rle = to_rle(mask)
+        assert np.array_equal(from_rle(rle), mask) and sum(rle["counts"]) == mask.size
+        assert sum(rle["counts"][1::2]) == mask.sum()
+    with pytest.raises(ValueError, match="cover 5 pixels of an image of 2 × 3"):
+        from_rle({"size": [2, 3], "counts": [5]})
+    with pytest.raises(ValueError, match="compressed"):
+        from_rle({"size": [2, 3], "counts": "abc"})
+
+
+def test_coco_file(tmp_path):
+    mask = np.zeros((6, 9), bool)
+    mask[2:4, 3:8] = True
+    file = write_coco(tmp_path / "roots.json", {"a.png": mask, "b.png": np.zeros((4, 4), bool)})
+    content = json.loads(file.read_text())
+    assert content["annotations"][0]["bbox"] == [3, 2, 5, 2] and content["annotations"][0]["area"] == 10
+    assert content["annotations"][1]["bbox"] == [0, 0, 0, 0]
+    back = read_coco(file)
+    assert np.array_equal(back["a.png"], mask) and not back["b.png"].any()
+    file.write_text(json.dumps({"images": []}))
+    with pytest.raises(ValueError, match=r"roots\.json is not COCO with run lengths"):
+        read_coco(file)
+
+
+def test_rootpainter_both_ways(tmp_path):
+    clicks = [Click(10, 12, 1), Click(30, 5, 0), Click(40, 28, 1)]
+    root, soil = paint_clicks(clicks, (32, 48), radius=2)
+    assert root.sum() == 2 * 13 and soil.sum() == 13, "a disk of radius 2 has 13 pixels"
+    file = save_png(tmp_path / "annotations" / "x.png", to_rootpainter(root, soil))
+    pixels = np.asarray(Image.open(file))
+    assert tuple(pixels[12, 10, :3]) == (255, 0, 0) and tuple(pixels[5, 30, :3]) == (0, 255, 0)
+    assert (pixels[..., 3] > 0).sum() == 39
+    back = from_rootpainter(file)
+    assert np.array_equal(back[0], root) and np.array_equal(back[1], soil)
+    assert sorted(annotation_clicks(*back)) == sorted(clicks), "one click a dab, in its middle"
+    later, _ = paint_clicks([Click(5, 5, 1), Click(5, 5, 0)], (9, 9), radius=1)
+    assert not later.any(), "the later of two dabs stays"
+
+
+def test_foreign_annotations_are_refused(tmp_path):
+    both = np.ones((2, 2), bool)
+    with pytest.raises(ValueError, match="4 pixels are root and soil at once"):
+        to_rootpainter(both, both)
+    with pytest.raises(ValueError, match="no transparency"):
+        from_rootpainter(save_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)))
+    blue = np.zeros((4, 4, 4), np.uint8)
+    blue[0, 0] = (0, 0, 255, 180)
+    with pytest.raises(ValueError, match="other colours"):
+        from_rootpainter(save_png(tmp_path / "b.png", blue))
+
+
+def test_corrected_masks_are_read_as_a_folder_dataset(tmp_path):
+    rng = np.random.default_rng(1)
+    scans = [
+        Scan(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), None, f"scan{i}", f"T{i // 2:03d}", "", 25.4 / 300)
+        for i in range(16)
+    ]
+    masks = [rng.random((40, 60)) > 0.8 for _ in scans]
+    parts = load_parts("folder", "test", export_folder(tmp_path / "corrected", scans, masks))
+    read = {scan.name: scan for part in parts.values() for scan in part}
+    assert all(parts[part] for part in ("train", "select", "test")) and "T003_scan6" in read
+    for scan, mask in zip(scans, masks, strict=True):
+        if found := read.get(f"{scan.tube}_{scan.name}"):
+            assert found.tube == scan.tube and found.mm_per_px == pytest.approx(scan.mm_per_px, rel=1e-3)
+            assert np.array_equal(found.image, scan.image) and np.array_equal(found.mask, mask)
+    assert not {s.tube for s in parts["train"]} & {s.tube for s in parts["test"]}
+    stated = tmp_path / "stated"
+    export_folder(stated, scans[:4], masks[:4], "train")
+    export_folder(stated, scans[8:10], masks[8:10], "valid")
+    assert len(load_scans("folder", "train", stated)) == 4 and len(load_scans("folder", "valid", stated)) == 2
+
+
+def test_a_model_trains_on_a_corrected_folder(tmp_path):
+    scans = [s for s in synthetic_scans("train", 8, seed=3, height=128, width=128) if s.mask.mean() > 0.01][:3]
+    learn = load_scans("folder", "all", export_folder(tmp_path / "corrected", scans, [s.mask for s in scans]))
+    assert [s.tube for s in learn] == [s.tube for s in scans]
+    brief = stage2("nano", epochs=1, patch_size=128, views=1)
+    assert len(train_stage(brief, learn[1:], learn[:1], tmp_path / "runs").history) == 1
+
+
+def test_masks_as_png(tmp_path):
+    mask = np.random.default_rng(2).random((9, 7)) > 0.7
+    file = save_png(tmp_path / "deep" / "m.png", mask)
+    assert set(np.unique(np.asarray(Image.open(file)))) == {0, 255} and np.array_equal(read_mask(file), mask)

@@ -1,0 +1,343 @@
+"""Clicks, undo, files, reopening, replay, refusals, triage: a session without any browser."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from rootsam_lib.corrector import Click, Corrector, parse_clicks
+from rootsam_lib.inference import segment
+from rootsam_lib.prompts import click_prompt, next_click
+from rootsam_lib.sam import build_sam, resize_logits
+from rootsam_lib.scans import Scan, read_mask
+from rootsam_lib.sessions import ImageFiles, Session, read_log, replay
+from rootsam_lib.triage import triage
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build_sam("nano").eval()
+
+
+def tiny(number: int = 1, side: int = 64) -> list[Scan]:
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 255, (number, side, side, 3), dtype=np.uint8)
+    return [Scan(image, None, f"i{n:03d}", f"T{n:03d}") for n, image in enumerate(images)]
+
+
+def table(folder) -> list[dict[str, str]]:
+    with open(folder / "session.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- The corrector
+
+
+def test_clicks_in_a_parameter():
+    assert parse_clicks("3,4,1; 5,6,0;") == [Click(3, 4, 1), Click(5, 6, 0)] and parse_clicks(" ") == []
+    for bad in ("3,4", "3,4,2", "a,b,1", "3.5,4,1", "3,4,1,5"):
+        with pytest.raises(ValueError, match=r"is not x,y,label: give whole pixels"):
+            parse_clicks(f"1,1,1;{bad}")
+
+
+@torch.no_grad()
+def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
+    scan = small_scans[0]
+    features = nano.encode(scan.image[None])
+    first = nano.decode(features).logits
+    corrector = Corrector(nano, scan.image)
+    automatic = (resize_logits(first, (256, 256))[0, 0] > 0).numpy()
+    assert automatic.any() and np.array_equal(corrector.mask, automatic)
+    x, y, label = next_click(scan.mask, automatic)
+    points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
+    answer = nano.decode(features, points, labels, click_prompt(first, points, labels, 256))
+    assert np.array_equal(corrector.ask([(x, y, label)]), (resize_logits(answer.logits, (256, 256))[0, 0] > 0).numpy())
+    assert corrector.predicted_iou == pytest.approx(float(answer.iou))
+
+
+def test_a_large_image_is_segmented_as_whole_scans_are(nano, small_scans):
+    whole = segment(nano, small_scans[0].image, 128, 16).mask
+    assert np.array_equal(Corrector(nano, small_scans[0].image, tile_size=128).mask, whole)
+
+
+def test_any_way_to_a_list_of_clicks_ends_at_the_same_mask(nano, small_scans):
+    image = small_scans[1].image
+    for tile_size in (1024, 128):
+        one, other = Corrector(nano, image, tile_size=tile_size), Corrector(nano, image, tile_size=tile_size)
+        wanted = [(40, 50, 1), (200, 210, 0), (128, 120, 1)]
+        straight = one.ask(wanted).copy()
+        for detour in ([(9, 9, 0)], [(40, 50, 1)], [], [(200, 210, 0), (40, 50, 1)]):
+            other.ask(detour)
+        assert np.array_equal(other.ask(wanted), straight) and other.predicted_iou == one.predicted_iou
+        assert np.array_equal(one.ask([]), Corrector(nano, image, tile_size=tile_size).mask)
+
+
+def test_a_click_decodes_only_the_tiles_that_it_lies_in(nano, small_scans, monkeypatch):
+    corrector = Corrector(nano, small_scans[0].image, tile_size=128)  # three by three, at 0, 64 and 128
+    calls, decode = [], nano.decode
+    monkeypatch.setattr(nano, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
+    before = corrector.mask
+    corrector.ask([(10, 10, 1)])
+    assert len(calls) == 1 and np.array_equal(corrector.mask[128:], before[128:])
+    corrector.ask([(10, 10, 1), (100, 10, 0)])
+    assert len(calls) == 3, "a click where two tiles overlap is shown to both"
+
+
+def test_any_size_and_an_empty_start(nano):
+    rng = np.random.default_rng(0)
+    for height, width in ((50, 130), (33, 20), (300, 70)):
+        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        corrector = Corrector(nano, image, tile_size=128, start="empty")
+        assert corrector.mask.shape == (height, width) and not corrector.mask.any()
+        assert corrector.ask([(width - 1, height - 1, 1)]).shape == (height, width)
+
+
+def test_what_cannot_be_is_refused(nano):
+    image = tiny()[0].image
+    with pytest.raises(ValueError, match="multiple of 32"):
+        Corrector(nano, image, tile_size=100)
+    with pytest.raises(ValueError, match="choose one of automatic, empty"):
+        Corrector(nano, image, start="full")
+    corrector = Corrector(nano, image)
+    with pytest.raises(ValueError, match="outside the image of 64 × 64 px"):
+        corrector.ask([(64, 3, 1)])
+    with pytest.raises(ValueError, match="1 for root or 0 for soil"):
+        corrector.ask([(3, 3, 2)])
+
+
+# --- The session
+
+
+def test_add_move_remove_undo_redo(tmp_path, nano):
+    session = Session(tmp_path, tiny(), nano)
+    masks = [session.mask.copy()]
+    for click in ((10, 10, 1), (50, 20, 0)):
+        session.add(*click)
+        masks.append(session.mask.copy())
+    session.move(0, 12, 30)
+    assert [c[:3] for c in session.clicks] == [(12, 30, 1), (50, 20, 0)]
+    session.remove(1)
+    assert [c[:3] for c in session.clicks] == [(12, 30, 1)]
+    for _ in range(2):
+        session.undo()
+    assert np.array_equal(session.mask, masks[2])
+    session.undo()
+    assert np.array_equal(session.mask, masks[1]) and len(session.clicks) == 1
+    session.redo()
+    assert np.array_equal(session.mask, masks[2])
+    session.add(30, 30, 1)  # a new click forgets what was undone
+    session.redo()
+    assert len(session.clicks) == 3
+    for _ in range(9):
+        session.undo()
+    assert session.clicks == () and np.array_equal(session.mask, masks[0])
+    with pytest.raises(IndexError, match="no click 4"):
+        session.remove(4)
+    session.add(1, 1, 1)
+    with pytest.raises(ValueError, match="outside"):
+        session.add(99, 1, 1)
+    assert len(session.clicks) == 1, "a refused click changes nothing"
+
+
+def test_files_after_every_click(tmp_path, nano):
+    now = [1000.0]
+    scans = tiny(2)
+    session = Session(tmp_path, scans, nano, zoom=2.0, clock=lambda: now[0], measure=lambda m, s: {"pixels": m.sum()})
+    for seconds, x in ((4, 10), (500, 20), (6, 30)):  # 500 s is a break and counts as 60
+        now[0] += seconds
+        session.add(x, 11, 1)
+        mask = read_mask(tmp_path / "masks" / "i000.png")
+        assert np.array_equal(mask, session.mask)
+    session.set_done()
+    log = read_log(tmp_path / "clicks" / "i000.json")
+    assert log["setting"]["zoom"] == 2.0 and len(log["setting"]["weights"]) == len(log["image"]["sha256"]) == 16
+    assert [(c["x"], c["label"]) for c in log["clicks"]] == [(10, 1), (20, 1), (30, 1)]
+    assert log["clicks"][2]["time"].startswith("1970-01-01T00:25:10") and 0 <= log["clicks"][0]["predicted_iou"] <= 1
+    session.next()
+    session.add(5, 5, 0)
+    rows = table(tmp_path)
+    assert [r["image"] for r in rows] == ["i000", "i001"] and [r["state"] for r in rows] == ["done", "open"]
+    assert rows[0]["seconds"] == "70.0" and rows[0]["clicks"] == "3" and rows[0]["pixels"] == rows[0]["root_pixels"]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
+    scan = small_scans[2]
+    session = Session(tmp_path, [scan], nano, tile_size=128)
+    for x, y, label in ((60, 70, 1), (130, 140, 0), (200, 30, 1)):
+        session.add(x, y, label)
+    session.move(1, 90, 91)
+    session.remove(0)
+    assert np.array_equal(replay(nano, scan.image, session.log_path("s2")), session.mask)
+
+
+def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
+    scan, other = tiny(2)
+    session = Session(tmp_path, [scan], nano)
+    session.add(9, 9, 1)
+    path = session.log_path(scan.name)
+    stranger = build_sam("nano", weights=None, seed=1)
+
+    def refused(kind, match, action):
+        with pytest.raises(kind, match=match) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+    refused(ValueError, "i000 was made with another setting .weights", lambda: Session(tmp_path, [scan], stranger))
+    refused(ValueError, "another setting .zoom 1.0 there, 2.0 here", lambda: Session(tmp_path, [scan], nano, zoom=2.0))
+    refused(ValueError, "weights", lambda: replay(stranger, scan.image, path))
+    refused(ValueError, "belongs to another image", lambda: replay(nano, other.image, path))
+    swapped = Scan(other.image, None, scan.name, scan.tube)
+    refused(ValueError, "belongs to another image", lambda: Session(tmp_path, [swapped], nano))
+    path.write_text(path.read_text()[:40])
+    refused(ValueError, "damaged", lambda: Session(tmp_path, [scan], nano))
+    refused(FileNotFoundError, "no click log", lambda: read_log(tmp_path / "clicks" / "nobody.json"))
+    refused(ValueError, "at least one image", lambda: Session(tmp_path, [], nano))
+    refused(ValueError, "two images are called i000", lambda: Session(tmp_path, [scan, scan], nano))
+    odd = Scan(scan.image, None, "../x", "T1")
+    refused(ValueError, "cannot be a file's name", lambda: Session(tmp_path, [odd], nano))
+
+
+def test_a_refused_image_leaves_the_session_where_it_was(tmp_path, nano):
+    scans = tiny(2)
+    session = Session(tmp_path, scans, nano)
+    session.open(1)
+    session.add(4, 4, 1)
+    session.open(0)
+    session.add(8, 8, 1)
+    session.scans = [scans[0], Scan(scans[0].image, None, "i001", "T001")]
+    with pytest.raises(ValueError, match="belongs to another image"):
+        session.next()
+    assert session.name == "i000" and session.mask.shape == (64, 64)
+    session.undo()
+    assert session.clicks == ()
+
+
+KILLED = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from rootsam_lib.sam import build_sam, resize_logits
+from rootsam_lib.scans import Scan
+from rootsam_lib.sessions import Session
+image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
+session = Session(sys.argv[1], [Scan(image, None, "i000", "T000")], build_sam("nano"))
+print("ready", flush=True)
+for n in range(10000):
+    session.add(n % 64, n // 64, n % 2)
+    print(len(session.clicks), flush=True)
+"""
+
+
+def test_a_killed_kernel_costs_at_most_the_last_click(tmp_path, nano):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    told = [process.stdout.readline() for _ in range(7)]
+    time.sleep(0.05)  # somewhere inside a click
+    process.send_signal(signal.SIGKILL)
+    told += process.stdout.read().splitlines()
+    process.wait()
+    session = Session(tmp_path, tiny(), nano)
+    assert len(session.clicks) in (int(told[-1]), int(told[-1]) + 1)
+    assert [c[:3] for c in session.clicks[:3]] == [(0, 0, 0), (1, 0, 1), (2, 0, 0)]
+    count = len(session.clicks)
+    session.undo()
+    assert len(session.clicks) == count - 1, "after a reopening, undo takes the last click back"
+
+
+def test_two_hundred_images_five_hundred_clicks_and_flat_memory(tmp_path, nano):
+    scans = tiny(200, 32)
+    session = Session(tmp_path, scans, nano)
+
+    def resident() -> float:
+        return psutil.Process().memory_info().rss / 2**20
+
+    session.add(3, 3, 1)
+    for _ in range(20):
+        session.next()
+        session.add(5, 6, 1)
+    early = resident()
+    for number in range(21, 200):
+        session.next()
+        session.add(number % 32, 7, number % 2)
+        session.set_done()
+    session.open(0)
+    for number in range(500):
+        session.add(number % 32, number // 32, number % 2)
+    assert resident() - early < 150, "memory grows with images or clicks"
+    mask, clicks = session.mask, session.clicks
+    again = Session(tmp_path, scans, nano)  # a new kernel
+    assert again.position == 0 and again.clicks == clicks and len(clicks) == 501
+    assert np.array_equal(again.mask, mask)
+    assert sum(again.is_done(i) for i in range(200)) == 179
+    again.open(150)
+    assert [c[:3] for c in again.clicks] == [(150 % 32, 7, 0)]
+    assert len(table(tmp_path)) == 200
+
+
+def test_reopening_goes_on_at_the_first_image_that_is_not_done(tmp_path, nano):
+    session = Session(tmp_path, tiny(3), nano)
+    session.set_done()
+    assert Session(tmp_path, tiny(3), nano).name == "i001"
+    session.add(4, 4, 1)  # an image that is changed is no longer done
+    assert Session(tmp_path, tiny(3), nano).name == "i000"
+
+
+def test_image_files_are_read_when_asked_for(tmp_path, nano):
+    paths = []
+    for scan in tiny(2):
+        paths.append(tmp_path / f"{scan.name}_T004_DPI300.png")
+        Image.fromarray(scan.image).save(paths[-1])
+    files = ImageFiles(paths)
+    assert files.names == ["i000_T004_DPI300", "i001_T004_DPI300"]
+    assert files[1].tube == "T004" and round(files[1].mm_per_px, 4) == 0.0847 and files[1].mask is None
+    session = Session(tmp_path / "s", files, nano)
+    paths[1].unlink()
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        session.next()
+    assert session.position == 0
+
+
+def test_the_headless_path_adds_each_click_once(tmp_path, nano):
+    session = Session(tmp_path, tiny(), nano)
+    for _ in range(2):
+        session.apply(parse_clicks("3,4,1;9,9,0"))
+    assert [c[:3] for c in session.clicks] == [(3, 4, 1), (9, 9, 0)]
+    assert json.loads(session.log_path("i000").read_text())["row"]["root_clicks"] == 1
+
+
+# --- Triage
+
+
+def test_triage_gives_an_order_and_a_reason(nano, small_scans):
+    blank = Scan(np.full((256, 256, 3), 120, np.uint8), None, "blank", "T9")
+    rows = triage(nano, [*small_scans[:2], blank])
+    assert sorted(row["index"] for row in rows) == [0, 1, 2]
+    needs = [row["need"] for row in rows]
+    assert needs == sorted(needs, reverse=True)
+    for row in rows:
+        assert row["need"] == pytest.approx((2 - row["predicted_iou"] - row["agreement"]) / 2)
+        assert f"{row['predicted_iou']:.2f}" in row["reason"] or f"{row['agreement']:.2f}" in row["reason"] or (
+            row["root_share"] == 0 and "no root" in row["reason"]
+        )  # fmt: skip
+    backwards = triage(nano, [blank, small_scans[1], small_scans[0]])
+    assert [row["image"] for row in backwards] == [row["image"] for row in rows], "the list's order plays no part"
+
+
+def test_moved_prompts_measure_agreement(nano, small_scans, monkeypatch):
+    corrector = Corrector(nano, small_scans[0].image)
+    tile = corrector._tiles[0]
+    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": tile.start.expand(3, -1, -1, -1)})())
+    points = np.full((3, 2, 2), 20)
+    assert corrector.moved_prompts(points) == 1.0
+    nothing = torch.full_like(tile.start, -1.0).expand(3, -1, -1, -1)
+    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": nothing})())
+    assert corrector.moved_prompts(points) == 0.0

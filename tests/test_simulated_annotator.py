@@ -1,0 +1,93 @@
+"""The simulated annotator: times, clicks needed, intervals over tubes, and a run that goes on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rootsam_lib import simulated_annotator
+from rootsam_lib.sam import build_sam
+from rootsam_lib.scans import Scan
+from rootsam_lib.simulated_annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build_sam("nano")
+
+
+def row(tube: str, scores: list[float], lengths: list[float], true: float = 100.0) -> dict:
+    given = len(scores) - 1
+    scored = {"root_iou": scores, "cl_dice": scores, "length": lengths, "true_length": true}
+    return {"name": tube, "tube": tube, "given": given, "obeyed": given, **scored}
+
+
+def test_minutes():
+    times = TimeModel(find=(4.0, 6.0), click=(1.0, 1.0), review=(30.0, 30.0))
+    assert times.minutes(10) == pytest.approx((30 + 10 * (5 + 1)) / 60)
+    drawn = [times.minutes(10, np.random.default_rng(i)) for i in range(200)]
+    assert 80 / 60 <= min(drawn) < 82 / 60 and 98 / 60 < max(drawn) <= 100 / 60
+    assert set(TIME_SOURCES) == {"find", "click", "review"}
+    with pytest.raises(ValueError, match="the shorter one first"):
+        TimeModel(click=(2.0, 1.0))
+
+
+def test_clicks_until_a_goal():
+    assert clicks_until([0.1, 0.5, 0.4, 0.8], 0.45) == 1 and clicks_until([0.1, 0.2], 0.9) == 1
+    assert clicks_until([0.5, 0.6], 0.5) == 0
+
+
+def test_summary_by_hand():
+    rows = [row("T1", [0.2, 0.4, 0.8], [50, 80, 100]), row("T2", [0.79, 0.8, 0.8], [100, 110, 130])]
+    done = summarise(rows, TimeModel((0, 0), (6, 6), (0, 0)), draws=500)
+    assert done["clicks"] == 1.0 and done["clicks_interval"] == [0.0, 2.0], "2 and 0 clicks, two tubes"
+    assert done["minutes"] == pytest.approx(0.1) and done["minutes_interval"] == pytest.approx([0.0, 0.2])
+    assert done["after_clicks"][0]["length_error"] == pytest.approx(0.25)
+    assert done["after_clicks"][2] == pytest.approx({"root_iou": 0.8, "cl_dice": 0.8, "length_error": 0.15})
+    same = [row("T1", [0.2, 0.8], [9, 9]), row("T1", [0.8, 0.8], [9, 9])]
+    assert summarise(same, draws=50)["clicks_interval"] == [0.5, 0.5], "scans of one tube are drawn together"
+    assert summarise(rows, seed=1, draws=50) == summarise(rows, seed=1, draws=50)
+    with pytest.raises(ValueError, match="no scan was annotated"):
+        summarise([])
+
+
+def test_one_scan(nano, small_scans):
+    scan = small_scans[0]
+    told = annotate(nano, scan, clicks=6)
+    assert len(told["root_iou"]) == len(told["cl_dice"]) == len(told["length"]) == 7
+    assert told == annotate(nano, scan, clicks=6) and told["given"] == len(told["clicks"]) == 6
+    assert len({(x, y) for x, y, _ in told["clicks"]}) == 6, "nobody clicks twice on one place"
+    assert told["clicks"] != annotate(nano, scan, clicks=6, jitter=3.0)["clicks"]
+    exact = annotate(nano, scan, clicks=1, jitter=0.0)["clicks"][0]
+    assert scan.mask[exact[1], exact[0]] == exact[2], "without tremor a click says the truth"
+    with pytest.raises(ValueError, match="no mask"):
+        annotate(nano, Scan(scan.image, None, "bare", "T1"))
+
+
+def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
+    calls = []
+    monkeypatch.setattr(simulated_annotator, "annotate", lambda *a, **k: calls.append(a[1].name) or annotate(*a, **k))
+    options = {"out": tmp_path, "clicks": 2}
+    simulate({"base": nano}, small_scans[:1], **options)
+    results = simulate({"base": nano}, small_scans[:3], **options)
+    assert calls == ["s0", "s1", "s2"], "the first scan is read, not annotated again"
+    assert results["rows"]["base"]["scans"] == 3 and results["rows"]["base"]["tubes"] == 2
+    assert results["rows"]["base"] == simulate({"base": nano}, small_scans[:3], clicks=2)["rows"]["base"]
+    simulate({"base": nano}, small_scans[:1], out=tmp_path, clicks=3)
+    assert calls[-1] == "s0", "another setting is another run"
+    assert results["data"]["real"] is False and len(results["models"]["base"]["weights"]) == 16
+
+
+def test_command_line(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    arguments = ["--data", "synthetic", "--split", "test", "--limit", "1", "--clicks", "1", "--out", out]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("base: ") and "minutes a scan" in said
+    results = json.loads((tmp_path / "out" / "simulated.json").read_text())
+    assert results["protocol"]["clicks"] == 1 and "1" in results["rows"]["base"]["after_clicks"]
+    assert main([*arguments, "--weights", "stage2"]) == 2
+    assert "is not NAME=FILE" in capsys.readouterr().err
+    assert main([*arguments, "--weights", "stage2=nowhere.safetensors"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no checkpoint at nowhere") and said.count("\n") == 1
