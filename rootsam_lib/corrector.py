@@ -1,9 +1,9 @@
 """One image and the clicks on it: the encoder runs once, a click runs the decoder only.
 
 The mask is a function of the image, the weights and the list of clicks: the first mask's logits go back into the
-decoder with every click stamped into them. So taking a click back, moving one or reading a list from a file costs one
-decoding and ends at the same mask. (Feeding each answer into the next question, as training does, needs all answers in
-between, and ended no better on drawn scans.)
+decoder with every click stamped into them, and where the answer still does not follow a click, `inference.obey` makes
+it. So taking a click back, moving one or reading a list from a file costs one decoding and ends at the same mask.
+(Feeding each answer into the next question, as training does, needs all answers in between, and ended no better.)
 
 An image larger than a tile is cut as `inference.segment` cuts it, each tile encoded once; a click is shown to the tiles
 that it lies in, and their logits fade into their neighbours'.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rootsam_lib.inference import tile_starts
+from rootsam_lib.inference import obey, tile_starts
 from rootsam_lib.prompts import ROOT, SOIL, click_prompt
 from rootsam_lib.sam import Embedding, RootSAM, resize_logits, zoomed
 
@@ -169,7 +169,8 @@ class Corrector:
         points, labels = given[..., :2].float().to(self.model.device), given[..., 2].to(self.model.device)
         fed = click_prompt(tile.start, points, labels, self.side)
         logits, iou = self.model.decode(tile.embedding, points, labels, fed)
-        return resize_logits(logits, (self.side, self.side))[0, 0].cpu().numpy(), float(iou)
+        full = resize_logits(logits, (self.side, self.side))[0, 0].cpu().numpy()
+        return obey(full, given[0].tolist()), float(iou)
 
     def _blend(self) -> np.ndarray:
         """From nothing every time and in one order, so that the same clicks give the same mask to the last bit."""

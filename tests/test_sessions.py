@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rootsam_lib.corrector import Click, Corrector, parse_clicks
-from rootsam_lib.inference import segment
+from rootsam_lib.inference import obey, segment
 from rootsam_lib.prompts import click_prompt, next_click
 from rootsam_lib.sam import build_sam, resize_logits
 from rootsam_lib.scans import Scan, read_mask
@@ -59,7 +59,9 @@ def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
     x, y, label = next_click(scan.mask, automatic)
     points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
     answer = nano.decode(features, points, labels, click_prompt(first, points, labels, 256))
-    assert np.array_equal(corrector.ask([(x, y, label)]), (resize_logits(answer.logits, (256, 256))[0, 0] > 0).numpy())
+    told = obey(resize_logits(answer.logits, (256, 256))[0, 0].numpy(), [(x, y, label)])
+    assert np.array_equal(corrector.ask([(x, y, label)]), told > 0)
+    assert corrector.mask[int(y), int(x)] == label, "at the click itself the person is right"
     assert corrector.predicted_iou == pytest.approx(float(answer.iou))
 
 
