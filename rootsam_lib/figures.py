@@ -73,25 +73,29 @@ def show(figure: Figure, alt: str) -> None:
     display(data, metadata=metadata, raw=True)
 
 
-def interactive(draw: Callable[..., tuple[Figure, str]], **sliders: ipywidgets.FloatSlider) -> None:
-    """Sliders over a figure: draw(**values) gives the figure and its alt text anew when one is moved.
+def interactive(draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.ValueWidget) -> None:
+    """Controls (`slider`, `choice`) over a figure: draw(**values) gives the figure and its alt text anew on a change.
 
-    The figure for the sliders' first values is an ordinary output, so that it is there without a person or a kernel.
+    The figure for the controls' first values is an ordinary output, so that it is there without a person or a kernel.
     """
-    for widget in sliders.values():
+    for widget in controls.values():
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-        said = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
+        if isinstance(widget, ipywidgets.Dropdown):
+            said = (
+                f"[choice] {widget.description}: {widget.label}, of {', '.join(label for label, _ in widget.options)}"
+            )
+        else:
+            said = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
         display({"application/vnd.jupyter.widget-view+json": view, "text/plain": said}, raw=True)
-    values = {name: slider.value for name, slider in sliders.items()}
-    data, metadata = picture(*draw(**values))
+    data, metadata = picture(*draw(**{name: control.value for name, control in controls.items()}))
     handle = display(data, metadata=metadata, raw=True, display_id=True)
 
     def redraw(_: object) -> None:
-        data, metadata = picture(*draw(**{name: slider.value for name, slider in sliders.items()}))
+        data, metadata = picture(*draw(**{name: control.value for name, control in controls.items()}))
         handle.update(data, metadata=metadata, raw=True)
 
-    for slider in sliders.values():
-        slider.observe(redraw, "value")
+    for control in controls.values():
+        control.observe(redraw, "value")
 
 
 def slider(label: str, start: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
@@ -106,6 +110,12 @@ def slider(label: str, start: float, low: float, high: float, step: float) -> ip
         style={"description_width": "initial"},
         layout={"width": "480px"},
     )
+
+
+def choice(label: str, options: Mapping[str, object]) -> ipywidgets.Dropdown:
+    """A list to choose from, {what is read: value}; it starts at the first."""
+    style = {"description_width": "initial"}
+    return ipywidgets.Dropdown(options=list(options.items()), description=label, style=style)
 
 
 def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
