@@ -189,7 +189,7 @@ class Page:
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), self.folder / f"{name}.ipynb")
         self.page = browser.new_page(viewport={"width": 1280, "height": 900})
-        self.page.set_default_timeout(40_000)
+        self.page.set_default_timeout(150_000)  # for a busy machine
         self.page.goto(f"{address}/doc/tree/{name}.ipynb?token={token}")
         self.name = name
 

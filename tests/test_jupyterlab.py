@@ -78,12 +78,13 @@ def test_the_slider_of_lesson_01_changes_the_picture(lab):
         picture = cell.locator(".jp-OutputArea-output img")
         picture.wait_for()
         before = picture.get_attribute("src")
-        said = cell.locator(".widget-readout").inner_text()
+        readout = cell.locator(".widget-readout")
+        said = float(readout.text_content())  # not inner_text: it is empty while the cell is out of sight
         handle.focus()
         for _ in range(8):  # from 1 to 3
             page.keyboard.press("ArrowRight")
         page.wait_for_function("old => [...document.images].every(image => image.src != old)", arg=before)
         assert picture.count() == 1 and picture.get_attribute("src") != before
-        assert float(cell.locator(".widget-readout").inner_text()) > float(said)
+        assert float(readout.text_content()) > said
         page.screenshot(path=str(folder / "moved.png"))
         browser.close()
