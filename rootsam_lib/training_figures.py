@@ -260,10 +260,11 @@ def ranked_patch(
 
 
 def scene_and_objects(scenes: Sequence, titles: Sequence[str]) -> Figure:
-    """Drawn scenes above, their objects in colours below."""
-    figure, axes = panels([*titles, *["its objects"] * len(scenes)], columns=len(scenes), size=3)
+    """Drawn scenes above, their objects in colours below; a single one beside its objects."""
+    figure, axes = panels([*titles, *["its objects"] * len(scenes)], columns=max(2, len(scenes)), size=3)
     for scene, above, below in zip(scenes, axes, axes[len(scenes) :], strict=False):
         above.imshow(scene.image)
+        below.imshow(np.zeros(scene.labels.shape), cmap="gray")
         below.imshow(np.where(scene.labels == 0, np.nan, scene.labels % 20), cmap="tab20", vmin=0, vmax=19)
     return figure
 
@@ -299,7 +300,7 @@ def differences(results: Mapping[str, object], table: str, score: str = "root_io
     ax.set_xlabel(
         f"change of root IoU from the reference, {table}\n(grey circle: interval holds 0; orange: it does not)"
     )
-    ax.set_title(f"{results['title']}: one seed, {results['images']['tubes']} tubes", loc="left", fontsize=11)
+    ax.set_title(f"{results['title']}; one seed, {results['images']['tubes']} tubes", loc="left", fontsize=11)
     told = ", ".join(f"{name} {value:+.3f}" for name, (value, _, _) in gains.items())
     alt = f"Change of root IoU from the reference, {table}: {told}. Intervals without 0: {', '.join(shown) or 'none'}."
     return figure, alt
