@@ -183,22 +183,30 @@ def centre_line_gaps(prediction: np.ndarray, truth: np.ndarray, least: int = 5) 
     return np.searchsorted(kept, numbers, side="right") * np.isin(numbers, kept)
 
 
+def connectivity(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+    """The number of gaps (`centre_line_gaps`), their length and that of the whole true centre line, in px of it."""
+    gaps = centre_line_gaps(prediction, truth)
+    return int(gaps.max()), int((gaps > 0).sum()), int((skeletonize(truth, method="lee") > 0).sum())
+
+
 def gap_panels(image: np.ndarray, masks: Mapping[str, np.ndarray], truth: np.ndarray, scan: str) -> tuple[Figure, str]:
-    """Each mask of a scan against the truth, with a ring around every gap of the true centre line."""
-    gaps = {title: centre_line_gaps(mask, truth) for title, mask in masks.items()}
-    told = {
-        title: f"{title}: {found.max()} gaps, {(found > 0).sum():,} px of centre line" for title, found in gaps.items()
-    }
-    figure, axes = plt.subplots(len(masks), 1, figsize=(9, 9 * len(masks) * image.shape[0] / image.shape[1]))
-    for ax, (title, mask) in zip(np.atleast_1d(axes), masks.items(), strict=True):
+    """Each mask against the truth, with a ring around every gap of the true centre line; cut to where roots are."""
+    rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
+    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(6.6 * len(masks), 6.6), squeeze=False)
+    for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
+        number, missed, line = connectivity(mask, truth)
+        told.append(f"{name}: {number} gaps, {missed:,} of {line:,} px of centre line")
         ax.imshow(error_view(image, mask, truth))
-        places = ndimage.center_of_mass(gaps[title] > 0, gaps[title], range(1, gaps[title].max() + 1))
+        gaps = centre_line_gaps(mask, truth)
+        places = ndimage.center_of_mass(gaps > 0, gaps, range(1, number + 1))
         if places:
-            ax.scatter(*np.array(places).T[::-1], s=150, facecolors="none", edgecolors="white", linewidths=1.3)
-        ax.set_title(told[title])
+            ax.scatter(*np.array(places).T[::-1], s=130, facecolors="none", edgecolors="white", linewidths=1.1)
+        ax.set_title(told[-1], fontsize=11)
         ax.set_axis_off()
+        if rows.size:
+            ax.set(xlim=(max(columns[0] - 16, 0), columns[-1] + 16), ylim=(rows[-1] + 16, max(rows[0] - 16, 0)))
     error_legend(figure)
-    return figure, f"Scan {scan} with errors in colour and a ring around every gap. {'; '.join(told.values())}."
+    return figure, f"Scan {scan} with errors in colour and a ring around every gap. {'; '.join(told)}."
 
 
 def context_bars(rows: Mapping[tuple[str, int], Mapping[str, float]], labels: Mapping[str, str]) -> Figure:
@@ -210,7 +218,7 @@ def context_bars(rows: Mapping[tuple[str, int], Mapping[str, float]], labels: Ma
             values = [rows[name, size][score] for size in sizes]
             places = np.arange(len(sizes)) + 0.4 * (number - (len(names) - 1) / 2)
             bars = ax.bar(places, values, 0.37, color=COLOURS[name], hatch=HATCHES[name], ec="white", label=NAMES[name])
-            ax.bar_label(bars, [f"{v:.3f}" if v < 1 else f"{v:,.0f}" for v in values], fontsize=10)
+            ax.bar_label(bars, [f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in values], fontsize=10)
         ax.set_xticks(range(len(sizes)), [f"tiles of {size} px" for size in sizes])
         ax.set_ylabel(label)
         ax.margins(y=0.15)
