@@ -74,13 +74,13 @@ def augmentation_gallery(patch: Patch, seed: int) -> tuple[Figure, str]:
 
 def encode_once(
     image: np.ndarray,
-    feature_map: np.ndarray,
+    maps: np.ndarray,
     answers: Sequence[tuple[Prompts, np.ndarray]],
     seconds: tuple[float, float],
 ) -> Figure:
     """The feature bank's idea: one image, its kept features, several prompts with their masks, and what each costs.
 
-    feature_map: (h, w). seconds: of one encoder run and of one decoder run, as measured.
+    maps: features (C, h, w); shown are their first three principal components, as red, green and blue. seconds: of one encoder run and of one decoder run, as measured.
     """
     titles = ["one view", "its features: kept", *(f"prompts {n + 1} and mask" for n in range(len(answers)))]
     figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.7 * (len(titles) + 1), 3.1))
@@ -88,7 +88,10 @@ def encode_once(
         ax.set_title(title, fontsize=11)
         ax.set_axis_off()
     axes[0].imshow(image)
-    axes[1].imshow(feature_map, cmap="magma")
+    flat = maps.reshape(len(maps), -1).T - maps.mean(axis=(1, 2))
+    components = (flat @ np.linalg.svd(flat, full_matrices=False)[2][:3].T).reshape(*maps.shape[1:], -1)
+    low, high = np.percentile(components, (2, 98), axis=(0, 1))
+    axes[1].imshow(((components - low) / (high - low)).clip(0, 1))
     for ax, (prompts, mask) in zip(axes[2:], answers, strict=False):
         ax.imshow(overlay(image, mask))
         draw_prompts(ax, prompts, size=25)
