@@ -80,7 +80,8 @@ def encode_once(
 ) -> Figure:
     """The feature bank's idea: one image, its kept features, several prompts with their masks, and what each costs.
 
-    maps: features (C, h, w); shown are their first three principal components, as red, green and blue. seconds: of one encoder run and of one decoder run, as measured.
+    maps: features (C, h, w); shown are their first three principal components, as red, green and blue. seconds: of one
+    encoder run and of one decoder run, as measured.
     """
     titles = ["one view", "its features: kept", *(f"prompts {n + 1} and mask" for n in range(len(answers)))]
     figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.7 * (len(titles) + 1), 3.1))
