@@ -4,7 +4,7 @@ import csv
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -35,6 +35,12 @@ from rootsam_lib.prompts import Prompts, fixed_prompts
 from rootsam_lib.scans import Patch
 
 # --- 03: Stage 1
+
+
+def clearest(patches: Iterable[Patch]) -> Patch:
+    """The patch whose roots are best seen: root pixels times their mean contrast. Raises ValueError without roots."""
+    rooted = [patch for patch in patches if patch.mask.any() and not patch.mask.all()]
+    return max(rooted, key=lambda p: p.mask.sum() * abs(p.image[p.mask].mean() - p.image[~p.mask].mean()))
 
 
 def augmentation_gallery(patch: Patch, seed: int) -> tuple[Figure, str]:
@@ -92,7 +98,7 @@ def encode_once(
     flat = maps.reshape(len(maps), -1).T - maps.mean(axis=(1, 2))
     components = (flat @ np.linalg.svd(flat, full_matrices=False)[2][:3].T).reshape(*maps.shape[1:], -1)
     low, high = np.percentile(components, (2, 98), axis=(0, 1))
-    axes[1].imshow(((components - low) / (high - low)).clip(0, 1))
+    axes[1].imshow(((components - low) / (high - low)).clip(0, 1), interpolation="bilinear")
     for ax, (prompts, mask) in zip(axes[2:], answers, strict=False):
         ax.imshow(overlay(image, mask))
         draw_prompts(ax, prompts, size=25)
@@ -196,7 +202,8 @@ def connectivity(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, i
 def gap_panels(image: np.ndarray, masks: Mapping[str, np.ndarray], truth: np.ndarray, scan: str) -> tuple[Figure, str]:
     """Each mask against the truth, with a ring around every gap of the true centre line; cut to where roots are."""
     rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
-    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(6.6 * len(masks), 6.6), squeeze=False)
+    height = 6.6 * min(max(np.ptp(rows) / max(np.ptp(columns), 1), 0.4), 1.4) if rows.size else 6.6
+    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(6.6 * len(masks), height + 0.8), squeeze=False)
     for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
         number, missed, line = connectivity(mask, truth)
         told.append(f"{name}: {number} gaps, {missed:,} of {line:,} px of centre line")
