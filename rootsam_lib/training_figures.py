@@ -202,8 +202,8 @@ def connectivity(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, i
 def gap_panels(image: np.ndarray, masks: Mapping[str, np.ndarray], truth: np.ndarray, scan: str) -> tuple[Figure, str]:
     """Each mask against the truth, with a ring around every gap of the true centre line; cut to where roots are."""
     rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
-    height = 6.6 * min(max(np.ptp(rows) / max(np.ptp(columns), 1), 0.4), 1.4) if rows.size else 6.6
-    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(6.6 * len(masks), height + 0.8), squeeze=False)
+    height = 5.6 * min(max(np.ptp(rows) / max(np.ptp(columns), 1), 0.4), 1.4) if rows.size else 5.6
+    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(5.6 * len(masks), height + 0.8), squeeze=False)
     for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
         number, missed, line = connectivity(mask, truth)
         told.append(f"{name}: {number} gaps, {missed:,} of {line:,} px of centre line")
@@ -212,7 +212,7 @@ def gap_panels(image: np.ndarray, masks: Mapping[str, np.ndarray], truth: np.nda
         places = ndimage.center_of_mass(gaps > 0, gaps, range(1, number + 1))
         if places:
             ax.scatter(*np.array(places).T[::-1], s=130, facecolors="none", edgecolors="white", linewidths=1.1)
-        ax.set_title(told[-1], fontsize=11)
+        ax.set_title(told[-1], fontsize=10)
         ax.set_axis_off()
         if rows.size:
             ax.set(xlim=(max(columns[0] - 16, 0), columns[-1] + 16), ylim=(rows[-1] + 16, max(rows[0] - 16, 0)))
