@@ -4,7 +4,7 @@ import csv
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -35,6 +35,12 @@ from rootsam_lib.prompts import Prompts, fixed_prompts
 from rootsam_lib.scans import Patch
 
 # --- 03: Stage 1
+
+
+def clearest(patches: Iterable[Patch]) -> Patch:
+    """The patch whose roots are best seen: root pixels times their mean contrast. Raises ValueError without roots."""
+    rooted = [patch for patch in patches if patch.mask.any() and not patch.mask.all()]
+    return max(rooted, key=lambda p: p.mask.sum() * abs(p.image[p.mask].mean() - p.image[~p.mask].mean()))
 
 
 def augmentation_gallery(patch: Patch, seed: int) -> tuple[Figure, str]:
@@ -74,13 +80,14 @@ def augmentation_gallery(patch: Patch, seed: int) -> tuple[Figure, str]:
 
 def encode_once(
     image: np.ndarray,
-    feature_map: np.ndarray,
+    maps: np.ndarray,
     answers: Sequence[tuple[Prompts, np.ndarray]],
     seconds: tuple[float, float],
 ) -> Figure:
     """The feature bank's idea: one image, its kept features, several prompts with their masks, and what each costs.
 
-    feature_map: (h, w). seconds: of one encoder run and of one decoder run, as measured.
+    maps: features (C, h, w); shown are their first three principal components, as red, green and blue. seconds: of one
+    encoder run and of one decoder run, as measured.
     """
     titles = ["one view", "its features: kept", *(f"prompts {n + 1} and mask" for n in range(len(answers)))]
     figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.7 * (len(titles) + 1), 3.1))
@@ -88,7 +95,10 @@ def encode_once(
         ax.set_title(title, fontsize=11)
         ax.set_axis_off()
     axes[0].imshow(image)
-    axes[1].imshow(feature_map, cmap="magma")
+    flat = maps.reshape(len(maps), -1).T - maps.mean(axis=(1, 2))
+    components = (flat @ np.linalg.svd(flat, full_matrices=False)[2][:3].T).reshape(*maps.shape[1:], -1)
+    low, high = np.percentile(components, (2, 98), axis=(0, 1))
+    axes[1].imshow(((components - low) / (high - low)).clip(0, 1), interpolation="bilinear")
     for ax, (prompts, mask) in zip(axes[2:], answers, strict=False):
         ax.imshow(overlay(image, mask))
         draw_prompts(ax, prompts, size=25)
@@ -183,22 +193,31 @@ def centre_line_gaps(prediction: np.ndarray, truth: np.ndarray, least: int = 5) 
     return np.searchsorted(kept, numbers, side="right") * np.isin(numbers, kept)
 
 
+def connectivity(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+    """The number of gaps (`centre_line_gaps`), their length and that of the whole true centre line, in px of it."""
+    gaps = centre_line_gaps(prediction, truth)
+    return int(gaps.max()), int((gaps > 0).sum()), int((skeletonize(truth, method="lee") > 0).sum())
+
+
 def gap_panels(image: np.ndarray, masks: Mapping[str, np.ndarray], truth: np.ndarray, scan: str) -> tuple[Figure, str]:
-    """Each mask of a scan against the truth, with a ring around every gap of the true centre line."""
-    gaps = {title: centre_line_gaps(mask, truth) for title, mask in masks.items()}
-    told = {
-        title: f"{title}: {found.max()} gaps, {(found > 0).sum():,} px of centre line" for title, found in gaps.items()
-    }
-    figure, axes = plt.subplots(len(masks), 1, figsize=(9, 9 * len(masks) * image.shape[0] / image.shape[1]))
-    for ax, (title, mask) in zip(np.atleast_1d(axes), masks.items(), strict=True):
+    """Each mask against the truth, with a ring around every gap of the true centre line; cut to where roots are."""
+    rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
+    height = 5.6 * min(max(np.ptp(rows) / max(np.ptp(columns), 1), 0.4), 1.4) if rows.size else 5.6
+    told, (figure, axes) = [], plt.subplots(1, len(masks), figsize=(5.6 * len(masks), height + 0.8), squeeze=False)
+    for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
+        number, missed, line = connectivity(mask, truth)
+        told.append(f"{name}: {number} gaps, {missed:,} of {line:,} px of centre line")
         ax.imshow(error_view(image, mask, truth))
-        places = ndimage.center_of_mass(gaps[title] > 0, gaps[title], range(1, gaps[title].max() + 1))
+        gaps = centre_line_gaps(mask, truth)
+        places = ndimage.center_of_mass(gaps > 0, gaps, range(1, number + 1))
         if places:
-            ax.scatter(*np.array(places).T[::-1], s=150, facecolors="none", edgecolors="white", linewidths=1.3)
-        ax.set_title(told[title])
+            ax.scatter(*np.array(places).T[::-1], s=130, facecolors="none", edgecolors="white", linewidths=1.1)
+        ax.set_title(told[-1], fontsize=10)
         ax.set_axis_off()
+        if rows.size:
+            ax.set(xlim=(max(columns[0] - 16, 0), columns[-1] + 16), ylim=(rows[-1] + 16, max(rows[0] - 16, 0)))
     error_legend(figure)
-    return figure, f"Scan {scan} with errors in colour and a ring around every gap. {'; '.join(told.values())}."
+    return figure, f"Scan {scan} with errors in colour and a ring around every gap. {'; '.join(told)}."
 
 
 def context_bars(rows: Mapping[tuple[str, int], Mapping[str, float]], labels: Mapping[str, str]) -> Figure:
@@ -210,7 +229,7 @@ def context_bars(rows: Mapping[tuple[str, int], Mapping[str, float]], labels: Ma
             values = [rows[name, size][score] for size in sizes]
             places = np.arange(len(sizes)) + 0.4 * (number - (len(names) - 1) / 2)
             bars = ax.bar(places, values, 0.37, color=COLOURS[name], hatch=HATCHES[name], ec="white", label=NAMES[name])
-            ax.bar_label(bars, [f"{v:.3f}" if v < 1 else f"{v:,.0f}" for v in values], fontsize=10)
+            ax.bar_label(bars, [f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in values], fontsize=10)
         ax.set_xticks(range(len(sizes)), [f"tiles of {size} px" for size in sizes])
         ax.set_ylabel(label)
         ax.margins(y=0.15)
@@ -260,10 +279,11 @@ def ranked_patch(
 
 
 def scene_and_objects(scenes: Sequence, titles: Sequence[str]) -> Figure:
-    """Drawn scenes above, their objects in colours below."""
-    figure, axes = panels([*titles, *["its objects"] * len(scenes)], columns=len(scenes), size=3)
+    """Drawn scenes above, their objects in colours below; a single one beside its objects."""
+    figure, axes = panels([*titles, *["its objects"] * len(scenes)], columns=max(2, len(scenes)), size=3)
     for scene, above, below in zip(scenes, axes, axes[len(scenes) :], strict=False):
         above.imshow(scene.image)
+        below.imshow(np.zeros(scene.labels.shape), cmap="gray")
         below.imshow(np.where(scene.labels == 0, np.nan, scene.labels % 20), cmap="tab20", vmin=0, vmax=19)
     return figure
 
@@ -299,7 +319,7 @@ def differences(results: Mapping[str, object], table: str, score: str = "root_io
     ax.set_xlabel(
         f"change of root IoU from the reference, {table}\n(grey circle: interval holds 0; orange: it does not)"
     )
-    ax.set_title(f"{results['title']}: one seed, {results['images']['tubes']} tubes", loc="left", fontsize=11)
+    ax.set_title(f"{results['title']}; one seed, {results['images']['tubes']} tubes", loc="left", fontsize=11)
     told = ", ".join(f"{name} {value:+.3f}" for name, (value, _, _) in gains.items())
     alt = f"Change of root IoU from the reference, {table}: {told}. Intervals without 0: {', '.join(shown) or 'none'}."
     return figure, alt

@@ -201,6 +201,25 @@ def test_rerun_of_training_and_evaluation_on_another_rate(tmp_path):
     fewer = run("05", tmp_path, **small, N_ROOT=1)
     assert scores["stage1_root_iou"] != fewer["stage1_root_iou"]
     assert scores["stage2_root_iou"] != scores["base_root_iou"]
+    wide = run("04", tmp_path, **small)  # reads both stages, which are there by now
+    assert wide["epochs"] == 1 and wide["rate_first"] == pytest.approx(2e-4)
+    longer = run("04", tmp_path, **small | {"STAGE2_EPOCHS": 2})
+    assert longer["epochs"] == 2 and longer["stage1_512_gaps"] == wide["stage1_512_gaps"]
+    assert longer["stage2_1024"] != wide["stage2_1024"] and longer["stage1_1024"] == wide["stage1_1024"]
+
+
+def test_rerun_of_the_pretraining(tmp_path):
+    few = run("A1", tmp_path, STEPS=16, SCENES=3)
+    more = run("A1", tmp_path, STEPS=16, SCENES=4)
+    assert more["objects"] > few["objects"] and more["loss_first"] == few["loss_first"]
+
+
+def test_rerun_of_the_ablations(tmp_path):
+    small = {"LIMIT": 4, "ABLATION_EPOCHS": 1}
+    one = run("A2", tmp_path, **small, VARIANT_NAMES="uniform prompts")
+    other = run("A2", tmp_path, **small, VARIANT_NAMES="no boundary")
+    assert one["reference_automatic_root_iou"] == other["reference_automatic_root_iou"]
+    assert "uniform prompts_automatic_root_iou_gain" in one and "no boundary_automatic_root_iou_gain" in other
 
 
 def test_rerun_of_the_clicks(tmp_path):
