@@ -1,7 +1,9 @@
 """The notebooks: order of parts, committed executed, and a changed parameter changes their results."""
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -12,9 +14,9 @@ from PIL import Image
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.__main__ import NOTEBOOKS
-from rootsam_lib.results import write_json
+from rootsam_lib.results import write_json, write_text
 from rootsam_lib.synthetic import synthetic_scans
-from rootsam_lib.training_figures import centre_line_gaps
+from rootsam_lib.training_figures import LiveCurve, centre_line_gaps
 
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 REPOSITORY = "https://colab.research.google.com/github/rootsam/rootsam/blob/main/notebooks/"
@@ -140,6 +142,22 @@ def test_gaps_of_a_broken_root():
     assert np.bincount(gaps.ravel()).tolist() == [gaps.size - 26, 8, 18]
     assert centre_line_gaps(whole, whole).max() == 0
     assert centre_line_gaps(whole & False, whole).max() == 1 and centre_line_gaps(whole, whole & False).max() == 0
+
+
+def test_the_live_curve_follows_the_newest_history(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(LiveCurve, "_show", lambda _, history: shown.append(history))
+    (tmp_path / "stage1-older").mkdir()
+    (tmp_path / "stage1-older" / "history.csv").write_text("epoch,loss\n7,0.9\n")
+    os.utime(tmp_path / "stage1-older" / "history.csv", (1, 1))
+    (tmp_path / "stage1-newer").mkdir()
+    with LiveCurve(tmp_path, "Stage 1", "black", seconds=0.05):
+        write_text(tmp_path / "stage1-newer" / "history.csv", "epoch,loss\n0,0.5\n1,0.25\n")
+        for _ in range(200):
+            if shown:
+                break
+            time.sleep(0.05)
+    assert shown[0] == [{"epoch": 0.0, "loss": 0.5}, {"epoch": 1.0, "loss": 0.25}]
 
 
 def run(name: str, folder: Path, **parameters) -> dict:
