@@ -129,4 +129,5 @@ def still(session: Session, width: int = 800) -> bytes:
 def annotate(session: Session) -> None:
     """Show the widget, and below it a picture of the same for where no kernel runs (a live widget hides it)."""
     display(Annotator(session))
-    display(Picture(data=still(session), format="jpeg"))
+    alt = f"The scan {session.name} with its mask and the clicks made so far"
+    display(Picture(data=still(session), format="jpeg", metadata={"alt": alt}))

@@ -43,6 +43,18 @@ from rootsam_lib.traits import root_length_mm
 
 Predictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
 POSTER = FixedPrompts()
+MEANING = DEFINITIONS | {
+    "precision": "mean over images with roots of the share of the pixels called root that are root",
+    "recall": "mean over images with roots of the share of the root's pixels that are found",
+    "cl_dice": "mean over images with roots of centre-line Dice: are the roots traced, whatever their drawn width?",
+    "boundary_f": "mean over images with roots of the boundary F-score: edges within 2 px of each other",
+    "root_iou_dilated": "root_iou against the truth grown by one pixel",
+    "pooled_dice_dilated": "pooled_dice against the truth grown by one pixel",
+    "soil_false_mm_per_cm2": "mm of root found per cm2 of window, over all images without roots",
+    "…@k": "after k correction clicks; length_bias is found / true root length - 1, over all patches",
+    "noc@t": "mean number of clicks until root IoU reaches t; a patch that never does counts as the most clicks",
+    "failures@t": "share of the patches that never reach root IoU t",
+}
 CLICKS = (0, 1, 3, 5, 10, 20)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
 
@@ -303,7 +315,7 @@ def evaluate(
             "tubes": len({p.tube for p in patches}),
         },
         "intervals": f"95 %, bootstrap of {draws} draws over tubes, paired between rows",
-        "definitions": DEFINITIONS,
+        "definitions": MEANING,
         "models": {name: about_predictor(predictor) for name, predictor in predictors.items()},
         "tables": {
             table: {name: estimates(row, draws_of[table]) for name, row in rows.items()}
