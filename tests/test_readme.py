@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from rootsam_lib import CHECKOUT
@@ -79,6 +80,19 @@ def test_speed_is_the_results_files():
     assert {(row["model"], row["size"]) for row in rows} == {(m, s) for m in ("nano", "tiny") for s in (512, 1024)}
     for row in rows:
         assert speed_row(row) in README
+
+
+def spread(rows: list[dict], key: str) -> str:
+    values = np.array([row[key] for row in rows])
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+@pytest.mark.parametrize("way", ["feature bank", "live encoder"])
+def test_bank_and_live_encoding_are_the_results_files(way):
+    rows = [row for row in read_json(RESULTS / "bank-against-live.json")["rows"] if row["way"] == way]
+    assert len({row["seed"] for row in rows}) == len(rows) >= 3
+    scores = " | ".join(spread(rows, key) for key in ("root_iou", "automatic_root_iou"))
+    assert f"| {way} | {len(rows)} | {scores} |" in README
 
 
 def test_links_resolve():
