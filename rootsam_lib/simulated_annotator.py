@@ -195,12 +195,17 @@ def simulate(
                 if file:
                     write_json(file, kept)
             rows[name].append(kept["row"])
+    summaries = {name: summarise(of, times, share, seed=seed) for name, of in rows.items()}
+    last = summaries[list(models)[-1]]
+    low, high = last["minutes_interval"]
     return {
         "protocol": {"name": "simulated annotator", "share": share, **setting},
+        "minutes_per_scan": {"mean": last["minutes"], "low": low, "high": high},  # for the cost model
+        "clicks_per_scan": last["clicks"],
         "times": {"seconds": asdict(times), "sources": TIME_SOURCES},
         "data": {"real": real, "scans": [scan.name for scan in scans]},
         "models": identity,
-        "rows": {name: summarise(of, times, share, seed=seed) for name, of in rows.items()},
+        "rows": summaries,
         "per_scan": rows,
         "provenance": provenance(next(iter(models.values())).device),
     }

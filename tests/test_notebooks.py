@@ -202,7 +202,7 @@ def test_rerun_of_the_cost(tmp_path):
     assert round(plain["saved"]) == 8527 and plain["measured_saved"] is None
     assert plain["saved_low"] < plain["saved_after_set_up"] < plain["saved_high"]
     measured = {"minutes_per_scan": {"mean": 9.0, "low": 8.0, "high": 10.0}, "clicks_per_scan": 20.0}
-    write_json(tmp_path / "runs" / "quick" / "results" / "annotator.json", measured)
+    write_json(tmp_path / "runs" / "quick" / "results" / "simulated_annotator.json", measured)
     other = run("06", tmp_path, DRAWS=2000, MANUAL_MINUTES=50.0)
     assert round(other["saved"]) == 8493 and other["break_even"] > plain["break_even"]
     # 4.5 minutes more on each of 700 scans at $16 an hour

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from rootsam_lib import simulated_annotator
+from rootsam_lib.cost import measured_minutes
+from rootsam_lib.results import write_json
 from rootsam_lib.sam import build_sam
 from rootsam_lib.scans import Scan
 from rootsam_lib.simulated_annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
@@ -91,3 +93,11 @@ def test_command_line(tmp_path, capsys):
     assert main([*arguments, "--weights", "stage2=nowhere.safetensors"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: no checkpoint at nowhere") and said.count("\n") == 1
+
+
+def test_the_cost_model_reads_what_the_last_model_needs(nano, small_scans, tmp_path):
+    results = simulate({"other": nano, "stage2": nano}, small_scans[:2], clicks=2)
+    row = results["rows"]["stage2"]
+    measured = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
+    assert measured.clicks == row["clicks"] and measured.minutes.likely == row["minutes"]
+    assert [measured.minutes.low, measured.minutes.high] == list(row["minutes_interval"])
