@@ -299,6 +299,7 @@ def evaluate(
             name: summary_parts(score_images(predictor, scans, note=f"{name}: whole scans")[0])
             for name, predictor in predictors.items()
         }
+    devices = [p.model.device for p in predictors.values() if isinstance(p, ModelPredictor)]
     rooted = [patch for patch in clicked if patch.mask.any()]
     if rooted:
         draws_of["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
@@ -324,7 +325,7 @@ def evaluate(
         "gains": {table: gains(rows, draws_of[table]) for table, rows in parts.items()},
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **counts},
-        "provenance": provenance(device_of(predictors)),
+        "provenance": provenance(devices[0] if devices else "cpu"),
     }
 
 
@@ -346,9 +347,3 @@ def about_predictor(predictor: Predictor) -> dict[str, object]:
         model, settings = predictor.model, {"zoom": predictor.zoom, "tile_size": predictor.tile_size}
         return {"model": model.label, "weights": weights_hash(model), **settings}
     return {"model": getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))}
-
-
-def device_of(predictors: Mapping[str, Predictor]) -> torch.device:
-    """The device of the first model among predictors, else the CPU."""
-    models = [p.model for p in predictors.values() if isinstance(p, ModelPredictor)]
-    return models[0].device if models else torch.device("cpu")
