@@ -34,6 +34,7 @@ VARIANTS = {
     "Tversky 0.7 / 0.3": Variant("missed root counts more than false root", {"fn_weight": 0.7, "fp_weight": 0.3}),
     "no augmentation": Variant("patches as they are", {"families": (), "views": 1, "refresh": 0.0}),
     "no corrections": Variant("no clicks on mistakes in training", {"correction_share": 0.0}),
+    "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
     "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"zoom": 1.5}),
     "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
 }

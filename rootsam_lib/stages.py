@@ -47,6 +47,7 @@ class StageConfig:
     refresh: float = 0.1  # the share of all views that every epoch encodes anew
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder
     zoom: float = 1.0  # how much patches are enlarged for the encoder: the decoder gives one logit per 4 / zoom px
+    train_neck: bool = False  # also train the encoder's neck; the poster's encoder is frozen, neck included
     n_root: int = 10  # most root points of a training prompt; each one draws its number
     n_soil: int = 5
     edt_exponent: float = 1.0

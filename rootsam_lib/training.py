@@ -120,6 +120,7 @@ def train_stage(
     accelerator = build_accelerator(config.precision)
     rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
+    model.sam.image_encoder.neck.requires_grad_(config.train_neck)
     started_from = weights_hash(model)
     folder = Path(runs) / f"stage{config.stage}-{_run_id(config, train, select, started_from)}"
     if (folder / "stage.json").is_file():
