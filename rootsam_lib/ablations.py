@@ -1,12 +1,14 @@
 """Ablations: what each choice is worth, by leaving it out or turning it round, everything else alike.
 
 Every variant trains from the same base model, on the same patches, with the same seed; `protocols.evaluate` then gives
-the paired difference from the first row. A difference whose interval holds 0 has not been shown.
+the paired difference from the first row. A difference whose interval holds 0 has not been shown; and the interval covers
+the choice of tubes only, so a difference within the spread of seeds has not been shown either.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import NamedTuple
 
 from rootsam_lib.protocols import ModelPredictor
@@ -37,6 +39,8 @@ VARIANTS = {
     "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
     "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"zoom": 1.5}),
     "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
+    "seed 1": Variant("nothing but luck: other patches without roots, views and prompts", {"seed": 1}),
+    "seed 2": Variant("the same once more", {"seed": 2}),
 }
 
 
@@ -63,3 +67,13 @@ def train_variants(
             stage = train_stage(replace(stages[1], **variant.changes), train, select, runs, base=stage.weights)
         predictors[name] = ModelPredictor(stage.model(), config.zoom)
     return predictors
+
+
+def seed_spread(rows: Mapping[str, Mapping[str, Sequence[float]]], score: str) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample) of a score over the reference and the variants that change the seed.
+
+    rows: a table of `protocols.evaluate`. The deviation is NaN where fewer than two of them were trained.
+    """
+    seeds = [name for name in rows if name == REFERENCE or "seed" in VARIANTS[name].changes]
+    values = [rows[name][score][0] for name in seeds]
+    return mean(values), stdev(values) if len(values) > 1 else float("nan")

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rootsam_lib import ablations
-from rootsam_lib.ablations import REFERENCE, VARIANTS, train_variants
+from rootsam_lib.ablations import REFERENCE, VARIANTS, seed_spread, train_variants
 from rootsam_lib.stages import stage_pair
 
 
@@ -43,3 +44,16 @@ def test_the_reference_comes_first_and_two_stages_train_two(monkeypatch, tmp_pat
         (2, 1.0, "weights of stage 1"),
         (1, 0.0, "default"),
     ]
+
+
+def test_seed_spread_by_hand():
+    rows = {
+        REFERENCE: {"root_iou": [0.30, 0.2, 0.4]},
+        "seed 1": {"root_iou": [0.32, 0.2, 0.4]},
+        "no focus": {"root_iou": [0.9, 0.8, 1.0]},  # another recipe, not another seed
+        "seed 2": {"root_iou": [0.34, 0.2, 0.4]},
+    }
+    middle, spread = seed_spread(rows, "root_iou")
+    assert (middle, spread) == (pytest.approx(0.32), pytest.approx(0.02))
+    del rows["seed 1"], rows["seed 2"]
+    assert np.isnan(seed_spread(rows, "root_iou")[1])
