@@ -180,6 +180,7 @@ def test_rerun_of_the_tour(tmp_path):
     plain = run("00", tmp_path)
     one = run("00", tmp_path, N_ROOT=1)
     assert one["base_root_iou"] != plain["base_root_iou"]
+    assert plain["stage1_root_iou"] > plain["base_root_iou"], "its small training shows what training changes"
     assert (one["trained_share"], one["coins_returned"]) == (plain["trained_share"], plain["coins_returned"])
 
 
