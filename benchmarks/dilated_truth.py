@@ -31,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     profile = load_profile("segroot")
     epochs = profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]
-    config, _ = stage_pair("nano", epochs, views=profile["VIEWS"], zoom=profile["ZOOM"], seed=0)
+    given = {"views": profile["VIEWS"], "zoom": profile["ZOOM"], "train_neck": profile["TRAIN_NECK"]}
+    config, _ = stage_pair("nano", epochs, **given, seed=0)
     parts = load_parts("segroot", "valid")
     stage1 = train_stage(config, parts["train"], parts["select"], RUNS / "segroot")
     train, select = ([replace(s, mask=dilate(s.mask)) for s in parts[part]] for part in ("train", "select"))
