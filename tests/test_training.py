@@ -55,6 +55,15 @@ def test_frozen_weights_do_not_move_and_all_others_that_the_loss_reaches_do(stag
             assert before[name].equal(after[name]), f"{name} is frozen, but moved"
 
 
+def test_the_neck_learns_only_where_asked_and_the_trunk_never(small_scans, base, tmp_path):
+    config = replace(CONFIG, epochs=1, train_neck=True)
+    trained = train_stage(config, small_scans[:2], small_scans[2:], tmp_path, base)
+    before, after = build_sam("nano", base).state_dict(), trained.model().state_dict()
+    moved = {name for name in before if not before[name].equal(after[name])}
+    neck = {name for name in before if "image_encoder.neck" in name}
+    assert neck and neck <= moved and not any("image_encoder.trunk" in name or "no_mem" in name for name in moved)
+
+
 def test_history_and_record(stage):
     with open(stage.folder / "history.csv", newline="") as file:
         assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == [0, 1, 2, 3]
