@@ -103,17 +103,6 @@ def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0
     return 2 * near * covered / (near + covered) if near + covered else 0.0
 
 
-def false_mm_per_cm2(prediction: np.ndarray, mm_per_px: float) -> float:
-    """For an image without roots: the length of root found there all the same, in mm per cm2 of the window.
-
-    prediction: bool (H, W). The length is that of the traits table, `traits.root_length_mm` with its defaults, so the
-    score is what an empty window would add to the table.
-    """
-    from rootsam_lib.traits import root_length_mm  # here, for skan is slow to import and most users need no length
-
-    return root_length_mm(prediction, mm_per_px) / (prediction.size * mm_per_px**2 / 100)
-
-
 def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Centre-line Dice of two masks, bool (H, W): are the roots traced, whatever their drawn width?
 

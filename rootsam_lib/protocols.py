@@ -17,8 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rootsam_lib.correction import correction_parts
+from rootsam_lib.corrector import Click, Corrector
 from rootsam_lib.evaluation import FixedPrompts
-from rootsam_lib.inference import obey, segment
+from rootsam_lib.inference import segment
 from rootsam_lib.intervals import Parts, difference, estimates, relative_gain, tube_weights
 from rootsam_lib.metrics import (
     DEFINITIONS,
@@ -29,13 +31,12 @@ from rootsam_lib.metrics import (
     count,
     dice,
     dilate,
-    false_mm_per_cm2,
     iou,
     precision,
     recall,
 )
 from rootsam_lib.progress import progress
-from rootsam_lib.prompts import Prompts, click_prompt, fixed_prompts, next_click, stack_prompts
+from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import provenance
 from rootsam_lib.sam import RootSAM, resize_logits, weights_hash, zoomed
 from rootsam_lib.scans import Patch, Scan, check_masks
@@ -55,8 +56,6 @@ MEANING = DEFINITIONS | {
     "noc@t": "mean number of clicks until root IoU reaches t; a patch that never does counts as the most clicks",
     "failures@t": "share of the patches that never reach root IoU t",
 }
-CLICKS = (0, 1, 3, 5, 10, 20)
-THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
 
 
 class ModelPredictor:
@@ -73,39 +72,20 @@ class ModelPredictor:
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         if max(image.shape[:2]) > self.tile_size:
             return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom).mask
-        return self._full(self._decode(image, prompts, None), image) > 0
+        return resize_logits(self._decode(image, prompts), image.shape[:2])[0, 0].cpu().numpy() > 0
 
-    def session(self, image: np.ndarray) -> Callable[[Prompts | None], np.ndarray]:
-        """One image's correction: call it without prompts, then with all clicks so far.
-
-        The first logits are fed back with all clicks stamped into them, and where the answer still does not follow a
-        click it is made to (`inference.obey`). So the mask depends on the image and the clicks alone, not on the
-        answers in between. (Feeding back the last logits instead, as training does, ended no better.)
-        """
-        first = self._decode(image, None, None)
-
-        def answer(prompts: Prompts | None) -> np.ndarray:
-            if prompts is None:
-                return self._full(first, image) > 0
-            fed = click_prompt(first, *stack_prompts([prompts], self.model.device), image.shape[1])
-            logits = self._full(self._decode(image, prompts, fed), image)
-            return obey(logits, np.column_stack([prompts.points, prompts.labels])) > 0
-
-        return answer
+    def session(self, image: np.ndarray) -> Callable[[Sequence[Click]], np.ndarray]:
+        """One image's correction: ask it with all clicks so far, none at first."""
+        return Corrector(self.model, image, self.zoom, self.tile_size).ask
 
     @torch.no_grad()
-    def _decode(self, image: np.ndarray, prompts: Prompts | None, fed: torch.Tensor | None) -> torch.Tensor:
+    def _decode(self, image: np.ndarray, prompts: Prompts | None) -> torch.Tensor:
         """The decoder's logits for a patch, at its own resolution."""
         if self._image is not image:
             features = self.model.encode(np.ascontiguousarray(image)[None], zoomed(len(image), self.zoom))
             self._image, self._embedding = image, self.model.embed(features)
         given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
-        return self.model.decode(self._embedding, *given, fed).logits
-
-    @staticmethod
-    def _full(logits: torch.Tensor, image: np.ndarray) -> np.ndarray:
-        """Logits at the image's resolution, float32 (H, W)."""
-        return resize_logits(logits, image.shape[:2])[0, 0].cpu().numpy()
+        return self.model.decode(self._embedding, *given).logits
 
 
 # --- Scores of one image, and of many
@@ -125,11 +105,10 @@ class Score(NamedTuple):
 
 def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> Score:
     """Score one mask, bool (H, W), against its truth."""
-    raw, soil, area = count(prediction, truth), not truth.any(), 0.0
-    false_mm = 0.0
+    raw, soil, area, false_mm = count(prediction, truth), not truth.any(), 0.0, 0.0
     if soil and mm_per_px:
         area = prediction.size * mm_per_px**2 / 100
-        false_mm = false_mm_per_cm2(prediction, mm_per_px) * area if prediction.any() else 0.0
+        false_mm = root_length_mm(prediction, mm_per_px) if prediction.any() else 0.0
     shape = (1.0, 1.0) if soil else (cl_dice(prediction, truth), boundary_f(prediction, truth))
     return Score(raw, count(prediction, dilate(truth)), *shape, false_mm, area)
 
@@ -189,74 +168,6 @@ def score_images(
             mask = predictor(image.image, prompts)[:height, :width]
             own.append(score_mask(mask, truth, image.mm_per_px))
     return scores
-
-
-# --- Correction
-
-
-def jittered_click(
-    truth: np.ndarray, prediction: np.ndarray, jitter: float, rng: np.random.Generator
-) -> tuple[float, float, int] | None:
-    """`next_click`, moved by a normal error of `jitter` px, as far as it stays in the kind of mistake that it marks.
-
-    A click in the exact middle flatters a model. None when nothing is wrong.
-    """
-    click = next_click(truth, prediction)
-    if click is None or not jitter:
-        return click
-    x, y = (click[:2] + rng.normal(0, jitter, 2)).round().astype(int)
-    wrong = (truth & ~prediction) if click[2] else (prediction & ~truth)
-    inside = 0 <= y < wrong.shape[0] and 0 <= x < wrong.shape[1] and wrong[y, x]
-    return (float(x), float(y), click[2]) if inside else click
-
-
-def correct(
-    predictor: Predictor, image: np.ndarray, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float
-) -> list[np.ndarray]:
-    """The masks with 0, 1, ... `clicks` clicks. Where nothing is wrong any more the mask stays."""
-    ask = predictor.session(image) if hasattr(predictor, "session") else lambda prompts: predictor(image, prompts)
-    masks, given = [ask(None)], []
-    while len(masks) <= clicks:
-        click = jittered_click(truth, masks[-1], jitter, rng)
-        if click is None:
-            return masks + masks[-1:] * (clicks + 1 - len(masks))
-        given.append(click)
-        rows = np.array(given, np.float32)
-        masks.append(ask(Prompts(rows[:, :2], rows[:, 2].astype(np.int64))))
-    return masks
-
-
-def correction_parts(
-    predictor: Predictor,
-    patches: Sequence[Patch],
-    clicks: Sequence[int] = CLICKS,
-    jitter: float = 2.0,
-    seed: int = 0,
-) -> dict[str, Parts]:
-    """Scores after so many simulated clicks, over the patches with roots: "root_iou@k", "cl_dice@k", "length_bias@k"
-    (found / true root length - 1, pooled), and for each threshold t "noc@t" (clicks until root IoU reaches t, failures
-    counted as the most clicks) and "failures@t" (share of patches that do not reach it).
-
-    Clicks come from the truth: they tell what a perfectly informed person would reach. Raises ValueError without roots.
-    """
-    rooted = [patch for patch in patches if patch.mask.any()]
-    if not rooted:
-        raise ValueError("none of the patches has a root, so there is nothing to correct: take more patches.")
-    most, rows = max(clicks), []
-    for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
-        rng = np.random.default_rng([seed, number])
-        masks = correct(predictor, patch.image, patch.mask, most, rng, jitter)
-        ious = [iou(count(mask, patch.mask)) for mask in masks]
-        scale = patch.mm_per_px or 1.0
-        true_mm = root_length_mm(patch.mask, scale)
-        row = {f"root_iou@{k}": (ious[k], 1) for k in clicks}
-        row |= {f"cl_dice@{k}": (cl_dice(masks[k], patch.mask), 1) for k in clicks}
-        row |= {f"length_bias@{k}": (root_length_mm(masks[k], scale) - true_mm, true_mm) for k in clicks}
-        for t in THRESHOLDS:
-            reached = next((k for k, value in enumerate(ious) if value >= t), None)
-            row |= {f"noc@{t:g}": (most if reached is None else reached, 1), f"failures@{t:g}": (reached is None, 1)}
-        rows.append(row)
-    return {key: Parts(*np.array([row[key] for row in rows], float).T) for key in rows[0]}
 
 
 # --- All protocols, for several predictors

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from skimage.morphology import skeletonize
 
+from rootsam_lib.correction import correct
 from rootsam_lib.corrector import Corrector
 from rootsam_lib.datasets import load_scans
 from rootsam_lib.intervals import interval, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.progress import progress
-from rootsam_lib.prompts import next_click
 from rootsam_lib.results import provenance, read_json, shown, write_json
 from rootsam_lib.sam import MODELS, RootSAM, build_sam, weights_hash
 from rootsam_lib.scans import Scan, check_masks
@@ -32,6 +32,7 @@ TIME_SOURCES = {
     "click": "0.7 to 1.4 s: a stroke on soil and on root in RootPainter's simulated annotator; a click is no longer",
     "review": "20 to 60 s to look over the scan before and after: our assumption, no value found in the literature",
 }
+SKIP = 6  # px around a click within which nobody clicks again
 
 
 @dataclass(frozen=True)
@@ -70,42 +71,23 @@ def annotate(
 ) -> dict[str, object]:
     """One scan, corrected by up to `clicks` clicks; lists hold what the mask was worth after 0, 1, ... of them.
 
-    Each click is `next_click` on the mask so far, moved by `jitter` px (SD) as a hand moves it. Where it was clicked
-    already, it goes to the next mistake. Raises ValueError for a scan without mask.
+    Each click is `correction.aim` at the mask so far, moved by `jitter` px (SD) as a hand moves it; where it was
+    clicked already, it goes to the next mistake. Raises ValueError for a scan without mask.
     """
     check_masks([scan])
     rng = np.random.default_rng([seed, scan.mask.shape[0], int(scan.mask.sum())])
-    corrector = Corrector(model, scan.image, zoom, tile_size)
-    given: list[tuple[int, int, int]] = []
-    row: dict[str, object] = {"name": scan.name, "tube": scan.tube, "true_length": length(scan.mask)}
-    row |= {"root_iou": [], "cl_dice": [], "length": [], "obeyed": 0}
-    mask = corrector.mask
-    while True:
-        row["root_iou"].append(iou(count(mask, scan.mask)))
-        row["cl_dice"].append(cl_dice(mask, scan.mask))
-        row["length"].append(length(mask))
-        if len(given) == clicks or (click := _aim(scan.mask, mask, given, jitter, rng)) is None:
-            break
-        given.append(click)
-        mask = corrector.ask(given)
-        row["obeyed"] += int(mask[click[1], click[0]] == click[2])
-    for name in ("root_iou", "cl_dice", "length"):  # where nothing is wrong any more the mask stays
-        row[name] += row[name][-1:] * (clicks + 1 - len(row[name]))
-    return row | {"given": len(given), "clicks": [list(click) for click in given]}
-
-
-def _aim(truth: np.ndarray, mask: np.ndarray, given: Sequence, jitter: float, rng: np.random.Generator):
-    """The next click with a hand's tremor; none where nothing is wrong, or only where it was clicked already."""
-    wrong = mask.copy()
-    for x, y, _ in given:  # a person sees that a click there did nothing, and goes to the next mistake
-        near = (slice(max(y - 6, 0), y + 7), slice(max(x - 6, 0), x + 7))
-        wrong[near] = truth[near]
-    aimed = next_click(truth, wrong)
-    if aimed is None:
-        return None
-    height, width = truth.shape
-    x, y = np.rint(np.array(aimed[:2]) + rng.normal(0, jitter, 2)).astype(int)
-    return int(np.clip(x, 0, width - 1)), int(np.clip(y, 0, height - 1)), int(aimed[2])
+    masks, given = correct(Corrector(model, scan.image, zoom, tile_size).ask, scan.mask, clicks, rng, jitter, SKIP)
+    return {
+        "name": scan.name,
+        "tube": scan.tube,
+        "true_length": length(scan.mask),
+        "root_iou": [iou(count(mask, scan.mask)) for mask in masks],
+        "cl_dice": [cl_dice(mask, scan.mask) for mask in masks],
+        "length": [length(mask) for mask in masks],
+        "obeyed": sum(int(mask[y, x] == label) for mask, (x, y, label) in zip(masks[1:], given, strict=False)),
+        "given": len(given),
+        "clicks": [list(click) for click in given],
+    }
 
 
 def clicks_until(scores: Sequence[float], goal: float) -> int:

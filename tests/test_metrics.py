@@ -25,7 +25,6 @@ from rootsam_lib.metrics import (
     count,
     dice,
     dilate,
-    false_mm_per_cm2,
     iou,
     precision,
     recall,
@@ -195,12 +194,3 @@ def test_centre_line_dice_sees_a_diagonal_root():
     bar = (abs(x - y - 1) * 0.5**0.5 < 2) & (x + y > 200) & (x + y < 600)
     half = bar & (x + y < 400)
     assert cl_dice(half, bar) == pytest.approx(2 * 0.5 / 1.5, abs=0.02)
-
-
-def test_false_length_on_soil_by_hand():
-    soil = np.zeros((200, 300), bool)
-    assert false_mm_per_cm2(soil, 0.1) == 0
-    soil[100:104, 50:250] = True  # 200 px long and 4 wide; its centre line is up to 2 px shorter at each end
-    density = false_mm_per_cm2(soil, 0.1)
-    assert density == pytest.approx(20 / 6, rel=0.03)  # 20 mm on 20 x 30 mm = 6 cm2
-    assert false_mm_per_cm2(soil, 0.2) == pytest.approx(density / 2)

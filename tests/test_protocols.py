@@ -12,8 +12,8 @@ from rootsam_lib.baselines import RidgeFilter, brightness_threshold, fit_ridge
 from rootsam_lib.evaluation import FixedPrompts, score
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import DEFINITIONS, Counts, summarise
-from rootsam_lib.prompts import ROOT, SOIL, Prompts
-from rootsam_lib.protocols import ModelPredictor, correct, correction_parts, evaluate, jittered_click, score_images
+from rootsam_lib.prompts import Prompts
+from rootsam_lib.protocols import ModelPredictor, evaluate, score_images, score_mask
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.sam import build_sam
 from rootsam_lib.scans import Patch, Scan, tile
@@ -138,67 +138,16 @@ def test_results_file_round_trip(patches, tmp_path):
         read_json(tmp_path / "none.json")
 
 
-# --- Correction
-
-
-class Obedient:
-    """Makes a disk of 2 px right around every click, and counts how it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, image, prompts=None):
-        mask = np.zeros(image.shape[:2], bool)
-        self.asked.append(0 if prompts is None else len(prompts.labels))
-        if prompts is not None:
-            y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-            for (px, py), label in zip(prompts.points, prompts.labels, strict=True):
-                mask[(x - px) ** 2 + (y - py) ** 2 <= 4] = label == ROOT
-        return mask
-
-
-def test_correction_clicks_are_counted(patches):
-    deaf = correction_parts(nothing, patches, (0, 1, 5))
-    assert deaf["noc@0.6"].value == 5 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
-    good = correction_parts(bright, patches, (0, 1, 5))
-    assert good["noc@0.85"].value == 0 and good["failures@0.85"].value == 0 and good["length_bias@0"].value == 0
-    assert len(good["root_iou@0"].over) == 2, "the patch of soil has nothing to correct"
-    model = Obedient()
-    some = correction_parts(model, patches[:1], (0, 1, 5))
-    assert model.asked == [0, 1, 2, 3, 4, 5]
-    assert some["root_iou@0"].value == 0 < some["root_iou@1"].value < some["root_iou@5"].value
-    with pytest.raises(ValueError, match="nothing to correct"):
-        correction_parts(nothing, patches[2:])
-
-
-def test_a_finished_mask_is_left_alone(patches):
-    masks = correct(bright, patches[0].image, patches[0].mask, 4, np.random.default_rng(0), 1.0)
-    assert len(masks) == 5 and all((m == patches[0].mask).all() for m in masks)
-
-
-def test_jitter_stays_within_the_mistake(patches):
-    truth, rng = patches[0].mask, np.random.default_rng(0)
-    clicks = [jittered_click(truth, truth & False, 3.0, rng) for _ in range(200)]
-    assert all(truth[int(y), int(x)] and label == ROOT for x, y, label in clicks) and len(set(clicks)) > 20
-    false = [jittered_click(truth & False, truth, 3.0, rng) for _ in range(50)]
-    assert all(truth[int(y), int(x)] and label == SOIL for x, y, label in false)
-    assert jittered_click(truth, truth, 3.0, rng) is None
-    assert jittered_click(truth, truth & False, 0.0, rng) == jittered_click(truth, truth & False, 0.0, rng)
-
-
-def test_a_models_session_feeds_its_last_logits_back(small_scans, monkeypatch):
-    cut = tile(small_scans[0], 256)[0]
-    model = build_sam("nano")
-    fed, decode = [], type(model).decode
-
-    def spy(self, features, points=None, labels=None, mask_input=None, multimask=False):
-        fed.append((None if points is None else points.shape[1], mask_input is not None))
-        return decode(self, features, points, labels, mask_input, multimask)
-
-    monkeypatch.setattr(type(model), "decode", spy)
-    masks = correct(ModelPredictor(model), cut.image, cut.mask, 3, np.random.default_rng(0), 2.0)
-    assert fed == [(None, False), (1, True), (2, True), (3, True)]
-    assert any((masks[0] != m).any() for m in masks[1:])
+def test_false_length_on_soil_by_hand():
+    soil = np.zeros((200, 300), bool)
+    assert score_mask(soil, soil, 0.1).false_mm == 0
+    found = soil.copy()
+    found[100:104, 50:250] = True  # 200 px long and 4 wide; its centre line is up to 2 px shorter at each end
+    score = score_mask(found, soil, 0.1)
+    assert score.false_mm / score.cm2 == pytest.approx(20 / 6, rel=0.03)  # 20 mm on 20 x 30 mm = 6 cm2
+    double = score_mask(found, soil, 0.2)
+    assert double.false_mm / double.cm2 == pytest.approx(score.false_mm / score.cm2 / 2)
+    assert score_mask(found, found, 0.1).cm2 == 0, "an image with roots says nothing of false length on soil"
 
 
 def test_the_encoder_runs_once_for_all_questions_about_an_image(small_scans, monkeypatch):
@@ -240,6 +189,6 @@ def test_ridge_filter_finds_lines_and_leaves_blobs():
 def test_no_grad_is_kept(small_scans):
     predictor = ModelPredictor(build_sam("nano"))
     cut = tile(small_scans[0], 128)[0]
-    logits = predictor._decode(cut.image, None, None)
+    logits = predictor._decode(cut.image, None)
     assert not logits.requires_grad and torch.isfinite(logits).all() and evaluation.FixedPrompts is FixedPrompts
     assert not math.isnan(float(logits.mean()))

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import cl_dice
 from rootsam_lib.prompts import Prompts, click_prompt
-from rootsam_lib.protocols import ModelPredictor, correct
 from rootsam_lib.sam import build_sam, zoomed
 from rootsam_lib.scans import tile
 from rootsam_lib.stages import PRESETS, StageConfig, stage_pair
@@ -99,26 +98,6 @@ def test_centre_line_dice_by_hand():
     assert cl_dice(thick, truth) > 0.97  # the width does not count
     empty = truth & False
     assert cl_dice(empty, empty) == 1 and cl_dice(empty, truth) == cl_dice(truth, empty) == 0
-
-
-def test_corrections_start_automatic_and_click_on_mistakes(patches, monkeypatch):
-    model = build_sam("nano").eval()
-    patch = max(patches, key=lambda p: p.mask.sum())
-    asked, decode = [], type(model).decode
-
-    def noted(self, embedding, points=None, labels=None, fed=None):
-        asked.append((points, labels, fed))
-        return decode(self, embedding, points, labels, fed)
-
-    monkeypatch.setattr(type(model), "decode", noted)
-    masks = correct(ModelPredictor(model), patch.image, patch.mask, 4, np.random.default_rng(0), jitter=1.0)
-    assert len(masks) == 5 and asked[0] == (None, None, None)
-    for turn in range(1, len(asked)):
-        points, labels, fed = asked[turn]
-        assert points.shape == (1, turn, 2) and fed is not None
-        x, y = points[0, -1].int().tolist()
-        wanted = int(labels[0, -1])
-        assert patch.mask[y, x] == wanted and masks[turn - 1][y, x] != wanted
 
 
 def test_in_some_views_only_clicks_tell_which_roots_are_wanted():

@@ -1,0 +1,118 @@
+"""Simulated clicks aim at mistakes, count as they should, and are fed back to a model."""
+
+import numpy as np
+import pytest
+
+from rootsam_lib.correction import aim, asker, correct, correction_parts
+from rootsam_lib.prompts import ROOT, SOIL, Prompts
+from rootsam_lib.protocols import ModelPredictor
+from rootsam_lib.sam import build_sam
+from rootsam_lib.scans import Patch, tile
+
+
+@pytest.fixture
+def patches() -> list[Patch]:
+    """Two with a root of 4 x 40 px, from two tubes, and one of soil; roots are bright."""
+    mask = np.zeros((64, 64), bool)
+    mask[20:24, 10:50] = True
+    masks = (mask, mask.T, mask & False)
+    images = [np.where(m[..., None], 200, 60).astype(np.uint8).repeat(3, 2) for m in masks]
+    return [Patch(images[i], m, f"p{i}", f"T{min(i, 1)}", (0, 0), 0.1) for i, m in enumerate(masks)]
+
+
+def bright(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
+    return image[..., 0] > 100
+
+
+def nothing(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
+    return np.zeros(image.shape[:2], bool)
+
+
+class Obedient:
+    """Makes a disk of 2 px right around every click, and counts how it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, image, prompts=None):
+        mask = np.zeros(image.shape[:2], bool)
+        self.asked.append(0 if prompts is None else len(prompts.labels))
+        if prompts is not None:
+            y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+            for (px, py), label in zip(prompts.points, prompts.labels, strict=True):
+                mask[(x - px) ** 2 + (y - py) ** 2 <= 4] = label == ROOT
+        return mask
+
+
+def test_correction_clicks_are_counted(patches):
+    deaf = correction_parts(nothing, patches, (0, 1, 5))
+    assert deaf["noc@0.6"].value == 5 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
+    good = correction_parts(bright, patches, (0, 1, 5))
+    assert good["noc@0.85"].value == 0 and good["failures@0.85"].value == 0 and good["length_bias@0"].value == 0
+    assert len(good["root_iou@0"].over) == 2, "the patch of soil has nothing to correct"
+    model = Obedient()
+    some = correction_parts(model, patches[:1], (0, 1, 5))
+    assert model.asked == [0, 1, 2, 3, 4, 5]
+    assert some["root_iou@0"].value == 0 < some["root_iou@1"].value < some["root_iou@5"].value
+    with pytest.raises(ValueError, match="nothing to correct"):
+        correction_parts(nothing, patches[2:])
+
+
+def test_a_finished_mask_is_left_alone(patches):
+    masks = correct(asker(bright, patches[0].image), patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
+    assert len(masks) == 5 and all((m == patches[0].mask).all() for m in masks)
+
+
+def test_jitter_stays_within_the_mistake(patches):
+    truth, rng = patches[0].mask, np.random.default_rng(0)
+    clicks = [aim(truth, truth & False, rng, 3.0) for _ in range(200)]
+    assert all(truth[int(y), int(x)] and label == ROOT for x, y, label in clicks) and len(set(clicks)) > 20
+    false = [aim(truth & False, truth, rng, 3.0) for _ in range(50)]
+    assert all(truth[int(y), int(x)] and label == SOIL for x, y, label in false)
+    assert aim(truth, truth, rng) is None
+    assert aim(truth, truth & False, rng, 0.0) == aim(truth, truth & False, rng, 0.0)
+
+
+def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
+    cut = tile(small_scans[0], 256)[0]
+    model = build_sam("nano")
+    fed, decode = [], type(model).decode
+
+    def spy(self, features, points=None, labels=None, mask_input=None, multimask=False):
+        fed.append((None if points is None else points.shape[1], mask_input is not None))
+        return decode(self, features, points, labels, mask_input, multimask)
+
+    monkeypatch.setattr(type(model), "decode", spy)
+    masks, _ = correct(asker(ModelPredictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
+    assert fed == [(None, False), (1, True), (2, True), (3, True)]
+    assert any((masks[0] != m).any() for m in masks[1:])
+
+
+def test_a_person_does_not_click_twice_on_a_place(patches):
+    truth, rng = patches[0].mask, np.random.default_rng(0)
+    first = aim(truth, truth & False, rng, 0.0)
+    again = aim(truth, truth & False, rng, 0.0, [first])
+    assert again == first, "the RITM rule does"
+    other = aim(truth, truth & False, rng, 0.0, [first], skip=6)
+    assert abs(other.x - first.x) > 6 and truth[other.y, other.x]
+    assert aim(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
+
+
+def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypatch):
+    model = build_sam("nano").eval()
+    patch = max((p for scan in small_scans for p in tile(scan, 128)), key=lambda p: p.mask.sum())
+    asked, decode = [], type(model).decode
+
+    def noted(self, embedding, points=None, labels=None, fed=None):
+        asked.append((points, labels, fed))
+        return decode(self, embedding, points, labels, fed)
+
+    monkeypatch.setattr(type(model), "decode", noted)
+    masks, clicks = correct(asker(ModelPredictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
+    assert len(masks) == 5 and len(clicks) == 4 and asked[0] == (None, None, None)
+    for turn in range(1, len(asked)):
+        points, labels, fed = asked[turn]
+        assert points.shape == (1, turn, 2) and fed is not None
+        x, y = points[0, -1].int().tolist()
+        assert (x, y, int(labels[0, -1])) == clicks[turn - 1]
+        assert patch.mask[y, x] == clicks[turn - 1].label and masks[turn - 1][y, x] != clicks[turn - 1].label
