@@ -17,8 +17,9 @@ from torch import Tensor
 
 from rootsam_lib.prompts import next_click
 from rootsam_lib.results import commit, write_text
-from rootsam_lib.sam import HERE, RootSAM, resize_logits
+from rootsam_lib.sam import RootSAM, resize_logits
 from rootsam_lib.scenes import numbered_scene, object_sizes
+from rootsam_lib.zoo import HERE
 
 TARGETS = {
     "iou_1": 0.70,

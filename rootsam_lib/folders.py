@@ -28,10 +28,11 @@ from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.progress import progress
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import read_json, write_json
-from rootsam_lib.sam import MODELS, RootSAM, build_sam, weights_hash
+from rootsam_lib.sam import RootSAM, build_sam, weights_hash
 from rootsam_lib.scans import Scan, parse_dpi
 from rootsam_lib.training import load_stage
 from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row, write_traits
+from rootsam_lib.zoo import MODELS
 
 
 class Report(NamedTuple):

@@ -23,8 +23,9 @@ from rootsam_lib.intervals import interval, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.progress import progress
 from rootsam_lib.results import provenance, read_json, shown, write_json
-from rootsam_lib.sam import MODELS, RootSAM, build_sam, weights_hash
+from rootsam_lib.sam import RootSAM, build_sam, weights_hash
 from rootsam_lib.scans import Scan, check_masks
+from rootsam_lib.zoo import MODELS
 
 TIME_SOURCES = {
     "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rootsam_lib.augment import build_augmentation
-from rootsam_lib.sam import MODELS
+from rootsam_lib.zoo import MODELS
 
 # The poster's rate is for Meta's models. nano is smaller and less trained, and needs a higher one; both stages keep the
 # poster's ratio of 10 : 1.

@@ -37,10 +37,11 @@ from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import summarise
 from rootsam_lib.progress import progress
 from rootsam_lib.results import provenance, shown, write_json, write_text
-from rootsam_lib.sam import HERE, MODELS, RootSAM, build_sam, save_weights, weights_hash
+from rootsam_lib.sam import RootSAM, build_sam, save_weights, weights_hash
 from rootsam_lib.scans import Patch, Scan, check_masks, tile
 from rootsam_lib.stages import StageConfig
 from rootsam_lib.step import train_step
+from rootsam_lib.zoo import HERE, MODELS
 
 # What a stage is computed by: its folder's name depends on it.
 CODE = [

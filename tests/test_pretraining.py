@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from rootsam_lib import card, pretraining, recipe
 from rootsam_lib.prompts import error_click, stamp_clicks
-from rootsam_lib.sam import HERE, PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
+from rootsam_lib.sam import PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
 from rootsam_lib.scenes import follow, numbered_scene, object_sizes
+from rootsam_lib.zoo import HERE
 
 # EfficientNet-Lite0 as published: repeats, kernel, stride, expansion, channels in and out, for each stage.
 STAGES = (

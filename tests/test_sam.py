@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib import sam
+from rootsam_lib import zoo
 from rootsam_lib.evaluation import predict
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.sam import build_sam, download_checkpoint, load_weights, save_weights, weights_hash
+from rootsam_lib.sam import build_sam, load_weights, save_weights, weights_hash
+from rootsam_lib.zoo import download_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -157,23 +158,23 @@ def test_save_and_load(nano, tiny, tmp_path):
 
 
 def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
-    assert sam.embedded_checkpoint().stat().st_size <= 10e6
+    assert zoo.embedded_checkpoint().stat().st_size <= 10e6
     for file in ("nano.safetensors", "nano.json"):
-        (tmp_path / file).write_bytes((sam.HERE / file).read_bytes())
+        (tmp_path / file).write_bytes((zoo.HERE / file).read_bytes())
     with open(tmp_path / "nano.safetensors", "ab") as file:
         file.write(b"x")
-    monkeypatch.setattr(sam, "HERE", tmp_path)
+    monkeypatch.setattr(zoo, "HERE", tmp_path)
     with pytest.raises(ValueError, match=r"not the file that nano\.json describes"):
-        sam.embedded_checkpoint()
+        zoo.embedded_checkpoint()
 
 
 def test_download_of_a_checkpoint_in_metas_format(tiny, server, tmp_path, monkeypatch):
     folder, url = server
     monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
-    file = folder / sam.MODELS["tiny"].checkpoint
+    file = folder / zoo.MODELS["tiny"].checkpoint
     torch.save({"model": tiny.sam.state_dict()}, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setitem(sam.MODELS, "tiny", sam.MODELS["tiny"]._replace(sha256=digest))
+    monkeypatch.setitem(zoo.MODELS, "tiny", zoo.MODELS["tiny"]._replace(sha256=digest))
     path = download_checkpoint("tiny", url)
     assert weights_hash(build_sam("tiny", path)) == weights_hash(tiny)
     file.unlink()
@@ -183,7 +184,7 @@ def test_download_of_a_checkpoint_in_metas_format(tiny, server, tmp_path, monkey
 def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
     folder, url = server
     monkeypatch.setenv("ROOTSAM_CACHE", str(tmp_path / "cache"))
-    (folder / sam.MODELS["tiny"].checkpoint).write_bytes(b"truncated")
+    (folder / zoo.MODELS["tiny"].checkpoint).write_bytes(b"truncated")
     with pytest.raises(OSError, match="not the published file"):
         download_checkpoint("tiny", url)
     with pytest.raises(OSError, match="could not be fetched"):
