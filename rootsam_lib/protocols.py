@@ -61,17 +61,17 @@ MEANING = DEFINITIONS | {
 class ModelPredictor:
     """A model as a predictor: an image of one patch is decoded at once, a larger one in blended tiles.
 
-    zoom: how much images are enlarged for the encoder. tile_size: px. The features of the last patch are kept, so that
-    asking again is cheap.
+    zoom: how much images are enlarged for the encoder. tile_size: px. flips: tiles of larger images are seen in four
+    flips (`inference.segment`'s tta). The features of the last patch are kept, so that asking again is cheap.
     """
 
-    def __init__(self, model: RootSAM, zoom: float = 1.0, tile_size: int = 512):
-        self.model, self.zoom, self.tile_size = model.eval(), zoom, tile_size
+    def __init__(self, model: RootSAM, zoom: float = 1.0, tile_size: int = 512, flips: bool = False):
+        self.model, self.zoom, self.tile_size, self.flips = model.eval(), zoom, tile_size, flips
         self._image, self._embedding = None, None
 
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         if max(image.shape[:2]) > self.tile_size:
-            return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom).mask
+            return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom, self.flips).mask
         return resize_logits(self._decode(image, prompts), image.shape[:2])[0, 0].cpu().numpy() > 0
 
     def session(self, image: np.ndarray) -> Callable[[Sequence[Click]], np.ndarray]:
@@ -180,12 +180,14 @@ def evaluate(
     scans: Sequence[Scan] = (),
     clicked: Sequence[Patch] = (),
     prompted: Sequence[str] | None = None,
+    on_scans: Mapping[str, Predictor] | None = None,
     draws: int = 2000,
 ) -> dict[str, object]:
     """All protocols for several predictors on the same images with the same points; a results dictionary.
 
     predictors: by the name of their row. prompted: those that take prompts (None: all); the others have automatic rows
-    only. scans, clicked: what the whole-scan and the correction protocol run on, if anything.
+    only. scans, clicked: what the whole-scan and the correction protocol run on, if anything. on_scans: further rows of
+    the whole-scan table.
     "tables" holds one table a protocol: {row: {metric: [value, low, high]}}, 95 % intervals by `intervals`; "gains" the
     paired change from the first row to each other, relative for class-mean IoU. "counts" are the pixel counts of every
     patch with fixed prompts.
@@ -208,7 +210,7 @@ def evaluate(
         draws_of["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
         parts["whole scans"] = {
             name: summary_parts(score_images(predictor, scans, note=f"{name}: whole scans")[0])
-            for name, predictor in predictors.items()
+            for name, predictor in {**predictors, **(on_scans or {})}.items()
         }
     devices = [p.model.device for p in predictors.values() if isinstance(p, ModelPredictor)]
     rooted = [patch for patch in clicked if patch.mask.any()]
@@ -228,7 +230,7 @@ def evaluate(
         },
         "intervals": f"95 %, bootstrap of {draws} draws over tubes, paired between rows",
         "definitions": MEANING,
-        "models": {name: about_predictor(predictor) for name, predictor in predictors.items()},
+        "models": {name: about_predictor(p) for name, p in {**predictors, **(on_scans or {})}.items()},
         "tables": {
             table: {name: estimates(row, draws_of[table]) for name, row in rows.items()}
             for table, rows in parts.items()
@@ -255,6 +257,6 @@ def gains(rows: Mapping[str, Mapping[str, Parts]], weights: np.ndarray) -> dict[
 def about_predictor(predictor: Predictor) -> dict[str, object]:
     """What a row was made by: a model's label, weights and settings, or a baseline's own description."""
     if isinstance(predictor, ModelPredictor):
-        model, settings = predictor.model, {"zoom": predictor.zoom, "tile_size": predictor.tile_size}
+        model, settings = predictor.model, {name: getattr(predictor, name) for name in ("zoom", "tile_size", "flips")}
         return {"model": model.label, "weights": weights_hash(model), **settings}
     return {"model": getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))}

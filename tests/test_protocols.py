@@ -158,6 +158,16 @@ def test_the_encoder_runs_once_for_all_questions_about_an_image(small_scans, mon
     assert len(calls) == 2
 
 
+def test_flips_are_a_row_of_whole_scans_only(small_scans):
+    model = build_sam("nano")
+    rows = {"flips": ModelPredictor(model, tile_size=128, flips=True)}
+    plain = {"base": ModelPredictor(model, tile_size=128)}
+    results = evaluate(plain, tile(small_scans[0], 128)[:2], scans=small_scans[:1], on_scans=rows, draws=20)
+    assert list(results["tables"]["whole scans"]) == ["base", "flips"] and "flips" not in results["tables"]["automatic"]
+    scores = [results["tables"]["whole scans"][name]["pooled_dice"][0] for name in ("base", "flips")]
+    assert scores[0] != scores[1] and results["models"]["flips"]["flips"] and not results["models"]["base"]["flips"]
+
+
 # --- Baselines
 
 

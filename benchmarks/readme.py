@@ -1,0 +1,164 @@
+"""Fill the tables of README.md and data/results/README.md: `.venv/bin/python benchmarks/readme.py`.
+
+They come from the results files in data/results. A table stands between two comments, `<!-- NAME -->` and
+`<!-- end NAME -->`; nobody types a number in there, and a test fails when a page is not what this writes. The minutes
+in the table of lessons are filled too.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from rootsam_lib import CHECKOUT
+from rootsam_lib.ablations import REFERENCE, VARIANTS, seed_spread
+from rootsam_lib.results import cell, markdown_table, read_json, write_text
+from rootsam_lib.stages import PRESETS
+
+RESULTS = CHECKOUT / "data" / "results"
+PAGES = (CHECKOUT / "README.md", RESULTS / "README.md")
+TABLES = {
+    "fixed prompts": ("root_iou", "class_mean_iou", "pooled_iou", "pooled_dice", "cl_dice"),
+    "automatic": ("root_iou", "class_mean_iou", "pooled_dice", "cl_dice", "soil_false_alarm"),
+    "whole scans": ("root_iou", "pooled_dice", "pooled_dice_dilated", "precision", "recall", "cl_dice"),
+    "correction": ("root_iou@0", "root_iou@10", "root_iou@20", "cl_dice@0", "cl_dice@10", "failures@0.6"),
+}
+
+
+def table(head: str, rows: list[str]) -> str:
+    """A Markdown table of ready-made lines under a head."""
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
+
+
+def about(results: Mapping) -> str:
+    """What the real scores were measured on, and what made them."""
+    images, model = results["images"], results["models"]["base"]["model"]
+    return (
+        f"**{results['title']}**, {model}; {images['patches_with_roots']} patches with roots and "
+        f"{images['patches_without_roots']} without, of {images['tubes']} tubes."
+    )
+
+
+def traits_table(results: Mapping) -> str:
+    """Agreement of the traits of predicted and true masks, scan by scan."""
+    named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
+    calibrated = results["length_times_factor"]
+    rows = {named[trait]: row for trait, row in results["agreement"].items()}
+    rows[f"length times {calibrated['factor']:.3f}, fitted on the select scans"] = calibrated
+    lines = [
+        f"| {name} | {r['r2']:.2f} | {r['r2_fitted']:.2f} | {r['relative_bias']:+.0%} "
+        f"({r['relative_bias_low']:+.0%} to {r['relative_bias_high']:+.0%}) | {r['scans']} |"
+        for name, r in rows.items()
+    ]
+    return table("| trait | R² | R² of a fitted line | bias | scans |", lines)
+
+
+def annotator_table(results: Mapping) -> str:
+    """Clicks, minutes and what they are worth, of the simulated annotator."""
+    lines = []
+    for name, row in results["rows"].items():
+        first, tenth, last = (row["after_clicks"][k] for k in ("0", "10", "20"))
+        span = "{:.1f} ({:.1f} to {:.1f})".format
+        scores = " | ".join(
+            " → ".join(f"{at[key]:{form}}" for at in (first, tenth, last))
+            for key, form in (("root_iou", ".3f"), ("cl_dice", ".3f"), ("length_error", ".0%"))
+        )
+        clicks, minutes = span(row["clicks"], *row["clicks_interval"]), span(row["minutes"], *row["minutes_interval"])
+        lines.append(f"| {name} | {clicks} | {minutes} | {scores} |")
+    head = "| | clicks | minutes a scan | root IoU after 0, 10, 20 clicks | clDice | error of root length |"
+    return table(head, lines)
+
+
+def ablation_table(results: Mapping) -> str:
+    """Each variant's paired difference from the reference."""
+    rows = []
+    for name in results["tables"]["automatic"]:
+        values = [f"{results['tables'][t][name]['root_iou'][0]:.3f}" for t in ("fixed prompts", "automatic")]
+        gains = [results["gains"][t].get(name) for t in ("fixed prompts", "automatic")]
+        shown = [cell(g["root_iou"]) if g else "–" for g in gains]
+        shown.append(cell(gains[1]["pooled_dice"]) if gains[1] else "–")
+        question = VARIANTS[name].question
+        rows.append(f"| {name} | {question} | {values[0]} | {shown[0]} | {values[1]} | {shown[1]} | {shown[2]} |")
+    head = "| | what is asked | prompted root IoU | difference | automatic root IoU | difference "
+    return table(head + "| automatic pooled Dice, difference |", rows)
+
+
+def seeds_line(results: Mapping) -> str:
+    """The spread of the reference over seeds."""
+    seeds = sum(name == REFERENCE or "seed" in VARIANTS[name].changes for name in results["tables"]["automatic"])
+    told = []
+    for protocol in ("fixed prompts", "automatic"):
+        for score in ("root_iou", "pooled_dice"):
+            told.append(
+                "{} {} {:.3f} ± {:.3f}".format(protocol, score, *seed_spread(results["tables"][protocol], score))
+            )
+    return f"The reference over {seeds} seeds, mean ± standard deviation: {'; '.join(told)}."
+
+
+def speed_table(results: Mapping) -> str:
+    """Seconds a training step, and their ratios."""
+    lines = []
+    for row in results["rows"]:
+        seconds = " | ".join(f"{row[kind]:.3f}" for kind in "abc")
+        ratios = f"{row['a'] / row['b']:.1f} | {row['b'] / row['c']:.2f}"
+        lines.append(f"| {row['model']}, {row['size']} px, batch {row['batch']} | {seconds} | {ratios} |")
+    head = "| | (a) encoder in every step, s | (b) feature bank, s | (c) decoder alone, s | a / b | b / c |"
+    return table(head, lines)
+
+
+def bank_table(results: Mapping) -> str:
+    """Scores with the feature bank and with live encoding, over seeds."""
+    lines = []
+    for way in dict.fromkeys(row["way"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["way"] == way]
+        scores = []
+        for key in ("root_iou", "automatic_root_iou"):
+            values = np.array([row[key] for row in rows])
+            scores.append(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}")
+        lines.append(f"| {way} | {len(rows)} | {' | '.join(scores)} |")
+    return table("| | seeds | root IoU, prompted | root IoU, automatic |", lines)
+
+
+def preset_table() -> str:
+    """The presets of `stages`."""
+    lines = []
+    for key, p in PRESETS.items():
+        batch, state = f"{p.batch_size} / {p.batch_size // 2}", "run here" if p.ran else "**not run here**"
+        lines.append(
+            f"| `{key}` | {p.hardware} | {p.model} | {batch} | {p.micro_batches} | {p.bank_gb:g} GB | {p.precision} | "
+            f"{state} |"
+        )
+    head = "| `HARDWARE` | for | model that fits | batch, Stage 1 / 2 | parts of a batch | feature bank, at most "
+    return table(head + "| precision | |", lines)
+
+
+def blocks() -> dict[str, str]:
+    """Every table by its name."""
+    real, ablations = (read_json(RESULTS / f"segroot-{name}.json") for name in ("nano", "ablations"))
+    return {
+        "about": about(real),
+        **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
+        "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
+        "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
+        "ablations": ablation_table(ablations),
+        "seeds": seeds_line(ablations),
+        "speed": speed_table(read_json(RESULTS / "training-speed.json")),
+        "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
+        "presets": preset_table(),
+    }
+
+
+def filled(page: str) -> str:
+    """A page with every table and every lesson's minutes as the results files have them."""
+    for name, text in blocks().items():
+        between = rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)"
+        page = re.sub(between, lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page, flags=re.DOTALL)
+    for lesson, minutes in read_json(RESULTS / "tutorial-quick.json")["minutes"].items():
+        page = re.sub(rf"(\(notebooks/{lesson}\.ipynb\) \| [^|]* \| )[\d.]+ ", rf"\g<1>{minutes:.1f} ", page)
+    return page
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        write_text(path, filled(path.read_text(encoding="utf-8")))
+        print(f"filled {path.relative_to(CHECKOUT)}")
