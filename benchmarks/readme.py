@@ -2,7 +2,7 @@
 
 They come from the results files in data/results. A table stands between two comments, `<!-- NAME -->` and
 `<!-- end NAME -->`; nobody types a number in there, and a test fails when a page is not what this writes. The minutes
-in the table of lessons are filled too.
+in the table of lessons are filled too, and the README's bar chart is drawn.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rootsam_lib import CHECKOUT
+from rootsam_lib import CHECKOUT, figures
 from rootsam_lib.ablations import REFERENCE, VARIANTS, seed_spread
 from rootsam_lib.results import cell, markdown_table, read_json, write_text
 from rootsam_lib.stages import PRESETS
@@ -134,10 +134,11 @@ def preset_table() -> str:
 
 def blocks() -> dict[str, str]:
     """Every table by its name."""
-    real, ablations = (read_json(RESULTS / f"segroot-{name}.json") for name in ("nano", "ablations"))
+    real, frozen, ablations = (read_json(RESULTS / f"segroot-{n}.json") for n in ("nano", "nano-frozen", "ablations"))
     return {
         "about": about(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
+        **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
@@ -162,3 +163,5 @@ if __name__ == "__main__":
     for path in PAGES:
         write_text(path, filled(path.read_text(encoding="utf-8")))
         print(f"filled {path.relative_to(CHECKOUT)}")
+    figures.use_style()
+    figures.score_bars(read_json(RESULTS / "segroot-nano.json")).savefig(RESULTS / "segroot-nano.png", dpi=110)
