@@ -1,8 +1,8 @@
 """Ablations: what each choice is worth, by leaving it out or turning it round, everything else alike.
 
 Every variant trains from the same base model, on the same patches, with the same seed; `protocols.evaluate` then gives
-the paired difference from the first row. A difference whose interval holds 0 has not been shown; and the interval covers
-the choice of tubes only, so a difference within the spread of seeds has not been shown either.
+the paired difference from the first row. A difference whose interval holds 0 has not been shown; and the interval
+covers the choice of tubes only, so a difference within the spread of seeds has not been shown either.
 """
 
 from collections.abc import Mapping, Sequence
