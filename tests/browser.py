@@ -173,7 +173,7 @@ class Widget:
             self.page.evaluate("document.querySelector('.rootsam canvas').scrollIntoView({block: 'center'})")
             self.page.wait_for_timeout(150)
             box = self.canvas
-            inside = 0 <= box["top"] and box["top"] + box["height"] <= self.page.viewport_size["height"]
+            inside = box["top"] >= 0 and box["top"] + box["height"] <= self.page.viewport_size["height"]
             seen = seen + 1 if inside else 0
             if seen == 3:
                 return
