@@ -14,7 +14,7 @@ const STYLE = `
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
 .rootsam .said.wrong { color: #c62020; }
 .rootsam label { display: inline-flex; align-items: center; gap: 4px; }
-.rootsam .help { display: none; columns: 2; margin: 4px 0; padding: 6px 10px; border: 1px solid #9a9a9a; border-radius: 4px; }
+.rootsam .help { display: none; columns: 2 280px; margin: 4px 0; padding: 6px 10px; border: 1px solid #9a9a9a; border-radius: 4px; }
 .rootsam .help.open { display: block; }
 .rootsam .key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 3px 0 8px; }
 /* The picture below the widget is for where no kernel runs: here it would only show everything twice. */
@@ -22,16 +22,17 @@ const STYLE = `
 .rootsam kbd { border: 1px solid #9a9a9a; border-radius: 3px; padding: 0 4px; font-size: 12px; }`;
 
 const HELP = [
-  ["left click", "root"], ["right click, Alt + click", "soil"], ["drag a point", "move it"],
+  ["left click", "root: a circle"], ["right click, Alt + click", "soil: a cross"], ["drag a point", "move it"],
   ["Delete, Backspace", "remove the point under the mouse, or the last one touched"],
   ["Z, Ctrl + Z", "undo"], ["Y, Ctrl + Shift + Z", "redo"], ["wheel, + and −", "zoom"], ["0", "whole image"],
   ["drag, arrow keys", "pan"], ["M, E, I", "mask, errors (where the truth is known), image only"],
   ["[ and ]", "overlay opacity"], ["N, P", "next, previous image"], ["D", "done"], ["S", "save"],
-  ["touch", "tap: the chosen kind of point; one finger pans, two zoom"], ["H", "this help"],
+  ["touch", "tap: the chosen kind of point; drag a point, or tap it and remove it; one finger pans, two zoom"], ["H", "this help"],
 ];
 const COLOURS = { 1: "#2fd32f", 0: "#ff2d2d" };
-const NEAR = 9; // px of the screen: how close to a point the mouse must be
-const STILL = 4; // px of the screen: less than this is a click and no drag
+// px of the screen, for a mouse and for a finger: how close to a point it must be; less of a way is a click and no drag
+const NEAR = { mouse: 9, touch: 18 };
+const STILL = { mouse: 4, touch: 10 };
 
 function render({ model, el }) {
   el.innerHTML = `<style>${STYLE}</style><div class="rootsam" data-jp-suppress-context-menu="true">
@@ -41,8 +42,9 @@ function render({ model, el }) {
       <button data-do="done" title="this mask is good (D)">done</button><button data-do="save" title="save (S)">save</button>
     </div>
     <div class="bar">
-      <button class="root" data-kind="1" title="what a click means">root</button><button class="soil" data-kind="0">soil</button>
+      <button class="root" data-kind="1" title="what a click means">● root</button><button class="soil" data-kind="0">✕ soil</button>
       <span class="gap"></span><button data-do="undo" title="Z">undo</button><button data-do="redo" title="Y">redo</button>
+      <button data-remove="1" title="the point last touched (Delete)">remove</button>
       <span class="gap"></span>
       <button data-view="mask" title="M">mask</button><button data-view="error" title="E">errors</button><button data-view="image" title="I">image</button>
       <label>opacity <input type="range" class="opacity" min="0.1" max="1" step="0.05" value="0.55"></label>
@@ -67,8 +69,9 @@ function render({ model, el }) {
   const toScreen = (x, y) => [(x + 0.5) * view.scale + view.x, (y + 0.5) * view.scale + view.y];
   const at = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
   const inside = ([x, y]) => x >= 0 && y >= 0 && x < status().width && y < status().height;
-  function nearest([x, y]) {
-    let best = -1, closest = NEAR;
+  const by = (event) => (event.pointerType === "touch" ? "touch" : "mouse");
+  function nearest([x, y], near = NEAR.mouse) {
+    let best = -1, closest = near;
     points().forEach(([px, py], i) => {
       const [sx, sy] = toScreen(px, py), far = Math.hypot(sx - x, sy - y);
       if (far <= closest) { best = i; closest = far; }
@@ -116,10 +119,16 @@ function render({ model, el }) {
       const held = drag && drag.point === i && drag.moved;
       const [sx, sy] = held ? drag.now : toScreen(x, y);
       pen.beginPath();
-      if (label) pen.arc(sx, sy, i === touched ? 8 : 6, 0, 2 * Math.PI);
-      else { const r = i === touched ? 8 : 6; pen.rect(sx - r, sy - r, 2 * r, 2 * r); }
-      pen.fillStyle = COLOURS[label]; pen.fill();
-      pen.lineWidth = i === touched ? 3 : 1.5; pen.strokeStyle = "white"; pen.stroke();
+      const r = i === touched ? 8 : 6, rim = i === touched ? 3 : 1.5;
+      pen.strokeStyle = "white";
+      if (label) {
+        pen.arc(sx, sy, r, 0, 2 * Math.PI);
+        pen.fillStyle = COLOURS[1]; pen.fill(); pen.lineWidth = rim; pen.stroke();
+      } else { // a cross: green and red alone are the same to one man in twelve
+        pen.moveTo(sx - r, sy - r); pen.lineTo(sx + r, sy + r); pen.moveTo(sx - r, sy + r); pen.lineTo(sx + r, sy - r);
+        pen.lineCap = "round"; pen.lineWidth = 4 + 2 * rim; pen.stroke();
+        pen.lineWidth = 4; pen.strokeStyle = COLOURS[0]; pen.stroke();
+      }
     });
     Object.assign(canvas.dataset, { scale: view.scale, x: view.x, y: view.y }); // where the image lies, for whoever asks
   }
@@ -168,7 +177,7 @@ function render({ model, el }) {
     canvas.setPointerCapture(event.pointerId);
     fingers.set(event.pointerId, at(event));
     if (fingers.size > 1) { drag = null; draw(); return; } // two fingers: no click comes of it
-    drag = { start: at(event), now: at(event), point: nearest(at(event)), moved: false, button: event.button,
+    drag = { start: at(event), now: at(event), point: nearest(at(event), NEAR[by(event)]), moved: false, button: event.button,
       soil: event.button === 2 || event.altKey, view: { ...view } };
     if (drag.point >= 0) { touched = drag.point; draw(); }
   }
@@ -187,7 +196,7 @@ function render({ model, el }) {
     fingers.set(event.pointerId, mouse);
     if (!drag) return;
     drag.now = mouse;
-    if (Math.hypot(mouse[0] - drag.start[0], mouse[1] - drag.start[1]) > STILL) drag.moved = true;
+    if (Math.hypot(mouse[0] - drag.start[0], mouse[1] - drag.start[1]) > STILL[by(event)]) drag.moved = true;
     if (drag.moved && drag.point < 0) {
       view.x = drag.view.x + mouse[0] - drag.start[0];
       view.y = drag.view.y + mouse[1] - drag.start[1];
@@ -243,6 +252,7 @@ function render({ model, el }) {
     if (button.dataset.view) show(button.dataset.view);
     if (button.dataset.kind) { kind = Number(button.dataset.kind); label(); }
     if (button.dataset.zoom === "fit") { fit(); draw(); } else if (button.dataset.zoom) zoom(Number(button.dataset.zoom), middle());
+    if (button.dataset.remove) remove();
     if (button.dataset.help) help();
     canvas.focus({ preventScroll: true });
   }

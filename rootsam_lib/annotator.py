@@ -14,12 +14,11 @@ from IPython.display import Image as Picture
 from IPython.display import display
 from PIL import Image, ImageColor, ImageDraw
 
-from rootsam_lib.figures import BASE, STAGE1, STAGE2, overlay
+from rootsam_lib.figures import BASE, ROOT_POINT, SOIL_POINT, STAGE1, STAGE2, overlay
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.sessions import Session
 
 VIEWS = ("mask", "error", "image")
-POINT_COLOURS = {True: "#2fd32f", False: "#ff2d2d"}  # root, soil: as in figures.draw_prompts
 
 
 def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
@@ -122,7 +121,12 @@ def still(session: Session, width: int = 800) -> bytes:
     draw = ImageDraw.Draw(picture)
     for x, y, label, *_ in session.clicks:
         x, y = (x + 0.5) * scale, (y + 0.5) * scale
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=POINT_COLOURS[label == ROOT], outline="white", width=2)
+        if label == ROOT:
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=ROOT_POINT, outline="white", width=2)
+            continue
+        for colour, width in (("white", 7), (SOIL_POINT, 3)):  # a cross, as in figures.draw_prompts
+            draw.line((x - 5, y - 5, x + 5, y + 5), colour, width)
+            draw.line((x - 5, y + 5, x + 5, y - 5), colour, width)
     return jpeg(np.asarray(picture))
 
 

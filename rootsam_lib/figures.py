@@ -18,6 +18,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
+ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
 NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
 HATCHES = {"base": "", "stage1": "//", "stage2": ""}  # the colours alone would be lost in a grey print
@@ -156,7 +157,7 @@ def error_legend(figure: Figure, excess: str = "false root") -> None:
 
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
     """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too)."""
-    for label, colour, marker in ((ROOT, "#2fd32f", "o"), (SOIL, "#ff2d2d", "X")):
+    for label, colour, marker in ((ROOT, ROOT_POINT, "o"), (SOIL, SOIL_POINT, "X")):
         points = prompts.points[prompts.labels == label]
         ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, marker=marker, edgecolors="white", linewidths=0.8)
 

@@ -2,20 +2,11 @@
 
 import io
 import json
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from browser import Widget, chromium, jupyterlab, open_notebook, run_all, screenshot
 from nbconvert import HTMLExporter
 from PIL import Image
 
@@ -25,9 +16,6 @@ from rootsam_lib.prompts import next_click
 from rootsam_lib.sam import build_sam
 from rootsam_lib.sessions import Session
 from rootsam_lib.synthetic import synthetic_scans
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LATENCIES = []
 
 
 @pytest.fixture
@@ -87,6 +75,10 @@ def test_a_picture_stays_where_no_kernel_runs(session):
     assert picture.shape == (256, 256, 3)
     red, green, blue = picture[100, 100].astype(int)
     assert green > red + 60 and green > blue + 60, "the click is drawn where it was made"
+    session.add(40, 180, 0)
+    seen = np.asarray(Image.open(io.BytesIO(still(session)))).astype(int)[174:187, 34:47]
+    red = (seen[..., 0] > seen[..., 1] + 90) & (seen[..., 0] > seen[..., 2] + 90)
+    assert red[6, 6] and red[3, 3] and not red[6, :3].any() and not red[:3, 6].any(), "soil is a cross, not a disk"
     bundle = Annotator(session)._repr_mimebundle_()
     assert "Run this cell" in (bundle[0] if isinstance(bundle, tuple) else bundle)["text/plain"]
 
@@ -106,214 +98,108 @@ def test_a_lesson_as_html_shows_the_picture(tmp_path):
 # --- In the browser
 
 
-NOTEBOOK = """
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+def opened(lab, browser, name: str, source: str, **options: object) -> Widget:
+    """The widget of a notebook with one cell, whose session lies in a folder called `name`."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, lab.folder / f"{name}.ipynb")
+    page = open_notebook(lab, browser, name, **options)
+    run_all(page)
+    return Widget(page, lab.folder / name)
+
+
+TOUCH = """
 import torch
 torch.set_num_threads(2)
 from rootsam_lib.annotator import annotate
 from rootsam_lib.sam import build_sam
 from rootsam_lib.sessions import Session
 from rootsam_lib.synthetic import synthetic_scans
-drawn = synthetic_scans("test", 2, seed=0)
-session = Session("session", drawn, build_sam("nano"))
+session = Session("touch", synthetic_scans("test", 2, seed=0), build_sam("nano"))
 annotate(session)
 """
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """JupyterLab on a free port, in a folder of its own: (address, token, folder)."""
-    pytest.importorskip("playwright", reason='no playwright: pip install -e ".[dev]"')
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium (Debian), then run again")
-    folder = tmp_path_factory.mktemp("lab")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(8)
-    own = {"HOME": folder, "JUPYTER_CONFIG_DIR": folder / "config", "JUPYTER_DATA_DIR": folder / "data"}
-    own |= {"JUPYTER_RUNTIME_DIR": folder / "runtime", "PYTHONPATH": CHECKOUT, "ROOTSAM_HOME": folder}
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        f"--port={port}",
-        f"--IdentityProvider.token={token}",
-    ]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}"]
-    news = folder / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=os.environ | {k: str(v) for k, v in own.items()}, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            address = f"http://127.0.0.1:{port}"
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{address}/api?token={token}", timeout=1)
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        pytest.fail(f"JupyterLab did not start: {(folder / 'lab.log').read_text()[-600:]}")
-                    time.sleep(0.25)
-            yield address, token, folder
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
+def fingers(page, *paths: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    """One finger a path, (start, end) in px of the screen, all at once and in five steps."""
+    touch = page.context.new_cdp_session(page)
+
+    def send(kind: str, share: float | None = None):
+        places = [] if share is None else [[a + share * (b - a) for a, b in zip(*path, strict=True)] for path in paths]
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    send("touchStart", 0)
+    for step in range(1, 6):
+        send("touchMove", step / 5)
+    page.wait_for_timeout(150)
+    send("touchMove", 1)  # they rest before they leave: after a fling the browser takes no tap
+    send("touchEnd")
+    page.wait_for_timeout(200)
 
 
-@pytest.fixture(scope="module")
-def browser(lab):
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    quiet += ["--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield chromium
-        chromium.close()
-
-
-class Page:
-    """A notebook in JupyterLab whose last cell shows the widget, and what a person does there."""
-
-    def __init__(self, lab, browser, name: str, source: str, touch: bool = False):
-        address, token, self.folder = lab
-        cells = [nbformat.v4.new_code_cell(source)]
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), self.folder / f"{name}.ipynb")
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
-        self.page.set_default_timeout(150_000)  # for a busy machine
-        self.page.goto(f"{address}/doc/tree/{name}.ipynb?token={token}")
-        self.name = name
-
-    def run(self):
-        self.page.wait_for_selector(".jp-CodeCell")
-        self.page.wait_for_function(
-            "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-        )
-        for _ in range(20):  # the first press may come before the notebook listens
-            self.page.click(".jp-CodeCell .jp-InputArea-editor")
-            self.page.keyboard.press("Shift+Enter")
-            self.page.wait_for_timeout(500)
-            if self.page.inner_text(".jp-CodeCell .jp-InputPrompt >> nth=0").strip() != "[ ]:":
-                break
-        self.ready()
-
-    def ready(self):
-        self.page.wait_for_selector(".rootsam canvas[data-answer]")
-        self.page.wait_for_function(
-            "() => { const c = document.querySelector('.rootsam canvas');"
-            "return c.dataset.scale && !c.dataset.waiting; }"
-        )
-        self.page.evaluate("document.querySelector('.rootsam').scrollIntoView({block: 'end'})")
-        self.page.wait_for_timeout(200)
-
-    @property
-    def canvas(self) -> dict:
-        return self.page.evaluate(
-            "() => { const c = document.querySelector('.rootsam canvas'), b = c.getBoundingClientRect();"
-            "return {...c.dataset, left: b.left, top: b.top, width: b.width, height: b.height}; }"
-        )
-
-    def place(self, x: int, y: int) -> tuple[float, float]:
-        """Where the middle of an image pixel is on the screen."""
-        c = self.canvas
-        return c["left"] + float(c["x"]) + (x + 0.5) * float(c["scale"]), c["top"] + float(c["y"]) + (y + 0.5) * float(
-            c["scale"]
-        )
-
-    def answered(self, action):
-        """Do something that the kernel answers, and wait for the redraw."""
-        before = self.canvas["answer"]
-        action()
-        self.page.wait_for_function(
-            "before => { const c = document.querySelector('.rootsam canvas'); return c.dataset.answer !== before; }",
-            arg=before,
-        )
-        if latency := self.canvas.get("latency"):
-            LATENCIES.append(int(latency))
-
-    def click(self, x: int, y: int, **options):
-        self.answered(lambda: self.page.mouse.click(*self.place(x, y), **options))
-
-    def key(self, key: str):
-        self.answered(lambda: self.page.keyboard.press(key))
-
-    def log(self, index: int = 0) -> list[tuple[int, int, int]]:
-        name = sorted(path.name for path in (self.folder / self.session / "clicks").glob("*.json"))[index]
-        clicks = json.loads((self.folder / self.session / "clicks" / name).read_text())["clicks"]
-        return [(c["x"], c["y"], c["label"]) for c in clicks]
-
-    session = "session"
-
-    def mask(self, index: int = 0) -> np.ndarray:
-        return np.asarray(Image.open(sorted((self.folder / self.session / "masks").glob("*.png"))[index]))
-
-    def pixels(self) -> np.ndarray:
-        box = self.canvas
-        clip = {key: box[key] for key in ("width", "height")} | {"x": box["left"], "y": box["top"]}
-        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")).astype(int)
-
-    def picture(self, name: str):
-        """A screenshot, kept only where ROOTSAM_SCREENSHOTS names a folder."""
-        if place := os.environ.get("ROOTSAM_SCREENSHOTS"):
-            Path(place).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=Path(place) / f"{name}.png")
-
-
-def test_a_person_corrects_in_jupyterlab(lab, browser):
+def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     truth = synthetic_scans("test", 1, seed=0)[0].mask
-    x, y, _ = map(int, next_click(truth, np.zeros_like(truth)))  # in the middle of the thickest root
-    page = Page(lab, browser, "clicks", NOTEBOOK)
-    page.run()
-    page.picture("1-opened")
-    before = page.pixels()
-    page.click(x, y)
-    page.picture("2-root-click")
-    assert page.log() == [(x, y, 1)]
-    assert np.abs(page.pixels() - before).max(axis=2).astype(bool).sum() > 500, "the mask on the canvas has changed"
-    with_one = page.mask()
-    page.click(300, 320, button="right")
-    assert page.log() == [(x, y, 1), (300, 320, 0)]
-    page.picture("3-soil-click")
-    page.key("z")
-    assert page.log() == [(x, y, 1)] and np.array_equal(page.mask(), with_one)
-    page.page.mouse.move(*page.place(x, y))
-    page.page.mouse.wheel(0, -600)
-    page.page.wait_for_timeout(200)
-    assert float(page.canvas["scale"]) > 1
-    page.picture("4-zoomed")
-    page.click(x + 21, y + 17)
-    assert page.log()[1] == (x + 21, y + 17, 1), "a click lands where it was made when zoomed in"
-    page.key("s")
-    assert "saved in session/" in page.page.inner_text(".rootsam .said")
+    x, y, _ = map(int, next_click(truth, np.zeros_like(truth)))
+    widget = opened(lab, browser, "touch", TOUCH, viewport={"width": 390, "height": 844}, has_touch=True)
+    page = widget.page
+    screenshot(page, "touch-1-opened")
+    whole = float(widget.canvas["scale"])
+    before = widget.pixels()
+    widget.tap(x, y)
+    ((left, top, label),) = widget.log()
+    assert abs(left - x) <= 1 / whole and abs(top - y) <= 1 / whole and label == 1
+    assert np.abs(widget.pixels() - before).max(axis=2).astype(bool).sum() > 30
+    screenshot(page, "touch-2-root-tap")
 
-    page.page.keyboard.press("Control+s")  # the notebook's own save, with the widget's output
-    page.page.wait_for_timeout(1000)
-    page.page.reload()
-    page.ready()
-    page.picture("5-reloaded")
-    assert "2 clicks" in page.page.inner_text(".rootsam .state"), "after a reload it goes on"
-    page.click(100, 100)
-    assert page.log() == [(x, y, 1), (x + 21, y + 17, 1), (100, 100, 1)]
-    page.key("e")
-    page.picture("6-errors")
-    page.page.keyboard.press("h")
-    page.picture("7-help")
-    page.page.keyboard.press("h")
-    page.key("d")
-    page.key("n")
-    assert "image 2 of 2, 1 done" in page.page.inner_text(".rootsam .place")
-    page.picture("8-next")
-    page.page.close()
-    print(f"from click to redraw at 1024 px, ms: {sorted(LATENCIES)}")
+    page.tap(".rootsam [data-kind='0']")  # from now on a tap means soil
+    middle = widget.place(300, 320)
+    fingers(page, *(((middle[0] + side * 20, middle[1]), (middle[0] + side * 100, middle[1])) for side in (-1, 1)))
+    assert float(widget.canvas["scale"]) > 4 * whole and len(widget.log()) == 1, "two fingers zoom and click nothing"
+    widget.tap(300, 320)
+    assert widget.log()[1] == (300, 320, 0), "under zoom, to the pixel"
+    screenshot(page, "touch-3-zoomed-soil-tap")
+    start, left = widget.place(340, 360), float(widget.canvas["x"])
+    fingers(page, (start, (start[0] + 60, start[1] + 30)))
+    assert float(widget.canvas["x"]) == pytest.approx(left + 60, abs=1) and len(widget.log()) == 2, "one finger pans"
+    start = widget.place(330, 370)
+    widget.answered(lambda: fingers(page, (start, (start[0] + 6, start[1] + 5))))
+    assert widget.log()[2] == (330, 370, 0), "a tap with an unsteady finger is a tap"
+    widget.answered(lambda: page.tap(".rootsam [data-remove]"))
+    start = widget.place(300, 320)
+    moved = (start[0] + 12, start[1] - 4), widget.place(270, 310)
+    widget.answered(lambda: fingers(page, moved))
+    assert len(widget.log()) == 2 and widget.log()[1][0] < 275, "a finger beside a point drags it"
+    widget.answered(lambda: page.tap(".rootsam [data-do='undo']"))
+    assert widget.log()[1] == (300, 320, 0)
+
+    page.tap(".rootsam [data-zoom='fit']")
+    widget.answered(lambda: page.tap(".rootsam [data-view='error']"))
+    screenshot(page, "touch-4-errors")
+    page.tap(".rootsam [data-help]")
+    assert page.is_visible(".rootsam .help")
+    screenshot(page, "touch-5-help")
+    page.tap(".rootsam [data-help]")
+    widget.answered(lambda: page.tap(".rootsam [data-do='done']"))
+    widget.answered(lambda: page.tap(".rootsam [data-do='next']"))
+    assert widget.says("place") == "image 2 of 2, 1 done"
+    wide = page.evaluate("[...document.querySelectorAll('.rootsam *')].filter(e => e.scrollWidth > e.clientWidth + 1"
+                         " && getComputedStyle(e).overflow !== 'hidden' && e.clientWidth).length")  # fmt: skip
+    assert wide == 0, "nothing sticks out at the side"
+    screenshot(page, "touch-6-next")
+    page.close()
 
 
 WIDE = """
@@ -330,53 +216,52 @@ annotate(session)
 
 
 def test_clicks_land_where_they_are_made(lab, browser):
-    page = Page(lab, browser, "wide", WIDE)
-    page.session = "wide"
-    page.run()
-    whole = float(page.canvas["scale"])
+    widget = opened(lab, browser, "wide", WIDE)
+    page = widget.page
+    whole = float(widget.canvas["scale"])
     assert whole < 0.5, "the image is wider than the canvas"
-    page.click(2996, 190)  # a pixel of the screen covers two to three of the image here
-    x, y, label = page.log()[0]
+    widget.click(2996, 190)  # a pixel of the screen covers two to three of the image here
+    x, y, label = widget.log()[0]
     assert abs(x - 2996) <= 1 / whole and abs(y - 190) <= 1 / whole and label == 1
-    page.picture("9-wide")
-    page.page.mouse.move(*page.place(1500, 100))
+    screenshot(page, "wide-1-whole")
+    page.mouse.move(*widget.place(1500, 100))
     for _ in range(2):
-        page.page.mouse.wheel(0, -900)
-    page.page.wait_for_timeout(200)
-    assert float(page.canvas["scale"]) > 4
-    page.click(1500, 100)
-    page.answered(lambda: alt_click(page, 1530, 90))
-    assert page.log()[1:] == [(1500, 100, 1), (1530, 90, 0)], "under zoom, to the pixel"
+        page.mouse.wheel(0, -900)
+    page.wait_for_timeout(200)
+    assert float(widget.canvas["scale"]) > 4
+    widget.click(1500, 100)
+    widget.answered(lambda: alt_click(widget, 1530, 90))
+    assert widget.log()[1:] == [(1500, 100, 1), (1530, 90, 0)], "under zoom, to the pixel"
 
     def drag(start, end):
-        page.page.mouse.move(*start)
-        page.page.mouse.down()
-        page.page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-        page.page.mouse.move(*end)
-        page.page.mouse.up()
+        page.mouse.move(*start)
+        page.mouse.down()
+        page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        page.mouse.move(*end)
+        page.mouse.up()
 
-    start = page.place(1480, 110)
-    before = float(page.canvas["x"])
+    start = widget.place(1480, 110)
+    before = float(widget.canvas["x"])
     drag(start, (start[0] + 150, start[1] - 40))
-    assert float(page.canvas["x"]) == pytest.approx(before + 150, abs=1) and len(page.log()) == 3, "a drag pans"
-    page.click(1470, 120)
-    assert page.log()[3] == (1470, 120, 1), "under zoom and pan, to the pixel"
-    page.answered(lambda: drag(page.place(1500, 100), page.place(1490, 104)))
-    assert page.log()[1] == (1490, 104, 1), "a point is dragged"
-    page.page.mouse.move(*page.place(1530, 90))
-    page.key("Delete")
-    assert [click[:2] for click in page.log()[1:]] == [(1490, 104), (1470, 120)]
-    page.picture("10-wide-zoomed")
-    page.page.set_viewport_size({"width": 900, "height": 900})
-    page.page.wait_for_timeout(300)
-    page.ready()
-    page.click(1400, 60)
-    x, y, _ = page.log()[3]
+    assert float(widget.canvas["x"]) == pytest.approx(before + 150, abs=1) and len(widget.log()) == 3, "a drag pans"
+    widget.click(1470, 120)
+    assert widget.log()[3] == (1470, 120, 1), "under zoom and pan, to the pixel"
+    widget.answered(lambda: drag(widget.place(1500, 100), widget.place(1490, 104)))
+    assert widget.log()[1] == (1490, 104, 1), "a point is dragged"
+    page.mouse.move(*widget.place(1530, 90))
+    widget.key("Delete")
+    assert [click[:2] for click in widget.log()[1:]] == [(1490, 104), (1470, 120)]
+    screenshot(page, "wide-2-zoomed")
+    page.set_viewport_size({"width": 900, "height": 900})
+    page.wait_for_timeout(300)
+    widget.ready()
+    widget.click(1400, 60)
+    x, y, _ = widget.log()[3]
     assert abs(x - 1400) <= 1 / whole * 1.6 and abs(y - 60) <= 1 / whole * 1.6, "after the window changed its size"
-    page.page.close()
+    page.close()
 
 
-def alt_click(page: Page, x: int, y: int):
-    page.page.keyboard.down("Alt")
-    page.page.mouse.click(*page.place(x, y))
-    page.page.keyboard.up("Alt")
+def alt_click(widget: Widget, x: int, y: int):
+    widget.page.keyboard.down("Alt")
+    widget.page.mouse.click(*widget.place(x, y))
+    widget.page.keyboard.up("Alt")

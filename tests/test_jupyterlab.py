@@ -1,90 +1,102 @@
-"""Lesson 01 in JupyterLab, as a reader has it: run all cells, move the slider, and the picture changes."""
+"""Lessons in JupyterLab, as a reader has them: run all cells with the menu, then move and click what there is."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
-
+import numpy as np
 import pytest
+from browser import Widget, chromium, copy_lesson, jupyterlab, open_notebook, run_all, screenshot
 
-from rootsam_lib import CHECKOUT
+from rootsam_lib.datasets import load_scans
+from rootsam_lib.prompts import next_click
 
-CHROMIUM = Path("/usr/bin/chromium")
-
-
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab server on a copy of lesson 01, and its address."""
-    if not CHROMIUM.exists():
-        pytest.skip("no Chromium at /usr/bin/chromium")
-    pytest.importorskip("jupyterlab")
-    home = tmp_path / "home"
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    shutil.copy(CHECKOUT / "notebooks" / "01_edt_prompts.ipynb", folder)
-    settings = {name: str(home / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR")}
-    paths = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
-    variables = os.environ | settings | {"ROOTSAM_HOME": str(tmp_path), "PYTHONPATH": paths}
-    variables["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        "--port=0",
-        "--ServerApp.port_retries=0",
-    ]
-    command += [
-        "--IdentityProvider.token=",
-        "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    command.append(f"--ServerApp.root_dir={folder}")
-    with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
-    try:
-        for _ in range(900):
-            found = list((home / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"))
-            if found and found[0].stat().st_size:
-                break
-            assert server.poll() is None, (tmp_path / "lab.log").read_text()[-2000:]
-            time.sleep(0.1)
-        yield json.loads(found[0].read_text())["url"], tmp_path
-    finally:
-        server.terminate()
-        server.wait(20)
+SMALL = {"LIMIT": 3, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1, "IMAGE": 0, "CLICKS": ""}
+SMALL |= {"SIMULATED_SCANS": 1, "LOOP_SCANS": 1, "LOOP_EPOCHS": 1}
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
 
 
-def test_the_slider_of_lesson_01_changes_the_picture(lab):
-    playwright = pytest.importorskip("playwright.sync_api")
-    url, folder = lab
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(120_000)  # for a busy machine
-        page.goto(f"{url}lab/tree/01_edt_prompts.ipynb")
-        page.get_by_role("heading", name="01 · EDT prompt sampling").wait_for()
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cell = page.locator(".jp-CodeCell", has_text="EDT exponent").filter(has_text="figures.interactive")
-        cell.scroll_into_view_if_needed()
-        handle = cell.locator(".noUi-handle, .ui-slider-handle").first
-        handle.wait_for()
-        picture = cell.locator(".jp-OutputArea-output img")
-        picture.wait_for()
-        before = picture.get_attribute("src")
-        readout = cell.locator(".widget-readout")
-        said = float(readout.text_content())  # not inner_text: it is empty while the cell is out of sight
-        handle.focus()
-        for _ in range(8):  # from 1 to 3
-            page.keyboard.press("ArrowRight")
-        page.wait_for_function("old => [...document.images].every(image => image.src != old)", arg=before)
-        assert picture.count() == 1 and picture.get_attribute("src") != before
-        assert float(readout.text_content()) > said
-        page.screenshot(path=str(folder / "moved.png"))
-        browser.close()
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+def test_the_slider_of_lesson_01_changes_the_picture(lab, browser):
+    copy_lesson("01_edt_prompts", lab.folder)
+    page = open_notebook(lab, browser, "01_edt_prompts", viewport={"width": 1400, "height": 1000})
+    page.get_by_role("heading", name="01 · EDT prompt sampling").wait_for()
+    run_all(page)
+    cell = page.locator(".jp-CodeCell", has_text="EDT exponent").filter(has_text="figures.interactive")
+    cell.scroll_into_view_if_needed()
+    handle = cell.locator(".noUi-handle, .ui-slider-handle").first
+    handle.wait_for()
+    picture = cell.locator(".jp-OutputArea-output img")
+    picture.wait_for()
+    before = picture.get_attribute("src")
+    readout = cell.locator(".widget-readout")
+    said = float(readout.text_content())  # not inner_text: it is empty while the cell is out of sight
+    handle.focus()
+    for _ in range(8):  # from 1 to 3
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("old => [...document.images].every(image => image.src != old)", arg=before)
+    assert picture.count() == 1 and picture.get_attribute("src") != before
+    assert float(readout.text_content()) > said
+    screenshot(page, "01-moved")
+    page.close()
+
+
+def test_a_person_corrects_in_lesson_07(lab, browser):
+    truth = load_scans("synthetic", "test", limit=SMALL["LIMIT"])[0].mask
+    x, y, _ = map(int, next_click(truth, np.zeros_like(truth)))  # in the middle of the thickest root
+    copy_lesson("07_correct_by_clicking", lab.folder, **SMALL)
+    page = open_notebook(lab, browser, "07_correct_by_clicking")
+    run_all(page)
+    page.wait_for_function(f"!{PROMPTS}.some(text => text.includes('*'))")
+    assert page.evaluate(f"{PROMPTS}.filter(text => !/[0-9]/.test(text))") == [], "a cell failed"
+    widget = Widget(page, next(lab.folder.glob("runs/quick/session-*")))
+    screenshot(page, "07-1-opened")
+    before = widget.pixels()
+    widget.click(x, y)
+    screenshot(page, "07-2-root-click")
+    assert widget.log() == [(x, y, 1)]
+    assert np.abs(widget.pixels() - before).max(axis=2).astype(bool).sum() > 100, "the canvas has changed"
+    with_one = widget.mask()
+    widget.click(300, 320, button="right")
+    assert widget.log() == [(x, y, 1), (300, 320, 0)]
+    screenshot(page, "07-3-soil-click")
+    widget.key("z")
+    assert widget.log() == [(x, y, 1)] and np.array_equal(widget.mask(), with_one)
+    page.mouse.move(*widget.place(x, y))
+    page.mouse.wheel(0, -600)
+    page.wait_for_timeout(200)
+    assert float(widget.canvas["scale"]) > 1
+    widget.click(x + 21, y + 17)
+    assert widget.log()[1] == (x + 21, y + 17, 1), "a click lands where it was made when zoomed in"
+    screenshot(page, "07-4-zoomed")
+    widget.key("s")
+    assert widget.says("said").startswith("saved in session-")
+
+    page.keyboard.press("Control+s")  # the notebook's own save, with the widget's output
+    page.wait_for_timeout(1000)
+    page.reload()
+    widget.ready()
+    screenshot(page, "07-5-reloaded")
+    assert "2 clicks" in widget.says("state"), "after a reload it goes on"
+    widget.click(100, 100)
+    assert widget.log() == [(x, y, 1), (x + 21, y + 17, 1), (100, 100, 1)]
+    widget.key("e")
+    assert widget.says("legend") == "foundmissedfalse root"
+    screenshot(page, "07-6-errors")
+    page.keyboard.press("h")
+    assert page.is_visible(".rootsam .help")
+    screenshot(page, "07-7-help")
+    page.keyboard.press("h")
+    widget.key("d")
+    widget.key("n")
+    assert widget.says("place") == "image 2 of 3, 1 done"
+    screenshot(page, "07-8-next")
+    print(f"from click to redraw at 1024 px, ms: {sorted(widget.latencies)}")
+    page.close()

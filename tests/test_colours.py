@@ -1,0 +1,73 @@
+"""The palette for those who see fewer colours: simulated dichromacy and grey print, with colorspacious as reference."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from colorspacious import cspace_convert, deltaE
+from matplotlib.colors import to_rgb
+
+from rootsam_lib import figures
+from rootsam_lib.annotator import Annotator
+from rootsam_lib.prompts import Prompts
+
+MODELS = dict(zip(("base", "stage1", "stage2"), (figures.BASE, figures.STAGE1, figures.STAGE2), strict=True))
+SIGHT = ["normal", "protanomaly", "deuteranomaly", "tritanomaly"]  # of severity 100: the anopias
+
+
+def seen(colour: str, sight: str) -> np.ndarray:
+    """A colour as it looks to someone, sRGB of 0 to 1 (Machado, Oliveira & Fernandes 2009)."""
+    if sight == "normal":
+        return np.array(to_rgb(colour))
+    space = {"name": "sRGB1+CVD", "cvd_type": sight, "severity": 100}
+    return np.clip(cspace_convert(to_rgb(colour), space, "sRGB1"), 0, 1)
+
+
+def apart(one: str, other: str, sight: str) -> float:
+    """Their distance in CAM02-UCS; 1 is about the least that is seen side by side."""
+    return float(deltaE(seen(one, sight), seen(other, sight), input_space="sRGB1"))
+
+
+def lightness(colour: str) -> float:
+    """CIE L*, 0 to 100: what a grey print keeps."""
+    return float(cspace_convert(to_rgb(colour), "sRGB1", "CIELab")[0])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_models_and_errors_stay_apart(sight):
+    """The three models' colours are also those of found, missed and false roots, which only colour tells apart."""
+    for one, other in itertools.combinations(MODELS.values(), 2):
+        assert apart(one, other, sight) >= 10, (one, other)
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_points_stand_out_from_the_errors_under_them(sight):
+    """Root points lie on found roots, soil points on false ones; the white rim helps further."""
+    for point, mask in ((figures.ROOT_POINT, figures.STAGE1), (figures.SOIL_POINT, figures.BASE)):
+        assert apart(point, mask, sight) >= 10 or apart("#ffffff", mask, sight) >= 10
+
+
+def test_the_reference_simulation_confuses_red_and_green():
+    """Or the tests above would show nothing."""
+    assert apart("#8a8a00", "#c06a00", "deuteranomaly") < 0.5 * apart("#8a8a00", "#c06a00", "normal")
+
+
+def test_in_grey_what_is_close_in_lightness_differs_otherwise():
+    for one, other in itertools.combinations(MODELS, 2):
+        close = abs(lightness(MODELS[one]) - lightness(MODELS[other])) < 15
+        looks = [(figures.HATCHES[name], figures.MARKERS[name]) for name in (one, other)]
+        assert not close or looks[0][0] != looks[1][0], f"bars of {one} and {other} look the same in grey"
+        assert looks[0][1] != looks[1][1], f"points of {one} and {other} look the same in grey"
+
+
+def test_points_differ_in_shape():
+    _, ax = plt.subplots()
+    figures.draw_prompts(ax, Prompts(np.array([[1.0, 1], [2, 2]], np.float32), np.array([1, 0])))
+    root, soil = (collection.get_paths()[0] for collection in ax.collections)
+    plt.close()
+    assert len(root.vertices) != len(soil.vertices), "the same marker"
+    code = Annotator._esm if isinstance(Annotator._esm, str) else str(Annotator._esm)
+    assert "pen.arc(" in code and f'1: "{figures.ROOT_POINT}", 0: "{figures.SOIL_POINT}"' in code, (
+        "not those of figures"
+    )
