@@ -14,7 +14,7 @@ from IPython.display import Image as Picture
 from IPython.display import display
 from PIL import Image, ImageColor, ImageDraw
 
-from rootsam_lib.figures import BASE, ROOT_POINT, SOIL_POINT, STAGE1, STAGE2, overlay
+from rootsam_lib.figures import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.sessions import Session
 
@@ -22,9 +22,9 @@ VIEWS = ("mask", "error", "image")
 
 
 def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
-    """What is laid over the image, as a PNG with few colours: the mask in green, or, with the truth, found roots green,
+    """What is laid over the image, as a PNG with few colours: the mask in green, or, with the truth, found roots white,
     missed ones orange and false ones blue; transparent elsewhere. Masks bool (H, W)."""
-    colours = [STAGE1] if truth is None else [BASE, STAGE2, STAGE1]
+    colours = [STAGE1] if truth is None else [FALSE, MISSED, FOUND]
     index = mask.astype(np.uint8) if truth is None else mask.astype(np.uint8) + 2 * truth.astype(np.uint8)
     picture = Image.fromarray(index, "P")
     picture.putpalette([0, 0, 0, *(value for colour in colours for value in ImageColor.getrgb(colour))])

@@ -18,6 +18,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
+FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
 ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
 NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
@@ -141,17 +142,17 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: 
 
 
 def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The image in grey with found roots green, missed roots orange and false roots blue: uint8 (H, W, 3)."""
+    """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
-    for where, colour in ((prediction & truth, STAGE1), (~prediction & truth, STAGE2), (prediction & ~truth, BASE)):
+    for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
         grey = overlay(grey, where, colour, 0.95)
     return grey
 
 
 def error_legend(figure: Figure, excess: str = "false root") -> None:
     """Name the three colours of `error_view` below a figure; excess: what a false positive is called."""
-    entries = (("found", STAGE1), ("missed", STAGE2), (excess, BASE))
-    handles = [LegendPatch(color=colour, label=label) for label, colour in entries]
+    entries = (("found", FOUND), ("missed", MISSED), (excess, FALSE))
+    handles = [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 

@@ -63,7 +63,7 @@ def test_layers_hold_the_masks_to_the_pixel(session):
     seen = np.asarray(Image.open(io.BytesIO(layer_png(mask, truth))).convert("RGBA"))
     assert np.array_equal(seen[..., 3] > 0, mask | truth)
     colours = [{tuple(colour) for colour in seen[where]} for where in (mask & truth, truth & ~mask, mask & ~truth)]
-    assert colours == [{(0x94, 0xC1, 0x1F, 255)}, {(0xE8, 0x4A, 0x27, 255)}, {(0x00, 0x56, 0xA4, 255)}]
+    assert colours == [{(0xF2, 0xF2, 0xF2, 255)}, {(0xFF, 0x9D, 0x00, 255)}, {(0x2F, 0x8F, 0xFF, 255)}]
     widget = Annotator(session)
     widget.hear({"do": "view", "view": "error"})
     assert widget.status["has_truth"] and widget.layer == layer_png(session.mask, session.scan.mask)

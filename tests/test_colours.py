@@ -13,6 +13,7 @@ from rootsam_lib.annotator import Annotator
 from rootsam_lib.prompts import Prompts
 
 MODELS = dict(zip(("base", "stage1", "stage2"), (figures.BASE, figures.STAGE1, figures.STAGE2), strict=True))
+ERRORS = (figures.FOUND, figures.MISSED, figures.FALSE)
 SIGHT = ["normal", "protanomaly", "deuteranomaly", "tritanomaly"]  # of severity 100: the anopias
 
 
@@ -35,16 +36,26 @@ def lightness(colour: str) -> float:
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_models_and_errors_stay_apart(sight):
-    """The three models' colours are also those of found, missed and false roots, which only colour tells apart."""
+def test_models_stay_apart(sight):
+    """The poster's colours; hatches and markers help further."""
     for one, other in itertools.combinations(MODELS.values(), 2):
         assert apart(one, other, sight) >= 10, (one, other)
 
 
 @pytest.mark.parametrize("sight", SIGHT)
+def test_errors_stay_apart_and_stand_out(sight):
+    """Only colour tells found, missed and false roots apart, a few pixels wide, on an image in dark grey."""
+    for one, other in itertools.combinations(ERRORS, 2):
+        assert apart(one, other, sight) >= 25, (one, other)
+    for colour in ERRORS:
+        assert all(apart(colour, soil, sight) >= 25 for soil in ("#202020", "#404040")), colour
+
+
+@pytest.mark.parametrize("sight", SIGHT)
 def test_points_stand_out_from_the_errors_under_them(sight):
-    """Root points lie on found roots, soil points on false ones; the white rim helps further."""
-    for point, mask in ((figures.ROOT_POINT, figures.STAGE1), (figures.SOIL_POINT, figures.BASE)):
+    """Root points lie on found or missed roots, soil points on false ones."""
+    pairs = [(figures.ROOT_POINT, figures.FOUND), (figures.ROOT_POINT, figures.MISSED)]
+    for point, mask in [*pairs, (figures.SOIL_POINT, figures.FALSE)]:
         assert apart(point, mask, sight) >= 10 or apart("#ffffff", mask, sight) >= 10
 
 
@@ -59,6 +70,11 @@ def test_in_grey_what_is_close_in_lightness_differs_otherwise():
         looks = [(figures.HATCHES[name], figures.MARKERS[name]) for name in (one, other)]
         assert not close or looks[0][0] != looks[1][0], f"bars of {one} and {other} look the same in grey"
         assert looks[0][1] != looks[1][1], f"points of {one} and {other} look the same in grey"
+
+
+def test_errors_differ_in_grey():
+    levels = sorted(lightness(colour) for colour in ERRORS)
+    assert min(np.diff(levels)) >= 12 and levels[0] >= 50, "soil is darker"
 
 
 def test_points_differ_in_shape():
