@@ -8,8 +8,9 @@ export MPLBACKEND ?= agg
 tutorial: .venv/installed
 	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE)
 
+# Two processes of one thread each for the tests; the notebooks one after the other, since they build on each other.
 test: .venv/installed lint
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 notebooks/
 
 # For maintainers: run every notebook from nothing on its defaults, and store the outputs.
