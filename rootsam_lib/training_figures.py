@@ -319,7 +319,7 @@ def differences(results: Mapping[str, object], table: str, score: str = "root_io
     ax.set_xlabel(
         f"change of root IoU from the reference, {table}\n(grey circle: interval holds 0; orange: it does not)"
     )
-    ax.set_title(f"{results['title']}; one seed, {results['images']['tubes']} tubes", loc="left", fontsize=11)
+    ax.set_title(f"{results['title']}; {results['images']['tubes']} tubes", loc="left", fontsize=11)
     told = ", ".join(f"{name} {value:+.3f}" for name, (value, _, _) in gains.items())
     alt = f"Change of root IoU from the reference, {table}: {told}. Intervals without 0: {', '.join(shown) or 'none'}."
     return figure, alt
