@@ -39,6 +39,11 @@ def about(results: Mapping) -> str:
     )
 
 
+def dilated_table(results: Mapping) -> str:
+    """Whole scans, by the truth that was trained on and the truth that is scored against."""
+    return markdown_table(results, "whole scans", ("pooled_dice", "pooled_dice_dilated"))
+
+
 def traits_table(results: Mapping) -> str:
     """Agreement of the traits of predicted and true masks, scan by scan."""
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
@@ -139,6 +144,7 @@ def blocks() -> dict[str, str]:
         "about": about(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
         **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
+        "dilated": dilated_table(read_json(RESULTS / "segroot-dilated.json")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
