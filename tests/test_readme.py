@@ -55,7 +55,8 @@ def test_results_files_name_what_they_were_made_from():
     assert (
         results["data"]["real"] and results["data"]["source"] == "segroot" and results["data"]["test_split"] == "valid"
     )
-    assert {"base", "stage1", "stage2", "threshold", "ridge"} == set(results["tables"]["whole scans"])
+    rows = {"base", "stage1", "stage2", "threshold", "ridge"}
+    assert rows == set(results["tables"]["automatic"]) == set(results["tables"]["whole scans"]) - {"stage2, flips"}
     assert {"commit", "device", "versions", "made"} <= set(results["provenance"])
     assert results["config"]["stage2"]["seed"] == results["protocol"]["seed"]
 
