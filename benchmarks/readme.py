@@ -111,6 +111,13 @@ def speed_table(results: Mapping) -> str:
     return table(head, lines)
 
 
+def latency_line(results: Mapping) -> str:
+    """How long a click takes in the browser."""
+    ms = results["milliseconds"]
+    told = f"median {ms['median']}, nine in ten within {ms['p90']}, longest {ms['max']} ({len(results['each'])} clicks)"
+    return f"{results['title']}, {results['threads']} threads: {told}."
+
+
 def bank_table(results: Mapping) -> str:
     """Scores with the feature bank and with live encoding, over seeds."""
     lines = []
@@ -149,6 +156,7 @@ def blocks() -> dict[str, str]:
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
         "seeds": seeds_line(ablations),
+        "latency": latency_line(read_json(RESULTS / "click-latency.json")),
         "speed": speed_table(read_json(RESULTS / "training-speed.json")),
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
