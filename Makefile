@@ -10,7 +10,7 @@ tutorial: .venv/installed
 
 # Two processes of one thread each for the tests; the notebooks one after the other, since they build on each other.
 test: .venv/installed lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 notebooks/
 
 # For maintainers: run every notebook from nothing on its defaults, and store the outputs.

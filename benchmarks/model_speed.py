@@ -1,6 +1,8 @@
-"""Seconds to encode one image and to decode one prompt set: `.venv/bin/python benchmarks/model_speed.py [nano tiny]`.
+"""Seconds to encode, to decode and for a whole scan: `.venv/bin/python benchmarks/model_speed.py [nano tiny]`.
 
-Medians of nine runs after two that are not counted. Weights are random: they do not change the time.
+Encoding one image and decoding one prompt set: medians of nine runs after two that are not counted. A whole scan of
+2550 x 2273 px, with nano, tiles of 512 px: one run after one that is not counted, by how much tiles are enlarged, and
+in four flips. Weights are random: they do not change the time. Writes data/results/model-speed.json.
 """
 
 import os
@@ -12,7 +14,12 @@ from statistics import median
 import numpy as np
 import torch
 
+from rootsam_lib import CHECKOUT
+from rootsam_lib.inference import segment
+from rootsam_lib.results import provenance, write_json
 from rootsam_lib.sam import build_sam
+
+SCAN = (2273, 2550)
 
 
 def seconds(call, repeats: int = 9) -> float:
@@ -26,7 +33,8 @@ def seconds(call, repeats: int = 9) -> float:
 
 
 def main(names: list[str]) -> None:
-    """Print one line a model and size."""
+    """Print one line a model and size, and one a way to look at a whole scan."""
+    rows = []
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name in names:
         model = build_sam(name, weights=None).eval()
@@ -38,6 +46,17 @@ def main(names: list[str]) -> None:
                 encode = seconds(partial(model.encode, image))
                 decode = seconds(partial(model.decode, features, points, labels))
             print(f"{name:>9} {size:5d} px: encode {encode:.3f} s, decode {decode:.3f} s, ratio {encode / decode:.1f}")
+            rows.append({"model": name, "size": size, "encode_s": encode, "decode_s": decode})
+    scan = np.random.default_rng(0).integers(0, 255, (*SCAN, 3), dtype=np.uint8)
+    model, scans = build_sam("nano", weights=None).eval(), []
+    segment(model, scan[:600], 512, 128)
+    for zoom, flips in ((1.0, False), (1.5, False), (1.5, True)):
+        started = time.perf_counter()
+        segment(model, scan, 512, 128, zoom=zoom, tta=flips)
+        scans.append({"zoom": zoom, "flips": flips, "seconds": time.perf_counter() - started})
+        print(f"whole scan, enlarged {zoom:g} times{', four flips' if flips else ''}: {scans[-1]['seconds']:.1f} s")
+    about = {"threads": torch.get_num_threads(), "scan": SCAN, "models": rows, "scans": scans}
+    write_json(CHECKOUT / "data" / "results" / "model-speed.json", about | {"provenance": provenance()})
 
 
 if __name__ == "__main__":

@@ -111,6 +111,17 @@ def speed_table(results: Mapping) -> str:
     return table(head, lines)
 
 
+def model_speed_table(results: Mapping) -> str:
+    """Seconds for one image, and for a whole scan."""
+    lines = [f"| {row['model']}, encode {row['size']} px | {row['encode_s']:.3f} |" for row in results["models"]]
+    lines += [f"| {row['model']}, decode {row['size']} px | {row['decode_s']:.3f} |" for row in results["models"]]
+    height, width = results["scan"]
+    for row in results["scans"]:
+        how = f"tiles enlarged {row['zoom']:g} times{', four flips' if row['flips'] else ''}"
+        lines.append(f"| nano, whole scan of {width} x {height} px, {how} | {row['seconds']:.1f} |")
+    return table(f"| {results['threads']} threads | seconds |", lines)
+
+
 def latency_line(results: Mapping) -> str:
     """How long a click takes in the browser."""
     ms = results["milliseconds"]
@@ -157,6 +168,7 @@ def blocks() -> dict[str, str]:
         "ablations": ablation_table(ablations),
         "seeds": seeds_line(ablations),
         "latency": latency_line(read_json(RESULTS / "click-latency.json")),
+        "model speed": model_speed_table(read_json(RESULTS / "model-speed.json")),
         "speed": speed_table(read_json(RESULTS / "training-speed.json")),
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),

@@ -149,7 +149,15 @@ def test_zoom_is_a_multiple_of_32():
         zoomed(512, -1)
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step():
+@pytest.fixture
+def usual_ctrl_c():
+    """What Ctrl-C does in a program of its own: processes that run tests side by side are made deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(usual_ctrl_c):
     done = []
     with pytest.raises(KeyboardInterrupt), uninterrupted():
         signal.raise_signal(signal.SIGINT)
