@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium, jupyterlab
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.scans import Scan
@@ -50,3 +51,17 @@ def server(tmp_path):
     yield folder, f"http://127.0.0.1:{httpd.server_port}/"
     httpd.shutdown()
     httpd.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; skips, with a word on how to get it, where it is absent."""
+    with chromium() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """JupyterLab in a folder of its own."""
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
+        yield running

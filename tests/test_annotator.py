@@ -6,7 +6,7 @@ import json
 import nbformat
 import numpy as np
 import pytest
-from browser import Widget, chromium, jupyterlab, open_notebook, run_all, screenshot
+from browser import Widget, open_notebook, run_all, screenshot
 from nbconvert import HTMLExporter
 from PIL import Image
 
@@ -96,18 +96,6 @@ def test_a_lesson_as_html_shows_the_picture(tmp_path):
 
 
 # --- In the browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def lab(browser, tmp_path_factory):
-    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
 
 
 def opened(lab, browser, name: str, source: str, **options: object) -> Widget:

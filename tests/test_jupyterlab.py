@@ -1,8 +1,7 @@
 """Lessons in JupyterLab, as a reader has them: run all cells with the menu, then move and click what there is."""
 
 import numpy as np
-import pytest
-from browser import Widget, chromium, copy_lesson, jupyterlab, open_notebook, run_all, screenshot
+from browser import Widget, copy_lesson, open_notebook, run_all, screenshot
 
 from rootsam_lib.datasets import load_scans
 from rootsam_lib.prompts import next_click
@@ -10,18 +9,6 @@ from rootsam_lib.prompts import next_click
 SMALL = {"LIMIT": 3, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1, "IMAGE": 0, "CLICKS": ""}
 SMALL |= {"SIMULATED_SCANS": 1, "LOOP_SCANS": 1, "LOOP_EPOCHS": 1}
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def lab(browser, tmp_path_factory):
-    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
 
 
 def test_the_slider_of_lesson_01_changes_the_picture(lab, browser):

@@ -76,8 +76,8 @@ def test_every_lesson_is_there_and_nothing_is_loaded(report):
 
 def test_it_opens_in_a_browser_without_a_network(report):
     if not CHROMIUM.exists():
-        pytest.skip("no Chromium at /usr/bin/chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
+        pytest.skip("no Chromium at /usr/bin/chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason='no playwright: pip install -e ".[dev]"')
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         page = browser.new_context(offline=True).new_page()
