@@ -1,4 +1,5 @@
 # Two commands do everything: `make tutorial` and `make test`. Each creates .venv when it is absent or stale.
+# `make tutorial PROFILE=segroot ONLY=03,04,05` takes other values of the notebooks' parameters, and some lessons only.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip
 PROFILE ?= quick
@@ -6,7 +7,7 @@ export MPLBACKEND ?= agg
 
 .PHONY: tutorial test notebooks lint format clean
 tutorial: .venv/installed
-	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE)
+	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
 
 # Two processes of one thread each for the tests; the notebooks one after the other, since they build on each other.
 test: .venv/installed lint

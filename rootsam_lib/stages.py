@@ -56,8 +56,9 @@ class StageConfig:
     correction_share: float = 0.5  # of the steps go on with correction clicks
     correction_rounds: int = 3  # most clicks of such a step; each one draws its number
     unwanted_share: float = 0.5  # of the corrected views without prompts, in which only some of the roots are wanted
-    click_weight: float = 1.0  # of the cross entropy in a window around every correction click
-    click_radius: int = 40  # half the window's side, px
+    point_weight: float = 1.0  # of the cross entropy in a window around every point of the first prompt
+    click_weight: float = 1.0  # of the same around every correction click
+    click_radius: int = 40  # half that window's side, px
     fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 drew real roots, three pixels wide, far too wide
     fp_weight: float = 0.5
     focal_exponent: float = 0.75
@@ -68,7 +69,7 @@ class StageConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     averaging: float = 0.99  # of the weights over steps: what is scored and kept changes by 1 % of a step; 0: none
-    patience: int = 2  # epochs without a better validation score before the rate falls
+    patience: int = 1  # epochs without a better validation score before the rate falls
     rate_factor: float = 0.5
     soil_share: float = 0.15  # of the training patches hold no root
     families: tuple[str, ...] | None = None  # augmentation families; None: all five
@@ -101,11 +102,12 @@ def stage1(model: str = "nano", **changes: object) -> StageConfig:
 
 
 def stage2(model: str = "nano", **changes: object) -> StageConfig:
-    """Stage 2: 1024 px patches at a tenth of Stage 1's rate; half the batch, for patches are four times as large."""
+    """Stage 2: 1024 px patches at a tenth of Stage 1's rate; half the batch, for patches are four times as large, and
+    four times the points, so that they lie as close together."""
     first = stage1(model)
-    return replace(
-        first, **{"stage": 2, "patch_size": 1024, "learning_rate": first.learning_rate / 10, "batch_size": 2, **changes}
-    )
+    own = {"stage": 2, "patch_size": 1024, "learning_rate": first.learning_rate / 10, "batch_size": 2}
+    points = {"n_root": 4 * first.n_root, "n_soil": 4 * first.n_soil}
+    return replace(first, **{**own, **points, **changes})
 
 
 def stage_pair(

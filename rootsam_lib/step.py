@@ -36,17 +36,19 @@ def training_prompts(batch: Batch, config: StageConfig, rngs: Sequence[np.random
 
 
 def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, radius: int) -> Tensor:
-    """Mean cross entropy in the square window of `radius` px around every click: what a correction should change.
+    """Mean cross entropy in the square window of `radius` px around every click or point: where the answer must obey.
 
-    logits, truth (P, 1, H, W); points (P, N, 2) and labels (P, N) in px of them, -1 is skipped. 0 without clicks.
+    logits, truth (P, 1, H, W); points (P, N, 2) and labels (P, N) in px of them, -1 is skipped. Every prompt set counts
+    alike, by the mean over its points; 0 for those without any.
     """
     losses = []
     given = labels >= 0
     rows = given.nonzero()[:, 0].tolist()
+    share = (1 / given.sum(1).clamp_min(1) / len(points)).tolist()
     for row, (x, y) in zip(rows, points[given].round().int().tolist(), strict=True):
         window = (row, 0, slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1))
-        losses.append(F.binary_cross_entropy_with_logits(logits[window], truth[window]))
-    return torch.stack(losses).mean() if losses else logits.sum() * 0
+        losses.append(share[row] * F.binary_cross_entropy_with_logits(logits[window], truth[window]))
+    return torch.stack(losses).sum() if losses else logits.sum() * 0
 
 
 def wanted_roots(
@@ -79,11 +81,11 @@ def batch_loss(
 ) -> tuple[Tensor, Tensor]:
     """The hybrid loss of one batch, plus the predicted IoU's squared error.
 
-    rngs: one generator a view; they draw the prompts of the first round. Each of `corrections` further rounds adds a
-    click where the last mask is wrong, feeds back the last logits with all clicks stamped into them, and adds the
-    cross entropy around those clicks; see `wanted_roots` for what is right then. The first round, which knows no click,
-    counts as much as all others together.
-    Returns the whole, to be minimised, and the first round's share of it, which can be compared between steps.
+    rngs: one generator a view; they draw the prompts of the first round, to which the cross entropy around the points
+    is added. Each of `corrections` further rounds adds a click where the last mask is wrong, feeds back the last logits
+    with all clicks stamped into them, and adds the cross entropy around those clicks; see `wanted_roots` for what is
+    right then. The first round, which knows no click, counts as much as all others together.
+    Returns the whole, to be minimised, and the first round's hybrid loss, which can be compared between steps.
     Raises FloatingPointError on NaN.
     """
     device = model.device
@@ -106,6 +108,7 @@ def batch_loss(
         own = loss.total + config.iou_weight * F.mse_loss(prediction.iou.float(), true_iou)
         if not turn:
             first = own.detach()
+            own = own + config.point_weight * click_loss(logits, truth, points, labels, config.click_radius)
         else:
             around = click_loss(logits, truth, points[:, given:], labels[:, given:], config.click_radius)
             own = (own + config.click_weight * around) / corrections

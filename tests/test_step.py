@@ -77,9 +77,25 @@ def test_click_loss_by_hand():
     labels = torch.tensor([[0, -1], [1, 1]])
     plain = F.softplus(torch.tensor(0.0))
     first = (8 * plain + F.softplus(torch.tensor(3.0))) / 9
-    assert click_loss(logits, truth, points, labels, 1) == pytest.approx(float((first + 2 * plain) / 3))
+    assert click_loss(logits, truth, points, labels, 1) == pytest.approx(float((first + plain) / 2))
+    assert click_loss(logits, truth, points, torch.full((2, 2), -1), 1) == 0
     nothing = click_loss(logits.requires_grad_(), truth, points, torch.full((2, 2), -1), 1)
     assert nothing == 0 and nothing.requires_grad
+
+
+def test_points_of_the_first_prompt_are_insisted_on(patches):
+    """Their windows' cross entropy is added to what is minimised, and not to the loss that is reported."""
+    batch = FeatureBank(build_sam("nano"), patches[:1]).batch([0], [0], torch.device("cpu"))
+    model = build_sam("nano").eval()
+
+    def losses(**changes):
+        config = replace(CONFIG, **{"n_soil": 0, "n_root": 1, **changes})
+        return [loss.item() for loss in batch_loss(model, batch, config, 0, [np.random.default_rng(3)])]
+
+    without, once, twice = (losses(no_prompt_share=0.0, point_weight=weight) for weight in (0.0, 1.0, 2.0))
+    assert without[1] == once[1] == twice[1] and once[0] > without[0] + 0.01
+    assert twice[0] - without[0] == pytest.approx(2 * (once[0] - without[0]), rel=1e-4)
+    assert losses(no_prompt_share=1.0, point_weight=0.0) == losses(no_prompt_share=1.0, point_weight=1.0)
 
 
 def test_the_fed_back_mask_carries_the_clicks():
