@@ -44,6 +44,12 @@ def dilated_table(results: Mapping) -> str:
     return markdown_table(results, "whole scans", ("pooled_dice", "pooled_dice_dilated"))
 
 
+def minutes_line(results: Mapping) -> str:
+    """How long the lessons took that make the tables."""
+    told = ", ".join(f"lesson {name[:2]} {minutes:.0f}" for name, minutes in results["minutes"].items())
+    return f"Minutes on {results['provenance']['device']}: {told}; {sum(results['minutes'].values()):.0f} in all."
+
+
 def traits_table(results: Mapping) -> str:
     """Agreement of the traits of predicted and true masks, scan by scan."""
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
@@ -162,6 +168,7 @@ def blocks() -> dict[str, str]:
         "about": about(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
         **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
+        "minutes": minutes_line(read_json(RESULTS / "tutorial-segroot.json")),
         "dilated": dilated_table(read_json(RESULTS / "segroot-dilated.json")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),

@@ -31,6 +31,7 @@ VARIANTS = {
     "uniform prompts": Variant("points anywhere on a root, instead of by EDT", {"edt_exponent": 0.0}),
     "EDT squared": Variant("points drawn to the middle of thick roots", {"edt_exponent": 2.0}),
     "one point": Variant("at most one root point and no soil point in training", {"n_root": 1, "n_soil": 0}),
+    "no point loss": Variant("no cross entropy around the points of a prompt", {"point_weight": 0.0}),
     "no boundary": Variant("focal Tversky loss alone", {"boundary_start": 0.0, "boundary_step": 0.0}),
     "no focus": Variant("Tversky loss without the focal exponent", {"focal_exponent": 1.0}),
     "Tversky 0.7 / 0.3": Variant("missed root counts more than false root", {"fn_weight": 0.7, "fp_weight": 0.3}),
