@@ -40,8 +40,10 @@ def main() -> None:
     stage = train_stage(grown, train, select, RUNS / "segroot", base=stage1.weights)
     weights = tube_weights([scan.tube for scan in parts["test"]], np.random.default_rng(0))
     rows, models = {}, {}
-    for name, trained in {"trained on raw truth": stage1, "trained on dilated truth": stage}.items():
-        predictor = ModelPredictor(trained.model(), config.zoom)
+    asked = {"trained on raw truth": (stage1, False), "trained on dilated truth": (stage, False)}
+    asked["trained on dilated truth, flips"] = (stage, True)
+    for name, (trained, flips) in asked.items():
+        predictor = ModelPredictor(trained.model(), config.zoom, flips=flips)
         (scores,) = score_images(predictor, parts["test"], note=name)
         scored = summary_parts(scores)
         rows[name] = estimates({key: scored[key] for key in ("pooled_dice", "pooled_dice_dilated")}, weights)

@@ -16,7 +16,7 @@ from rootsam_lib.scans import Scan
 ADDED, TAKEN = "#00e5ff", "#ff9d00"  # cyan and orange differ in every kind of colour vision, and both stand out on soil
 
 
-def close_up(points: np.ndarray, shape: tuple[int, int], margin: int = 100, least: int = 320) -> tuple[slice, slice]:
+def close_up(points: np.ndarray, shape: tuple[int, int], margin: int = 40, least: int = 320) -> tuple[slice, slice]:
     """The square window (rows, columns) of an image that holds all points (N, 2), with `margin` px around them.
 
     At least `least` px a side, moved rather than cut at the image's edge; the whole image where it is smaller.
