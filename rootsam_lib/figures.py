@@ -258,7 +258,7 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
     best = max(history, key=lambda row: row["select_score"])
     axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
-    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, handletextpad=0.4, columnspacing=1)
+    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
     axes[2].set_yscale("log")
     figure.suptitle(title)
     return figure
