@@ -170,9 +170,8 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
         for path in paths:
             store_outputs(folder / path.name, path)
     print(f"\n{len(paths)} notebooks in {sum(minutes.values()):.1f} min; executed copies in {shown(folder)}")
-    if len(paths) == len(known):
-        about = {"minutes": minutes, "stages_read_from_earlier_runs": earlier, "provenance": provenance()}
-        write_json(RUNS / profile / "results" / "minutes.json", about)
+    about = {"minutes": minutes, "stages_read_from_earlier_runs": earlier, "provenance": provenance()}
+    write_json(RUNS / profile / "results" / "minutes.json", about)
     print(f"report: {shown(write_report(RUNS / profile, values, provenance()))}")
     evaluation = RUNS / profile / "results" / "evaluation.json"
     if any(path.stem == "05_evaluation" for path in paths):
