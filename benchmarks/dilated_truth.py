@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     profile = load_profile("segroot")
     epochs = profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]
-    given = {"views": profile["VIEWS"], "zoom": profile["ZOOM"], "train_neck": profile["TRAIN_NECK"]}
+    given = {name.lower(): profile[name] for name in ("VIEWS", "ZOOM", "DETAIL", "LEARNING_RATE", "SCHEDULE")}
     config, _ = stage_pair("nano", epochs, **given, seed=0)
     parts = load_parts("segroot", "valid")
     stage1 = train_stage(config, parts["train"], parts["select"], RUNS / "segroot")

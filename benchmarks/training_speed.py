@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from rootsam_lib.augment import build_augmentation
+from rootsam_lib.devices import build_accelerator
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.losses import hybrid_loss
 from rootsam_lib.prompts import stack_prompts
@@ -33,7 +34,6 @@ from rootsam_lib.scans import tile
 from rootsam_lib.stages import stage1, stage2
 from rootsam_lib.step import train_step, training_prompts
 from rootsam_lib.synthetic import synthetic_scans
-from rootsam_lib.training import build_accelerator
 
 KINDS = ("a", "b", "c")
 

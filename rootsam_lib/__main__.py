@@ -105,6 +105,7 @@ def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> s
             cwd=str(NOTEBOOKS),
             kernel_name="python3",
             progress_bar=False,
+            iopub_timeout=60,  # seconds; on a busy machine the default of 4 loses outputs
             extra_arguments=["--log-level=50"],  # the kernel's notes on its sockets have no place on the console
         )
     except PapermillExecutionError as error:

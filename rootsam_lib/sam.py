@@ -19,7 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rootsam_lib.detail import DetailPath
 from rootsam_lib.zoo import MODELS, download_checkpoint, embedded_checkpoint
+
+# Numbers below 1e-38 mean nothing here, and a CPU takes many times as long for them: up to a sixth of a training step.
+# Here and not where training starts, because the threads of torch take it over only when they are started.
+torch.set_flush_denormal(True)
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -103,6 +108,7 @@ class RootSAM(nn.Module):
         super().__init__()
         self.sam = sam
         self.name = name
+        sam.sam_mask_decoder.detail = None
         mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
         std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -117,6 +123,17 @@ class RootSAM(nn.Module):
     def trained_parts(self) -> dict[str, nn.Module]:
         """The modules that fine-tuning trains."""
         return {"prompt encoder": self.sam.sam_prompt_encoder, "mask decoder": self.sam.sam_mask_decoder}
+
+    def add_detail(self, seed: int = 0) -> None:
+        """Give the decoder a `DetailPath` drawn from `seed`, where it has none; the answers stay the same until it is
+        trained."""
+        decoder = self.sam.sam_mask_decoder
+        if decoder.detail is None:
+            eight, four = self.sam.image_encoder.trunk.channel_list[-2:]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                path = DetailPath((four, eight), (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels))
+            decoder.detail = path.to(self.device)
 
     def train(self, mode: bool = True) -> "RootSAM":
         """As in torch, but the image encoder stays in eval mode, so that kept and live features are the same."""
@@ -163,11 +180,15 @@ class RootSAM(nn.Module):
         return Features(tuple(level.float() for level in maps), (height, width))
 
     def embed(self, features: Features) -> Embedding:
-        """Run the frozen neck and conv_s0 / conv_s1, which learn: once for all prompts of a batch of images."""
+        """Run the neck, conv_s0 / conv_s1 and the detail path, if there is one: once for all prompts of the images."""
         fpn, _ = self.sam.image_encoder.neck(list(features.maps))
         decoder = self.sam.sam_mask_decoder
         image = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
-        return Embedding(image, (decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1])), features.image_size)
+        fine = (decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1]))
+        if decoder.detail is not None:
+            four, eight = decoder.detail(*features.maps[:2])
+            fine = (fine[0] + four, fine[1] + eight)
+        return Embedding(image, fine, features.image_size)
 
     def decode(
         self,
@@ -282,7 +303,7 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
 
 
 def load_weights(model: RootSAM, path: str | Path) -> None:
-    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly.
+    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly, detail path included.
 
     Raises FileNotFoundError when it is missing and ValueError when it is another model's or damaged.
     """
@@ -293,6 +314,8 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
         state = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
         )
+        if any(key.startswith("sam_mask_decoder.detail.") for key in state):
+            model.add_detail()
         model.sam.load_state_dict({key: value.float() for key, value in state.items()})
     except LOAD_ERRORS as error:
         raise ValueError(

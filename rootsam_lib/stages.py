@@ -10,6 +10,7 @@ from rootsam_lib.zoo import MODELS
 # poster's ratio of 10 : 1.
 STAGE1_RATE = {"nano": 2e-3, "tiny": 1e-4, "small": 1e-4, "base_plus": 1e-4, "large": 1e-4}
 PRECISIONS = ("auto", "no", "fp16", "bf16")
+SCHEDULES = ("plateau", "cosine")
 
 
 class Preset(NamedTuple):
@@ -48,6 +49,7 @@ class StageConfig:
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder
     zoom: float = 1.0  # how much patches are enlarged for the encoder: the decoder gives one logit per 4 / zoom px
     train_neck: bool = False  # also train the encoder's neck; the poster's encoder is frozen, neck included
+    detail: bool = False  # also add a small convolutional path for fine detail to the decoder; the poster does not
     n_root: int = 10  # most root points of a training prompt; each one draws its number
     n_soil: int = 5
     edt_exponent: float = 1.0
@@ -69,7 +71,8 @@ class StageConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     averaging: float = 0.99  # of the weights over steps: what is scored and kept changes by 1 % of a step; 0: none
-    patience: int = 1  # epochs without a better validation score before the rate falls
+    schedule: str = "plateau"  # how the rate falls: when validation stalls, or as a cosine to nought at the end
+    patience: int = 1  # plateau: epochs without a better validation score before the rate falls
     rate_factor: float = 0.5
     soil_share: float = 0.15  # of the training patches hold no root
     families: tuple[str, ...] | None = None  # augmentation families; None: all five
@@ -89,6 +92,8 @@ class StageConfig:
             raise ValueError(f"bank_gb is {self.bank_gb}: give the room for the feature bank in GB, or 0 for none.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}.")
         if self.patch_size % 32:
             raise ValueError(f"patch_size is {self.patch_size}: choose a multiple of 32.")
         build_augmentation(self.patch_size, self.families)  # refuses unknown families

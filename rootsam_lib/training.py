@@ -9,12 +9,10 @@ One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two 
 
 import ast
 import csv
-import ctypes
 import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 import signal
 import threading
@@ -27,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from rootsam_lib.augment import build_augmentation
+from rootsam_lib.devices import build_accelerator
 from rootsam_lib.evaluation import FixedPrompts, score
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import summarise
@@ -44,11 +42,8 @@ from rootsam_lib.step import train_step
 from rootsam_lib.zoo import HERE, MODELS
 
 # What a stage is computed by: its folder's name depends on it.
-CODE = [
-    f"{room}.py"
-    for room in ("augment", "evaluation", "features", "losses", "metrics", "prompts", "sam", "step", "training")
-]
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
+ROOMS = ("augment", "detail", "devices", "evaluation", "features", "losses", "metrics", "prompts", "sam", "step")
+CODE = [f"{room}.py" for room in (*ROOMS, "training")]
 EPOCH_STREAM, PATCH_STREAM = 2, 3  # tell uses of a seed apart, so that no two draw the same numbers
 
 
@@ -121,8 +116,10 @@ def train_stage(
     accelerator = build_accelerator(config.precision)
     rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
-    model.sam.image_encoder.neck.requires_grad_(config.train_neck)
     started_from = weights_hash(model)
+    model.sam.image_encoder.neck.requires_grad_(config.train_neck)
+    if config.detail:
+        model.add_detail(config.seed)
     folder = Path(runs) / f"stage{config.stage}-{_run_id(config, train, select, started_from)}"
     if (folder / "stage.json").is_file():
         print(f"Stage {config.stage}: already trained, read from {shown(folder)}.")
@@ -147,10 +144,7 @@ def train_stage(
 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    # The validation score is an absolute number between 0 and 1; a loss with a negative term would never look "worse".
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=config.rate_factor, patience=config.patience, threshold=1e-3, threshold_mode="abs"
-    )
+    scheduler = build_scheduler(optimizer, config)
     optimizer = accelerator.prepare(optimizer)
     run = Run(model, optimizer, scheduler, accelerator.scaler)
     run.load(folder / "last.pt")
@@ -202,31 +196,14 @@ def train_stage(
     return load_stage(folder)
 
 
-def keep_freed_memory() -> None:
-    """Tell the C library to keep the memory of freed tensors for the next ones, where it is glibc's (Linux).
-
-    By default it hands every large block back to the system, and asks for it page by page in the next step: up to a
-    third of a step's time at 1024 px on a CPU.
-    """
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
-            libc.mallopt(option, value)
-
-
-def build_accelerator(precision: str = "auto") -> Accelerator:
-    """accelerate's device, processes and mixed precision; "auto" is bf16 or fp16 by what a GPU computes natively."""
-    if precision == "auto":
-        precision = "no"
-        if torch.cuda.is_available():
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # accelerate refuses a second precision in one process, and a notebook may well try another one.
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    return accelerator
+def build_scheduler(optimizer: torch.optim.Optimizer, config: StageConfig) -> LRScheduler:
+    """How the rate falls from epoch to epoch: the poster's ReduceLROnPlateau, or a cosine's half wave to nought."""
+    if config.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=config.epochs)
+    # The validation score is an absolute number between 0 and 1; a loss with a negative term would never look "worse".
+    return ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.rate_factor, patience=config.patience, threshold=1e-3, threshold_mode="abs"
+    )
 
 
 def epoch_steps(bank: FeatureBank, config: StageConfig, epoch: int, processes: int = 1) -> list[tuple]:
@@ -321,7 +298,8 @@ class Run:
         row = {"epoch": epoch, "rate": rate, "loss": float(np.mean(self.losses)), "select_score": both}
         self.history.append(row | scores)
         self.losses = []
-        self.stateful["scheduler"].step(both)
+        scheduler = self.stateful["scheduler"]
+        scheduler.step(*([both] if isinstance(scheduler, ReduceLROnPlateau) else []))
         return both > best_so_far
 
     def save(self, path: Path) -> None:

@@ -165,7 +165,7 @@ def run(name: str, folder: Path, **parameters) -> dict:
     path = next(NOTEBOOKS.glob(f"{name}_*.ipynb"))
     papermill.execute_notebook(
         str(path), str(folder / path.name), parameters, cwd=str(folder), kernel_name="python3",
-        progress_bar=False, extra_arguments=["--log-level=50"],
+        progress_bar=False, iopub_timeout=60, extra_arguments=["--log-level=50"],
     )  # fmt: skip
     return json.loads((folder / "runs" / "quick" / "lessons" / f"{path.stem}.json").read_text())["metrics"]
 

@@ -67,6 +67,41 @@ def test_gradients_reach_the_decoder_through_kept_features(nano):
     assert not any("image_encoder" in name for name in reached)
 
 
+def test_the_detail_path_changes_nothing_until_it_learns_and_looks_at_neighbours(tmp_path):
+    model = build_sam("nano", weights=None, seed=1).eval()
+    before = model.decode(model.encode(images()), *some_points()).logits
+    count = sum(p.numel() for p in model.parameters())
+    model.add_detail(seed=3)
+    after = model.decode(model.encode(images()), *some_points()).logits
+    torch.testing.assert_close(after, before, atol=0, rtol=0)
+    rows = {row["part"]: row for row in model.parameter_table()}
+    detail = model.sam.sam_mask_decoder.detail
+    own = sum(p.numel() for p in detail.parameters())
+    assert sum(row["parameters"] for row in rows.values()) == count + own and own < 1e5
+    assert rows["mask decoder"]["state"] == "trained"
+
+    model.add_detail(seed=4)  # it is there: nothing happens
+    again = build_sam("nano", weights=None, seed=1)
+    again.add_detail(seed=3)
+    assert weights_hash(model) == weights_hash(again)
+
+    torch.nn.init.normal_(detail.out4.weight, generator=torch.Generator().manual_seed(0))
+    four, eight = torch.zeros(1, 24, 16, 16), torch.zeros(1, 40, 8, 8)
+    moved = four.clone()
+    moved[0, :, 8, 8] = 1
+    difference = (detail(moved, eight)[0] - detail(four, eight)[0]).abs().sum(1)[0]
+    assert difference[8, 8] > 0 and difference[8, 6] > 0 and difference[8, 3] == 0  # three filters of 3 x 3: 3 px
+
+    save_weights(model, tmp_path / "detail.safetensors")
+    assert weights_hash(build_sam("nano", tmp_path / "detail.safetensors")) == weights_hash(model)
+
+
+def test_the_detail_path_fits_metas_models(tiny):
+    model = build_sam("tiny", weights=None, seed=1)
+    model.add_detail()
+    assert model.decode(model.encode(images()), *some_points()).logits.shape == (2, 1, 16, 24)
+
+
 def test_several_prompt_sets_for_one_image_are_independent(nano):
     features = nano.encode(images(count=1))
     points = torch.tensor([[[20.0, 30.0]], [[70.0, 10.0]]])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rootsam_lib.devices import build_accelerator
 from rootsam_lib.features import FeatureBank
 from rootsam_lib.metrics import cl_dice
 from rootsam_lib.prompts import Prompts, click_prompt
@@ -15,7 +16,7 @@ from rootsam_lib.sam import build_sam, zoomed
 from rootsam_lib.scans import tile
 from rootsam_lib.stages import PRESETS, StageConfig, stage_pair
 from rootsam_lib.step import batch_loss, click_loss, train_step, training_prompts, wanted_roots
-from rootsam_lib.training import Run, build_accelerator, train_stage, uninterrupted
+from rootsam_lib.training import Run, train_stage, uninterrupted
 
 CONFIG = StageConfig(1, "nano", 128, 1e-3, correction_share=0.0)
 

@@ -67,6 +67,45 @@ def test_the_neck_learns_only_where_asked_and_the_trunk_never(small_scans, base,
     assert neck and neck <= moved and not any("image_encoder.trunk" in name or "no_mem" in name for name in moved)
 
 
+def test_the_detail_path_learns_where_asked_and_the_next_stage_keeps_it(small_scans, base, stage, tmp_path):
+    config = replace(CONFIG, epochs=1, detail=True)
+    first = train_stage(config, small_scans[:2], small_scans[2:], tmp_path, base)
+    start = build_sam("nano", base)
+    start.add_detail(config.seed)
+    before, after = start.state_dict(), first.model().state_dict()
+    moved = {name for name in before if not before[name].equal(after[name])}
+    detail = {name for name in before if ".detail." in name}
+    # The last layers start at nought, so the others get a gradient from the second step on.
+    assert detail and detail <= moved and not any("image_encoder" in name for name in moved)
+    assert not any(".detail." in name for name in stage.model().state_dict())
+    second = replace(config, stage=2, patch_size=256, learning_rate=3e-4, batch_size=2)
+    kept = train_stage(second, small_scans[:2], small_scans[2:], tmp_path, first.weights).model().state_dict()
+    assert {name for name in kept if ".detail." in name} == detail
+
+
+def test_a_cosine_falls_to_nought_and_goes_on_after_an_interruption(small_scans, base, tmp_path, monkeypatch):
+    config = replace(CONFIG, schedule="cosine", detail=True)
+    whole = train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "whole", base)
+    expected = [3e-3 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    np.testing.assert_allclose([row["rate"] for row in whole.history], expected, rtol=1e-9)
+
+    one_step, calls = training.train_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return one_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "again", base)
+    resumed = train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "again", base)
+    assert (resumed.folder / "history.csv").read_text() == (whole.folder / "history.csv").read_text()
+    first, second = load_file(whole.weights), load_file(resumed.weights)
+    assert not [name for name, value in first.items() if not value.equal(second[name])]
+
+
 def test_history_and_record(stage):
     with open(stage.folder / "history.csv", newline="") as file:
         assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == [0, 1, 2, 3]
@@ -205,6 +244,7 @@ def test_patches_without_roots_are_legal(stage, small_scans):
         ({"families": ("blur",)}, "is unknown"),
         ({"bank_gb": -1}, "in GB, or 0 for none"),
         ({"precision": "fp8"}, "choose one of auto, no, fp16, bf16"),
+        ({"schedule": "linear"}, "choose one of plateau, cosine"),
         ({"correction_share": 2}, "at most 1"),
         ({"zoom": 0}, "zoom is 0"),
         ({"micro_batches": 0}, "micro_batches is 0"),
