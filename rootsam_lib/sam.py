@@ -22,10 +22,6 @@ from torch import Tensor, nn
 from rootsam_lib.detail import DetailPath
 from rootsam_lib.zoo import MODELS, download_checkpoint, embedded_checkpoint
 
-# Numbers below 1e-38 mean nothing here, and a CPU takes many times as long for them: up to a sixth of a training step.
-# Here and not where training starts, because the threads of torch take it over only when they are started.
-torch.set_flush_denormal(True)
-
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
