@@ -205,7 +205,7 @@ def test_averaged_weights():
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):
-    config = StageConfig(1, "nano", 128, 1e-3, epochs=1, views=1, precision="bf16", correction_share=1.0)
+    config = StageConfig(1, "nano", 128, 1e-3, epochs=1, views=1, precision="bf16", correction_share=1.0, detail=True)
     stage = train_stage(config, small_scans[:1], small_scans[2:3], tmp_path)
     assert np.isfinite(stage.history[0]["loss"])
     build_accelerator("no")
