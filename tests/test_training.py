@@ -37,6 +37,20 @@ def stage(small_scans, base, tmp_path_factory):
     return train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path_factory.mktemp("runs"), base)
 
 
+def interrupt_at(number: int, monkeypatch) -> list[int]:
+    """Press the stop button in the middle of a step: the step is finished first. The list grows by one a step."""
+    whole_step, calls = training.train_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+        return whole_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", interrupted)
+    return calls
+
+
 def test_the_loss_falls(stage):
     losses = [row["loss"] for row in stage.history]
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.01
@@ -75,7 +89,7 @@ def test_the_detail_path_learns_where_asked_and_the_next_stage_keeps_it(small_sc
     before, after = start.state_dict(), first.model().state_dict()
     moved = {name for name in before if not before[name].equal(after[name])}
     detail = {name for name in before if ".detail." in name}
-    # The last layers start at nought, so the others get a gradient from the second step on.
+    # Its last layers start at nought, so the others have a gradient from the second step on.
     assert detail and detail <= moved and not any("image_encoder" in name for name in moved)
     assert not any(".detail." in name for name in stage.model().state_dict())
     second = replace(config, stage=2, patch_size=256, learning_rate=3e-4, batch_size=2)
@@ -89,15 +103,7 @@ def test_a_cosine_falls_to_nought_and_goes_on_after_an_interruption(small_scans,
     expected = [3e-3 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
     np.testing.assert_allclose([row["rate"] for row in whole.history], expected, rtol=1e-9)
 
-    one_step, calls = training.train_step, []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 6:
-            signal.raise_signal(signal.SIGINT)
-        return one_step(*arguments)
-
-    monkeypatch.setattr(training, "train_step", interrupted)
+    interrupt_at(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "again", base)
     resumed = train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "again", base)
@@ -126,15 +132,7 @@ def test_a_finished_stage_is_not_trained_again(stage, small_scans, base, monkeyp
 
 
 def test_an_interruption_loses_nothing_but_the_step_in_hand(stage, small_scans, base, tmp_path, monkeypatch):
-    whole_step, calls = training.train_step, []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 4:  # the stop button, in the middle of a step: the step is finished first
-            signal.raise_signal(signal.SIGINT)
-        return whole_step(*arguments)
-
-    monkeypatch.setattr(training, "train_step", interrupted)
+    calls = interrupt_at(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
     with pytest.raises(FileNotFoundError, match="no finished stage"):
