@@ -1,4 +1,4 @@
-"""Where training runs: accelerate's device, processes and precision, and the C library's memory on a CPU."""
+"""Where a model runs: its device, accelerate's processes and precision, and the C library's memory on a CPU."""
 
 import ctypes
 import platform
@@ -8,6 +8,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
+
+
+def pick_device() -> torch.device:
+    """The device a model is built on: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def keep_freed_memory() -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rootsam_lib.detail import DetailPath
+from rootsam_lib.devices import pick_device
 from rootsam_lib.zoo import MODELS, download_checkpoint, embedded_checkpoint
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -264,13 +265,6 @@ def zoomed(side: int, zoom: float) -> int | None:
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of mask logits (B, M, h, w) to size (H, W), in fp32."""
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-
-
-def pick_device() -> torch.device:
-    """The one place that picks a device: CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
