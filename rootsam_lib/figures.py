@@ -343,5 +343,5 @@ def trait_agreement(
     axes[1].lines[-1].set_label("95 % of differences")
     told = f"bias {result['relative_bias']:+.0%} of the true mean\n{result['scans']} scans of {result['tubes']} tubes"
     axes[1].set(xlabel=f"mean of both, {quantity}", ylabel=f"predicted - true {quantity}", title=told)
-    axes[1].legend(fontsize=9)
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)  # below: lines fill the axes
     return figure

@@ -216,6 +216,9 @@ def test_rerun_of_training_and_evaluation_on_another_rate(tmp_path):
     slow = run("03", tmp_path, **small, LEARNING_RATE=1e-5)
     assert slow["rate_first"] == 1e-5 and plain["rate_first"] == 2e-3 and plain["epochs"] == slow["epochs"] == 2
     assert plain["loss_last"] < slow["loss_last"]
+    waved = run("03", tmp_path, **small, SCHEDULE="cosine", DETAIL=True)
+    assert waved["rate_last"] == pytest.approx(1e-3) and plain["rate_last"] == 2e-3
+    assert waved["trained_parameters"] == plain["trained_parameters"] + 64_464
     scores = run("05", tmp_path, **small)  # trains Stage 2 itself, since notebook 04 did not run
     fewer = run("05", tmp_path, **small, N_ROOT=1)
     assert scores["stage1_root_iou"] != fewer["stage1_root_iou"]
