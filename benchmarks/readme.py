@@ -94,16 +94,24 @@ def ablation_table(results: Mapping) -> str:
     return table(head + "| automatic pooled Dice, difference |", rows)
 
 
-def seeds_line(results: Mapping) -> str:
-    """The spread of the reference over seeds."""
-    seeds = sum(name == REFERENCE or "seed" in VARIANTS[name].changes for name in results["tables"]["automatic"])
-    told = []
-    for protocol in ("fixed prompts", "automatic"):
+def seeds_table(results: Mapping) -> str:
+    """The spread of the reference over seeds, and which other variants lie outside of all of them."""
+    names = list(results["tables"]["automatic"])
+    seeds = [name for name in names if name == REFERENCE or "seed" in VARIANTS[name].changes]
+    lines = []
+    for protocol, words in (("fixed prompts", "prompted"), ("automatic", "automatic")):
+        rows = results["tables"][protocol]
         for score in ("root_iou", "pooled_dice"):
-            told.append(
-                "{} {} {:.3f} ± {:.3f}".format(protocol, score, *seed_spread(results["tables"][protocol], score))
-            )
-    return f"The reference over {seeds} seeds, mean ± standard deviation: {'; '.join(told)}."
+            values = {name: rows[name][score][0] for name in names}
+            low, high = (find(values[name] for name in seeds) for find in (min, max))
+            below = [f"{name} {values[name]:.3f}" for name in names if values[name] < low]
+            above = [f"{name} {values[name]:.3f}" for name in names if values[name] > high]
+            spread = "{:.3f} ± {:.3f}".format(*seed_spread(rows, score))
+            outside = " | ".join(", ".join(part) or "–" for part in (below, above))
+            lines.append(f"| {words}, `{score}` | {spread} ({low:.3f} to {high:.3f}) | {outside} |")
+    return table(
+        f"| | {len(seeds)} seeds: mean ± standard deviation (range) | below every seed | above every seed |", lines
+    )
 
 
 def speed_table(results: Mapping) -> str:
@@ -173,7 +181,7 @@ def blocks() -> dict[str, str]:
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
-        "seeds": seeds_line(ablations),
+        "seeds": seeds_table(ablations),
         "latency": latency_line(read_json(RESULTS / "click-latency.json")),
         "model speed": model_speed_table(read_json(RESULTS / "model-speed.json")),
         "speed": speed_table(read_json(RESULTS / "training-speed.json")),
