@@ -23,10 +23,10 @@ FILE = HOME / "data" / "results" / "click-latency.json"
 NOTEBOOK = """
 import torch
 torch.set_num_threads({threads})
-from rootsam_lib.annotator import annotate
-from rootsam_lib.sam import build_sam
-from rootsam_lib.sessions import Session
-from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.apps.widget import annotate
+from rootsam_lib.model import build_sam
+from rootsam_lib.apps.correct import Session
+from rootsam_lib.data.drawn import synthetic_scans
 session = Session("latency", synthetic_scans("test", 1, seed=0), build_sam("nano"))
 annotate(session)
 """

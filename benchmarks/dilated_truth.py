@@ -13,13 +13,13 @@ import numpy as np
 
 from rootsam_lib import HOME
 from rootsam_lib.__main__ import load_profile
-from rootsam_lib.datasets import describe, load_parts
-from rootsam_lib.intervals import estimates, tube_weights
+from rootsam_lib.data.datasets import describe, load_parts
+from rootsam_lib.evaluation.bootstrap import estimates, tube_weights
+from rootsam_lib.evaluation.protocols import ModelPredictor, about_predictor, score_images, summary_parts
 from rootsam_lib.metrics import dilate
-from rootsam_lib.protocols import ModelPredictor, about_predictor, score_images, summary_parts
 from rootsam_lib.results import RUNS, provenance, write_json
-from rootsam_lib.stages import stage_pair
-from rootsam_lib.training import train_stage
+from rootsam_lib.training.config import stage_pair
+from rootsam_lib.training.loop import train_stage
 
 FILE = HOME / "data" / "results" / "segroot-dilated.json"
 

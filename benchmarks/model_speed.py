@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.inference import segment
+from rootsam_lib.model import build_sam
+from rootsam_lib.predictor import segment
 from rootsam_lib.results import provenance, write_json
-from rootsam_lib.sam import build_sam
 
 SCAN = (2273, 2550)
 

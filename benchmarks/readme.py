@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rootsam_lib import CHECKOUT, figures
-from rootsam_lib.ablations import REFERENCE, VARIANTS, seed_spread
+from rootsam_lib import CHECKOUT
+from rootsam_lib.lessons import figures
+from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread
 from rootsam_lib.results import cell, markdown_table, read_json, write_text
-from rootsam_lib.stages import PRESETS
+from rootsam_lib.training.config import PRESETS
 
 RESULTS = CHECKOUT / "data" / "results"
 PAGES = (CHECKOUT / "README.md", RESULTS / "README.md")

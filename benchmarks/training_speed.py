@@ -23,17 +23,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rootsam_lib.augment import build_augmentation
-from rootsam_lib.devices import build_accelerator
-from rootsam_lib.features import FeatureBank
+from rootsam_lib.data.augment import build_augmentation
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import tile
 from rootsam_lib.losses import hybrid_loss
+from rootsam_lib.model import build_sam, resize_logits
 from rootsam_lib.prompts import stack_prompts
 from rootsam_lib.results import provenance, write_json
-from rootsam_lib.sam import build_sam, resize_logits
-from rootsam_lib.scans import tile
-from rootsam_lib.stages import stage1, stage2
-from rootsam_lib.step import train_step, training_prompts
-from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.training.config import stage1, stage2
+from rootsam_lib.training.devices import build_accelerator
+from rootsam_lib.training.feature_bank import FeatureBank
+from rootsam_lib.training.step import train_step, training_prompts
 
 KINDS = ("a", "b", "c")
 

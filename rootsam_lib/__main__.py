@@ -19,11 +19,11 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.report import write_report
+from rootsam_lib.lessons.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-PROFILES = Path(__file__).with_name("profiles.yaml")
+PROFILES = Path(__file__).parent / "lessons" / "profiles.yaml"
 TABLES = {
     "fixed prompts": "prompted (points from the true mask)",
     "automatic": "automatic (no prompt), the same patches",
@@ -186,7 +186,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
 
 def segment_command(options: argparse.Namespace) -> int:
     """Segment a folder, and say what became of it. Returns the exit code: 1 when a scan failed."""
-    from rootsam_lib.folders import load_run, read_prompts, segment_folder  # torch is slow to import
+    from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder  # torch is slow to import
 
     prompts = read_prompts(options.prompts) if options.prompts else None
     model, settings = load_run(options.model)

@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
 from skimage.morphology import skeletonize
 
-from rootsam_lib.scans import Scan
+from rootsam_lib.data.scans import Scan
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes

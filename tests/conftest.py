@@ -10,8 +10,8 @@ import torch
 from browser import chromium, jupyterlab
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.scans import Scan
-from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import Scan
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)

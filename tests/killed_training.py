@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rootsam_lib import features, training
-from rootsam_lib.sam import build_sam, save_weights
-from rootsam_lib.scans import Scan
-from rootsam_lib.stages import StageConfig
-from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.model import build_sam, save_weights
+from rootsam_lib.training import feature_bank as features
+from rootsam_lib.training import loop as training
+from rootsam_lib.training.config import StageConfig
 
 KILLS = 10
 CONFIG = StageConfig(1, "nano", 64, 3e-3, epochs=9, batch_size=2, views=2, refresh=0.5, correction_share=0.5, seed=0)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rootsam_lib import ablations
-from rootsam_lib.ablations import REFERENCE, VARIANTS, seed_spread, train_variants
-from rootsam_lib.stages import stage_pair
+from rootsam_lib.lessons import ablations
+from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread, train_variants
+from rootsam_lib.training.config import stage_pair
 
 
 def test_every_variant_is_a_valid_and_different_configuration():

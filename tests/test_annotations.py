@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rootsam_lib.annotations import (
+from rootsam_lib.apps.export import (
     annotation_clicks,
     export_folder,
     from_rle,
@@ -18,12 +18,12 @@ from rootsam_lib.annotations import (
     to_rootpainter,
     write_coco,
 )
-from rootsam_lib.corrector import Click
-from rootsam_lib.datasets import load_parts, load_scans
-from rootsam_lib.scans import Scan, read_mask
-from rootsam_lib.stages import stage2
-from rootsam_lib.synthetic import synthetic_scans
-from rootsam_lib.training import train_stage
+from rootsam_lib.data.datasets import load_parts, load_scans
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import Scan, read_mask
+from rootsam_lib.predictor_corrector import Click
+from rootsam_lib.training.config import stage2
+from rootsam_lib.training.loop import train_stage
 
 
 def test_run_lengths_go_down_the_columns():

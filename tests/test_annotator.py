@@ -11,11 +11,11 @@ from nbconvert import HTMLExporter
 from PIL import Image
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.annotator import Annotator, layer_png, still
+from rootsam_lib.apps.correct import Session
+from rootsam_lib.apps.widget import Annotator, layer_png, still
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.model import build_sam
 from rootsam_lib.prompts import next_click
-from rootsam_lib.sam import build_sam
-from rootsam_lib.sessions import Session
-from rootsam_lib.synthetic import synthetic_scans
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def opened(lab, browser, name: str, source: str, **options: object) -> Widget:
 TOUCH = """
 import torch
 torch.set_num_threads(2)
-from rootsam_lib.annotator import annotate
-from rootsam_lib.sam import build_sam
-from rootsam_lib.sessions import Session
-from rootsam_lib.synthetic import synthetic_scans
+from rootsam_lib.apps.widget import annotate
+from rootsam_lib.model import build_sam
+from rootsam_lib.apps.correct import Session
+from rootsam_lib.data.drawn import synthetic_scans
 session = Session("touch", synthetic_scans("test", 2, seed=0), build_sam("nano"))
 annotate(session)
 """
@@ -193,10 +193,10 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
 WIDE = """
 import numpy as np, torch
 torch.set_num_threads(2)
-from rootsam_lib.annotator import annotate
-from rootsam_lib.sam import build_sam
-from rootsam_lib.scans import Scan
-from rootsam_lib.sessions import Session
+from rootsam_lib.apps.widget import annotate
+from rootsam_lib.model import build_sam
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
 session = Session("wide", [Scan(image, None, "wide", "T1")], build_sam("nano"), tile_size=256)
 annotate(session)

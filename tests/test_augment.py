@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-import rootsam_lib.augment as augment_module
-from rootsam_lib.augment import augment, augmentation_families, build_augmentation
+import rootsam_lib.data.augment as augment_module
+from rootsam_lib.data.augment import augment, augmentation_families, build_augmentation
 
 
 def sample(size=64):

@@ -8,8 +8,8 @@ import pytest
 from colorspacious import cspace_convert, deltaE
 from matplotlib.colors import to_rgb
 
-from rootsam_lib import figures
-from rootsam_lib.annotator import Annotator
+from rootsam_lib.apps.widget import Annotator
+from rootsam_lib.lessons import figures
 from rootsam_lib.prompts import Prompts
 
 MODELS = dict(zip(("base", "stage1", "stage2"), (figures.BASE, figures.STAGE1, figures.STAGE2), strict=True))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rootsam_lib.cost import CostModel, Range, draw, interval, measured_minutes, tornado
+from rootsam_lib.lessons.cost import CostModel, Range, draw, interval, measured_minutes, tornado
 
 # By hand $10 an image, corrected $2 for each second image, $1 of computing: $8 a scan are saved.
 # Set-up: 5 scans by hand at $10, and $30 of training.

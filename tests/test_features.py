@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib import features
-from rootsam_lib.augment import augment, build_augmentation
-from rootsam_lib.features import FeatureBank
+from rootsam_lib.data.augment import augment, build_augmentation
+from rootsam_lib.data.scans import Patch, tile
 from rootsam_lib.losses import signed_distance
+from rootsam_lib.model import Features, build_sam
+from rootsam_lib.nano.scenes import numbered_scene
 from rootsam_lib.prompts import next_click
-from rootsam_lib.sam import Features, build_sam
-from rootsam_lib.scans import Patch, tile
-from rootsam_lib.scenes import numbered_scene
+from rootsam_lib.training import feature_bank as features
+from rootsam_lib.training.feature_bank import FeatureBank
 
 PIPELINE = build_augmentation(128)
 POINTS = (torch.tensor([[[30.0, 40.0], [90.0, 70.0]]]), torch.tensor([[1, 0]]))

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rootsam_lib import folders
 from rootsam_lib.__main__ import main
-from rootsam_lib.folders import load_run, read_prompts, segment_folder
-from rootsam_lib.inference import Segmentation
+from rootsam_lib.apps import segment as folders
+from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder
+from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dilate, iou
+from rootsam_lib.model import build_sam, save_weights
+from rootsam_lib.predictor import Segmentation
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import write_json
-from rootsam_lib.sam import build_sam, save_weights
-from rootsam_lib.synthetic import synthetic_scans
 
 # nano finds hardly a root without points before it is trained, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore::rootsam_lib.guards.SuspicionWarning")

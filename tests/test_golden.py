@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib.corrector import Corrector
-from rootsam_lib.inference import segment
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import Scan, tile
+from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
+from rootsam_lib.model import build_sam, weights_hash
+from rootsam_lib.predictor import segment
+from rootsam_lib.predictor_corrector import Corrector
 from rootsam_lib.prompts import error_click, fixed_prompts, sample_points
-from rootsam_lib.protocols import ModelPredictor, evaluate
-from rootsam_lib.sam import build_sam, weights_hash
-from rootsam_lib.scans import Scan, tile
-from rootsam_lib.stages import StageConfig
-from rootsam_lib.synthetic import synthetic_scans
-from rootsam_lib.training import train_stage
+from rootsam_lib.training.config import StageConfig
+from rootsam_lib.training.loop import train_stage
 
 FILE = Path(__file__).with_name("golden.json")
 CONFIG = StageConfig(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib.guards import (
+from rootsam_lib.lessons.checks import (
     Repeats,
     SuspicionWarning,
     Suspicious,
@@ -15,8 +15,8 @@ from rootsam_lib.guards import (
     check_prompts_move,
     check_trained,
 )
+from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.sam import build_sam, save_weights
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 POINT = Prompts(np.array([[10.0, 20.0]], np.float32), np.array([1]))

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsam_lib.inference import obey, segment, tile_starts
+from rootsam_lib.model import Prediction, build_sam
+from rootsam_lib.predictor import obey, segment, tile_starts
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.sam import Prediction, build_sam
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from rootsam_lib.intervals import Parts, difference, estimate, interval, relative_gain, tube_weights
+from rootsam_lib.evaluation.bootstrap import Parts, difference, estimate, interval, relative_gain, tube_weights
 
 
 def test_images_of_one_tube_are_drawn_together():

@@ -3,7 +3,7 @@
 import numpy as np
 from browser import Widget, copy_lesson, open_notebook, run_all, screenshot
 
-from rootsam_lib.datasets import load_scans
+from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.prompts import next_click
 
 SMALL = {"LIMIT": 3, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1, "IMAGE": 0, "CLICKS": ""}

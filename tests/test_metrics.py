@@ -17,6 +17,7 @@ from segmentation_models_pytorch.metrics import precision as smp_precision
 from segmentation_models_pytorch.metrics import recall as smp_recall
 from skimage.morphology import dilation
 
+from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import (
     Counts,
     boundary_f,
@@ -30,7 +31,6 @@ from rootsam_lib.metrics import (
     recall,
     summarise,
 )
-from rootsam_lib.synthetic import synthetic_scans
 
 PAIR = arrays(bool, (2, 6, 7))
 

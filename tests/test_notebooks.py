@@ -14,9 +14,9 @@ from PIL import Image
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.__main__ import NOTEBOOKS
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.lessons.training_figures import LiveCurve, centre_line_gaps
 from rootsam_lib.results import write_json, write_text
-from rootsam_lib.synthetic import synthetic_scans
-from rootsam_lib.training_figures import LiveCurve, centre_line_gaps
 
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 REPOSITORY = "https://colab.research.google.com/github/rootsam/rootsam/blob/main/notebooks/"

@@ -16,11 +16,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from rootsam_lib import card, pretraining, recipe
+from rootsam_lib.checkpoints import NANO
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
+from rootsam_lib.nano import card, pretraining, recipe
+from rootsam_lib.nano.scenes import follow, numbered_scene, object_sizes
 from rootsam_lib.prompts import error_click, stamp_clicks
-from rootsam_lib.sam import PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
-from rootsam_lib.scenes import follow, numbered_scene, object_sizes
-from rootsam_lib.zoo import HERE
 
 # EfficientNet-Lite0 as published: repeats, kernel, stride, expansion, channels in and out, for each stage.
 STAGES = (
@@ -211,7 +211,7 @@ def test_training_repeats_bit_for_bit_and_resumes_exactly(tmp_path):
 RUN = """
 import sys
 import torch
-from rootsam_lib.pretraining import Phase, train
+from rootsam_lib.nano.pretraining import Phase, train
 torch.set_num_threads(1)
 phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
 train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), workers=0, save_seconds=0.0)
@@ -294,7 +294,7 @@ def test_scores_and_export(tmp_path):
 
 
 def test_packaged_weights_are_those_of_the_card():
-    weights, described = HERE / "nano.safetensors", json.loads((HERE / "nano.json").read_text())
+    weights, described = NANO / "nano.safetensors", json.loads((NANO / "nano.json").read_text())
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == described["sha256"]
     assert weights.stat().st_size <= 10_000_000
     assert described["licence"] and "EfficientNet-Lite0" in described["credit"]["trunk"]

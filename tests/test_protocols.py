@@ -7,16 +7,17 @@ import pytest
 import torch
 from skimage.draw import line
 
-from rootsam_lib import evaluation, protocols
-from rootsam_lib.baselines import RidgeFilter, brightness_threshold, fit_ridge
-from rootsam_lib.evaluation import FixedPrompts, score
-from rootsam_lib.features import FeatureBank
+from rootsam_lib.data.scans import Patch, Scan, tile
+from rootsam_lib.evaluation import protocols
+from rootsam_lib.evaluation import validation as evaluation
+from rootsam_lib.evaluation.peers import RidgeFilter, brightness_threshold, fit_ridge
+from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate, score_images, score_mask
+from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import DEFINITIONS, Counts, summarise
+from rootsam_lib.model import build_sam
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.protocols import ModelPredictor, evaluate, score_images, score_mask
 from rootsam_lib.results import markdown_table, read_json, write_json
-from rootsam_lib.sam import build_sam
-from rootsam_lib.scans import Patch, Scan, tile
+from rootsam_lib.training.feature_bank import FeatureBank
 
 
 def patch(mask: np.ndarray, number: int = 0, tube: str = "T001") -> Patch:

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from rootsam_lib.__main__ import NOTEBOOKS
-from rootsam_lib.report import flat, markdown, write_report
+from rootsam_lib.lessons.report import flat, markdown, write_report
 from rootsam_lib.results import write_json
 
 CHROMIUM = Path("/usr/bin/chromium")

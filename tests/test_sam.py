@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib import zoo
-from rootsam_lib.evaluation import predict
+from rootsam_lib import checkpoints as zoo
+from rootsam_lib.checkpoints import download_checkpoint
+from rootsam_lib.evaluation.validation import predict
+from rootsam_lib.model import build_sam, load_weights, save_weights, weights_hash
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.sam import build_sam, load_weights, save_weights, weights_hash
-from rootsam_lib.zoo import download_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +195,10 @@ def test_save_and_load(nano, tiny, tmp_path):
 def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
     assert zoo.embedded_checkpoint().stat().st_size <= 10e6
     for file in ("nano.safetensors", "nano.json"):
-        (tmp_path / file).write_bytes((zoo.HERE / file).read_bytes())
+        (tmp_path / file).write_bytes((zoo.NANO / file).read_bytes())
     with open(tmp_path / "nano.safetensors", "ab") as file:
         file.write(b"x")
-    monkeypatch.setattr(zoo, "HERE", tmp_path)
+    monkeypatch.setattr(zoo, "NANO", tmp_path)
     with pytest.raises(ValueError, match=r"not the file that nano\.json describes"):
         zoo.embedded_checkpoint()
 

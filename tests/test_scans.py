@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rootsam_lib import datasets
-from rootsam_lib.datasets import load_scans, read_folder, read_segroot, segroot_index
-from rootsam_lib.scans import (
+from rootsam_lib.data import datasets
+from rootsam_lib.data.datasets import load_scans, read_folder, read_segroot, segroot_index
+from rootsam_lib.data.scans import (
     Scan,
     grouped_split,
     leak_report,

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from rootsam_lib.corrector import Click, Corrector, parse_clicks
-from rootsam_lib.inference import obey, segment
+from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay
+from rootsam_lib.data.scans import Scan, read_mask
+from rootsam_lib.evaluation.triage import triage
+from rootsam_lib.model import build_sam, resize_logits
+from rootsam_lib.predictor import obey, segment
+from rootsam_lib.predictor_corrector import Click, Corrector, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
-from rootsam_lib.sam import build_sam, resize_logits
-from rootsam_lib.scans import Scan, read_mask
-from rootsam_lib.sessions import ImageFiles, Session, read_log, replay
-from rootsam_lib.triage import triage
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +227,9 @@ KILLED = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from rootsam_lib.sam import build_sam, resize_logits
-from rootsam_lib.scans import Scan
-from rootsam_lib.sessions import Session
+from rootsam_lib.model import build_sam, resize_logits
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
 session = Session(sys.argv[1], [Scan(image, None, "i000", "T000")], build_sam("nano"))
 print("ready", flush=True)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from rootsam_lib import simulated_annotator
-from rootsam_lib.cost import measured_minutes
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation import annotator as simulated_annotator
+from rootsam_lib.evaluation.annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
+from rootsam_lib.lessons.cost import measured_minutes
+from rootsam_lib.model import build_sam
 from rootsam_lib.results import write_json
-from rootsam_lib.sam import build_sam
-from rootsam_lib.scans import Scan
-from rootsam_lib.simulated_annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rootsam_lib.devices import build_accelerator
-from rootsam_lib.features import FeatureBank
+from rootsam_lib.data.scans import tile
 from rootsam_lib.metrics import cl_dice
+from rootsam_lib.model import build_sam, zoomed
 from rootsam_lib.prompts import Prompts, click_prompt
-from rootsam_lib.sam import build_sam, zoomed
-from rootsam_lib.scans import tile
-from rootsam_lib.stages import PRESETS, StageConfig, stage_pair
-from rootsam_lib.step import batch_loss, click_loss, train_step, training_prompts, wanted_roots
-from rootsam_lib.training import Run, train_stage, uninterrupted
+from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
+from rootsam_lib.training.devices import build_accelerator
+from rootsam_lib.training.feature_bank import FeatureBank
+from rootsam_lib.training.loop import Run, train_stage, uninterrupted
+from rootsam_lib.training.step import batch_loss, click_loss, train_step, training_prompts, wanted_roots
 
 CONFIG = StageConfig(1, "nano", 128, 1e-3, correction_share=0.0)
 

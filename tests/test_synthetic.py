@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from rootsam_lib.scans import Scan
-from rootsam_lib.synthetic import SPLITS, draw_scan, synthetic_scans
+from rootsam_lib.data.drawn import SPLITS, draw_scan, synthetic_scans
+from rootsam_lib.data.scans import Scan
 
 SIZE = (384, 448)
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rootsam_lib import step, training
-from rootsam_lib.evaluation import FixedPrompts, prompt_use
-from rootsam_lib.features import FeatureBank
-from rootsam_lib.protocols import ModelPredictor, evaluate
+from rootsam_lib.data.scans import Scan, tile
+from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
+from rootsam_lib.evaluation.validation import FixedPrompts, prompt_use
+from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.results import read_json
-from rootsam_lib.sam import build_sam, save_weights
-from rootsam_lib.scans import Scan, tile
-from rootsam_lib.stages import StageConfig, stage1, stage2, stage_pair
-from rootsam_lib.training import load_stage, train_stage
+from rootsam_lib.training import loop as training
+from rootsam_lib.training import step
+from rootsam_lib.training.config import StageConfig, stage1, stage2, stage_pair
+from rootsam_lib.training.feature_bank import FeatureBank
+from rootsam_lib.training.loop import load_stage, train_stage
 
 # From random weights; the loss around points would first teach them that most of a window is soil.
 CONFIG = StageConfig(

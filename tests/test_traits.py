@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skan import Skeleton
 
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import dilate
-from rootsam_lib.scans import Scan
-from rootsam_lib.synthetic import synthetic_scans
 from rootsam_lib.traits import (
     METHODS,
     Cleaning,

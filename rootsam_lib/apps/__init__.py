@@ -1,0 +1,1 @@
+"""What a person runs: segment a folder, correct by clicking, export."""

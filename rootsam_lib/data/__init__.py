@@ -1,0 +1,1 @@
+"""Scans and masks: types, files, data sets, splits, drawn scans, augmentation."""

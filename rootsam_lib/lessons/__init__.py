@@ -1,0 +1,1 @@
+"""What the notebooks share: figures, cost, checks, report, the runner."""

@@ -1,0 +1,81 @@
+"""Ablations: what each choice is worth, by leaving it out or turning it round, everything else alike.
+
+Every variant trains from the same base model, on the same patches, with the same seed; `protocols.evaluate` then gives
+the paired difference from the first row. A difference whose interval holds 0 has not been shown; and the interval
+covers the choice of tubes only, so a difference within the spread of seeds has not been shown either.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.protocols import ModelPredictor
+from rootsam_lib.training.config import StageConfig
+from rootsam_lib.training.loop import train_stage
+
+
+class Variant(NamedTuple):
+    """What is asked, in words, and what that changes: fields of `StageConfig`, and how many stages are trained."""
+
+    question: str
+    changes: Mapping[str, object]
+    stages: int = 1
+
+
+REFERENCE = "reference"
+VARIANTS = {
+    REFERENCE: Variant("Stage 1 as it is", {}),
+    "uniform prompts": Variant("points anywhere on a root, instead of by EDT", {"edt_exponent": 0.0}),
+    "EDT squared": Variant("points drawn to the middle of thick roots", {"edt_exponent": 2.0}),
+    "one point": Variant("at most one root point and no soil point in training", {"n_root": 1, "n_soil": 0}),
+    "no point loss": Variant("no cross entropy around the points of a prompt", {"point_weight": 0.0}),
+    "no boundary": Variant("focal Tversky loss alone", {"boundary_start": 0.0, "boundary_step": 0.0}),
+    "no focus": Variant("Tversky loss without the focal exponent", {"focal_exponent": 1.0}),
+    "Tversky 0.7 / 0.3": Variant("missed root counts more than false root", {"fn_weight": 0.7, "fp_weight": 0.3}),
+    "no augmentation": Variant("patches as they are", {"families": (), "views": 1, "refresh": 0.0}),
+    "no corrections": Variant("no clicks on mistakes in training", {"correction_share": 0.0}),
+    "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
+    "detail path": Variant("a small path from the trunk's finest maps to the decoder", {"detail": True}),
+    "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"zoom": 1.5}),
+    "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
+    "seed 1": Variant("nothing but luck: other patches without roots, views and prompts", {"seed": 1}),
+    "seed 2": Variant("the same once more", {"seed": 2}),
+}
+
+
+def train_variants(
+    names: Sequence[str],
+    stages: tuple[StageConfig, StageConfig],
+    train: Sequence[Scan],
+    select: Sequence[Scan],
+    runs: Path,
+) -> dict[str, ModelPredictor]:
+    """Train (or read, where it is done) each named variant of both stages; the reference always comes first.
+
+    Raises ValueError for an unknown name, before anything is trained.
+    """
+    for name in names:
+        if name not in VARIANTS:
+            raise ValueError(f"variant {name!r} is unknown: choose from {', '.join(VARIANTS)}.")
+    predictors = {}
+    for name in dict.fromkeys((REFERENCE, *names)):
+        variant = VARIANTS[name]
+        config = replace(stages[0], **variant.changes)
+        stage = train_stage(config, train, select, runs)
+        if variant.stages == 2:
+            stage = train_stage(replace(stages[1], **variant.changes), train, select, runs, base=stage.weights)
+        predictors[name] = ModelPredictor(stage.model(), config.zoom)
+    return predictors
+
+
+def seed_spread(rows: Mapping[str, Mapping[str, Sequence[float]]], score: str) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample) of a score over the reference and the variants that change the seed.
+
+    rows: a table of `protocols.evaluate`. The deviation is NaN where fewer than two of them were trained.
+    """
+    seeds = [name for name in rows if name == REFERENCE or "seed" in VARIANTS[name].changes]
+    values = [rows[name][score][0] for name in seeds]
+    return mean(values), stdev(values) if len(values) > 1 else float("nan")

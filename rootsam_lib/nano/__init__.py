@@ -1,0 +1,1 @@
+"""How nano was made: scenes, pretraining, its card."""

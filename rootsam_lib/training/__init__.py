@@ -1,0 +1,1 @@
+"""Training: configuration, feature bank, one step, the loop."""

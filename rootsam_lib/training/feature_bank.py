@@ -1,0 +1,245 @@
+"""The feature bank: what the frozen encoder says of augmented views of every patch, computed once and kept.
+
+With a frozen encoder almost all of an epoch would recompute what does not change. The bank keeps `views` augmented
+views of each patch, and every epoch encodes a share of them anew, so that augmentation never stands still. Prompts are
+drawn afresh each time, since only the decoder needs them.
+
+What a place in the bank holds depends on seed, patch, view and generation alone. So a bank that was left half filled,
+by an interruption or a kill, goes on where it stood, and ends as if nothing had happened.
+"""
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import albumentations as A
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from rootsam_lib.data.augment import augment
+from rootsam_lib.data.scans import Patch
+from rootsam_lib.losses import signed_distance
+from rootsam_lib.model import Features, RootSAM, weights_hash, zoomed
+from rootsam_lib.progress import progress
+from rootsam_lib.results import provenance, shown, write_json
+
+VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two draw the same numbers
+
+
+class Batch(NamedTuple):
+    """B views, for prompts to be drawn from and losses to be computed on.
+
+    features; masks bool (B, H, W) and distances float32 (B, H, W), `signed_distance` of the augmented masks in px, both
+    as NumPy; names of the patches; sizes (h, w) of the part of each that shows the scan: the rest is mirrored, where a
+    scan is smaller than the patch.
+    """
+
+    features: Features
+    masks: np.ndarray
+    distances: np.ndarray
+    names: list[str]
+    sizes: list[tuple[int, int]]
+
+    def truth(self, device: torch.device) -> Tensor:
+        """The masks as float (B, 1, H, W)."""
+        return torch.from_numpy(self.masks).unsqueeze(1).to(device).float()
+
+    def distance(self, device: torch.device) -> Tensor:
+        """The signed distances, float (B, 1, H, W)."""
+        return torch.from_numpy(self.distances).unsqueeze(1).to(device)
+
+
+class FeatureBank:
+    """Encoded views of patches, in memory or in memory-mapped files.
+
+    model: gives the frozen encoder. patches: all of one size. pipeline: augmentation, or None for the patches as they
+    are. views: how many views of each patch. refresh: the share of all views that every epoch encodes anew.
+    zoom: how much patches are enlarged for the encoder. dtype: how features are kept; bfloat16 halves
+    the room, float32 keeps them as the encoder gave them.
+    folder: where the files are, several processes may share them; the system keeps them in memory as far as they fit.
+    None: in this process's memory.
+    most_gb: the most room that the bank may take; None: half of the free memory. Where it is short, fewer views are
+    kept, and where not even one of each patch fits, the others are encoded each time they are asked for: with
+    most_gb=0 all of them, which is the usual training loop.
+    Files of other weights, patches or settings, and damaged ones, are said to be so and made anew.
+    Raises ValueError for no patch at all, OSError when the disk has less room than most_gb asks for.
+    """
+
+    def __init__(
+        self,
+        model: RootSAM,
+        patches: Sequence[Patch],
+        pipeline: A.Compose | None = None,
+        views: int = 1,
+        seed: int = 0,
+        zoom: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        note: str = "encode",
+        folder: Path | None = None,
+        most_gb: float | None = None,
+        refresh: float = 0.0,
+    ):
+        if not patches:
+            raise ValueError("there is no patch to encode: check the data's split and limit.")
+        self.model, self.patches, self.pipeline = model, list(patches), pipeline
+        self.seed, self.zoom, self.note, self.refresh = seed, zoom, note, refresh
+        self.names = [patch.name for patch in patches]
+        self.image_size = height, width = patches[0].mask.shape
+        self.sizes = [(height - patch.padding[0], width - patch.padding[1]) for patch in patches]
+        maps = self._encode(patches[0].image)
+        layout = {f"map{i}": (tuple(m.shape[1:]), dtype) for i, m in enumerate(maps)}
+        layout |= {"mask": ((-(-height * width // 8),), torch.uint8), "distance": ((height, width), torch.float16)}
+        self.view_bytes = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in layout.values())
+        gigabytes = 0.5 * psutil.virtual_memory().available / 1e9 if most_gb is None else most_gb
+        room = int(gigabytes * 1e9 // self.view_bytes)
+        self.views = max(1, min(views, room // len(patches)))
+        self.kept = min(len(patches) * self.views, room)
+        if gigabytes and (self.views < views or self.kept < len(patches)):
+            rest = f"{self.views} of each patch." if self.kept >= len(patches) else "the others are encoded each time."
+            print(f"{note}: {self.kept} views of {self.view_bytes / 1e6:.1f} MB fit into {gigabytes:.3g} GB; {rest}")
+        order = np.random.default_rng([ORDER_STREAM, seed]).permutation(len(patches) * self.views)
+        self.turn = order / len(order)  # when in a round of refreshing each view has its turn, 0 to 1
+        self.epoch = 0
+        layout |= {"generation": ((), torch.int32)}
+        self.store = self._open(Path(folder), layout) if folder is not None else self._allocate(layout, None)
+        if folder is None:
+            self.store["generation"].fill_(-1)
+        if pipeline is None:
+            self.fill(0)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fill(self, epoch: int, rank: int = 0, processes: int = 1) -> int:
+        """Encode what the bank lacks for an epoch, this process's part of it; return how many views that were."""
+        self.epoch = epoch
+        wanted = self._generations(epoch)[: self.kept]
+        # By number, not by turn: the other processes are filling theirs at the same time.
+        stale = np.flatnonzero(self.store["generation"].numpy() != wanted)
+        stale = stale[stale % processes == rank]
+        bar = progress(range(len(stale)), self.note, "view", leave=False)
+        for _, (slot, (image, mask, distance)) in zip(bar, self._drawn(stale, wanted), strict=False):
+            maps = self._encode(image)
+            # A kill may come at any moment: the view counts as missing until all of it is there.
+            self.store["generation"][slot] = -1
+            for i, level in enumerate(maps):
+                self.store[f"map{i}"][slot] = level[0].to(self.store[f"map{i}"].dtype)
+            self.store["mask"][slot] = torch.from_numpy(np.packbits(mask))
+            self.store["distance"][slot] = torch.from_numpy(distance).half()
+            self.store["generation"][slot] = int(wanted[slot])
+        return len(stale)
+
+    def batch(self, patches: Sequence[int], views: Sequence[int], device: torch.device) -> Batch:
+        """Put the given view of each given patch together, as of the epoch that `fill` was last called for."""
+        maps, masks, distances = [], [], []
+        for patch, view in zip(patches, views, strict=True):
+            slot = int(patch) * self.views + int(view)
+            if slot < self.kept:
+                maps.append([self.store[f"map{i}"][slot] for i in range(4)])
+                bits = np.unpackbits(self.store["mask"][slot].numpy(), count=self.image_size[0] * self.image_size[1])
+                masks.append(bits.reshape(self.image_size).view(bool))
+                distances.append(self.store["distance"][slot].float().numpy())
+            else:
+                image, mask, distance = self._view(slot, self._generations(self.epoch)[slot])
+                maps.append([level[0] for level in self._encode(image)])
+                masks.append(mask)
+                distances.append(distance)
+        levels = tuple(torch.stack(level).to(device).float() for level in zip(*maps, strict=True))
+        names, sizes = [self.names[p] for p in patches], [self.sizes[p] for p in patches]
+        return Batch(Features(levels, self.image_size), np.stack(masks), np.stack(distances), names, sizes)
+
+    def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
+        """The trunk's maps of one image, each (1, C, h, w)."""
+        return self.model.encode(image[None], zoomed(len(image), self.zoom)).maps
+
+    def _generations(self, epoch: int) -> np.ndarray:
+        """Which drawing of each view an epoch sees: kept ones change in turn, all others every epoch."""
+        if self.pipeline is None:
+            return np.zeros(len(self.turn), np.int64)
+        # In whole thousandths: a sum of floats could pass a view's turn in one run and not in another.
+        wanted = (np.floor(1000 * self.turn).astype(np.int64) + round(1000 * self.refresh) * epoch) // 1000
+        wanted[self.kept :] = epoch
+        return wanted
+
+    def _view(self, slot: int, generation: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw one view: image, mask and signed distance."""
+        patch, view = divmod(int(slot), self.views)
+        image, mask = self.patches[patch].image, self.patches[patch].mask
+        if self.pipeline is not None:
+            own = np.random.SeedSequence([VIEW_STREAM, self.seed, patch, view, int(generation)]).generate_state(1)[0]
+            image, mask = augment(self.pipeline, image, mask, int(own))
+        return image, mask, signed_distance(mask)
+
+    def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, tuple]]:
+        """The views of some slots, each drawn in a thread of its own while the one before is encoded."""
+        with ThreadPoolExecutor(1) as thread:
+            coming = None
+            for slot in slots:
+                last, coming = coming, (int(slot), thread.submit(self._view, slot, wanted[slot]))
+                if last:
+                    yield last[0], last[1].result()
+            if coming:
+                yield coming[0], coming[1].result()
+
+    def _key(self, layout: dict) -> str:
+        """A digest of all that decides what the bank holds."""
+        seen = hashlib.sha256(weights_hash(self.model.sam.image_encoder.trunk).encode())
+        for patch in self.patches:
+            seen.update(f"{zlib.crc32(np.ascontiguousarray(patch.image))} {zlib.crc32(patch.mask.tobytes())}".encode())
+        pipeline = A.to_dict(self.pipeline) if self.pipeline is not None else None
+        settings = [pipeline, self.views, self.kept, self.seed, self.zoom, self.image_size, str(layout)]
+        seen.update(json.dumps([settings, provenance()["versions"]], sort_keys=True, default=str).encode())
+        return seen.hexdigest()
+
+    def _allocate(self, layout: dict, folder: Path | None) -> dict[str, Tensor]:
+        """One tensor for each part, all views along its first axis."""
+        store = {}
+        for part, (shape, kind) in layout.items():
+            shape = (self.kept, *shape)
+            if folder is None or not self.kept:
+                store[part] = torch.empty(shape, dtype=kind)
+            else:
+                count = int(np.prod(shape))
+                flat = torch.from_file(str(folder / f"{part}.bin"), shared=True, size=count, dtype=kind)
+                store[part] = flat.view(shape)
+        return store
+
+    def _open(self, folder: Path, layout: dict) -> dict[str, Tensor]:
+        """The bank in a folder: the one that is there if it is this one, else a new one."""
+        key = self._key(layout)
+        sizes = {f"{part}.bin": self.kept * int(np.prod(s)) * kind.itemsize for part, (s, kind) in layout.items()}
+        if fault := bank_fault(folder, key, sizes):
+            if folder.exists():
+                print(f"The feature bank in {shown(folder)} {fault}: it is made anew.")
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            if sum(sizes.values()) > (free := shutil.disk_usage(folder).free):
+                wanted = f"the feature bank takes {sum(sizes.values()) / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+                raise OSError(f"{wanted} where {shown(folder)} is: lower BANK_GB or VIEWS, or make room.")
+            store = self._allocate(layout, folder)
+            store["generation"].fill_(-1)
+            write_json(folder / "bank.json", {"key": key, "sizes": sizes})
+            return store
+        return self._allocate(layout, folder)
+
+
+def bank_fault(folder: Path, key: str, sizes: dict[str, int]) -> str:
+    """What is wrong with the bank in a folder, "" when nothing is. sizes: bytes of each of its files."""
+    try:
+        about = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "has no readable description"
+    if about.get("key") != key:
+        return "is of other weights, scans or settings"
+    for name, size in sizes.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if found != size:
+            return f"is truncated ({name} has {found:,} of {size:,} bytes)"
+    return ""
