@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = load_parts("synthetic")
     config = stage1("nano", epochs=options.epochs)
-    about = {"title": "Embedded toy: drawn scans", "data": "synthetic, select part", "config": asdict(config)}
+    about = {"title": "Embedded toy: drawn scans", "data": "synthetic, val part", "config": asdict(config)}
     rows = read_json(FILE)["rows"] if FILE.is_file() else []
     for seed in range(options.seeds):
         for way, room in WAYS.items():
@@ -40,9 +40,9 @@ def main() -> None:
             own = stage1("nano", epochs=options.epochs, seed=seed, bank_gb=room)
             with tempfile.TemporaryDirectory() as runs:
                 started = time.monotonic()
-                stage = train_stage(own, parts["train"], parts["select"], Path(runs))
+                stage = train_stage(own, parts["train"], parts["val"], Path(runs))
                 minutes = (time.monotonic() - started) / 60
-            best = max(stage.history, key=lambda row: row["select_score"])
+            best = max(stage.history, key=lambda row: row["val_score"])
             scores = {key: best[key] for key in ("root_iou", "automatic_root_iou", "pooled_dice")}
             rows.append({"way": way, "seed": seed, "minutes": round(minutes, 2), **scores})
             write_json(FILE, about | {"rows": rows, "provenance": provenance()})

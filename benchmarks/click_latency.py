@@ -24,7 +24,7 @@ NOTEBOOK = """
 import torch
 torch.set_num_threads({threads})
 from rootsam_lib.apps.widget import annotate
-from rootsam_lib.model import build_sam
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.data.drawn import synthetic_scans
 session = Session("latency", synthetic_scans("test", 1, seed=0), build_sam("nano"))

@@ -31,20 +31,20 @@ def main() -> None:
     options = parser.parse_args()
     profile = load_profile("segroot")
     epochs = profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]
-    given = {name.lower(): profile[name] for name in ("VIEWS", "ZOOM", "DETAIL", "LEARNING_RATE", "SCHEDULE")}
+    given = {name.lower(): profile[name] for name in ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE")}
     config, _ = stage_pair("nano", epochs, **given, seed=0)
     parts = load_parts("segroot", "valid")
-    stage1 = train_stage(config, parts["train"], parts["select"], RUNS / "segroot")
-    train, select = ([replace(s, mask=dilate(s.mask)) for s in parts[part]] for part in ("train", "select"))
-    grown = replace(config, epochs=options.epochs, learning_rate=config.learning_rate / 2)
-    stage = train_stage(grown, train, select, RUNS / "segroot", base=stage1.weights)
+    stage1 = train_stage(config, parts["train"], parts["val"], RUNS / "segroot")
+    train, val = ([replace(s, mask=dilate(s.mask)) for s in parts[part]] for part in ("train", "val"))
+    grown = replace(config, epochs=options.epochs, lr=config.lr / 2)
+    stage = train_stage(grown, train, val, RUNS / "segroot", base=stage1.weights)
     weights = tube_weights([scan.tube for scan in parts["test"]], np.random.default_rng(0))
     rows, models = {}, {}
     asked = {"trained on raw truth": (stage1, False), "trained on dilated truth": (stage, False)}
     asked["trained on dilated truth, flips"] = (stage, True)
     for name, (trained, flips) in asked.items():
-        predictor = ModelPredictor(trained.model(), config.zoom, flips=flips)
-        (scores,) = score_images(predictor, parts["test"], note=name)
+        predictor = ModelPredictor(trained.model(), config.input_scale, flips=flips)
+        (scores,) = score_images(predictor, parts["test"], desc=name)
         scored = summary_parts(scores)
         rows[name] = estimates({key: scored[key] for key in ("pooled_dice", "pooled_dice_dilated")}, weights)
         models[name] = about_predictor(predictor)

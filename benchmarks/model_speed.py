@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.model import build_sam
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.predictor import segment
 from rootsam_lib.results import provenance, write_json
 
@@ -50,11 +50,13 @@ def main(names: list[str]) -> None:
     scan = np.random.default_rng(0).integers(0, 255, (*SCAN, 3), dtype=np.uint8)
     model, scans = build_sam("nano", weights=None).eval(), []
     segment(model, scan[:600], 512, 128)
-    for zoom, flips in ((1.0, False), (1.5, False), (1.5, True)):
+    for input_scale, flips in ((1.0, False), (1.5, False), (1.5, True)):
         started = time.perf_counter()
-        segment(model, scan, 512, 128, zoom=zoom, tta=flips)
-        scans.append({"zoom": zoom, "flips": flips, "seconds": time.perf_counter() - started})
-        print(f"whole scan, enlarged {zoom:g} times{', four flips' if flips else ''}: {scans[-1]['seconds']:.1f} s")
+        segment(model, scan, 512, 128, input_scale=input_scale, tta=flips)
+        scans.append({"input_scale": input_scale, "flips": flips, "seconds": time.perf_counter() - started})
+        print(
+            f"whole scan, enlarged {input_scale:g} times{', four flips' if flips else ''}: {scans[-1]['seconds']:.1f} s"
+        )
     about = {"threads": torch.get_num_threads(), "scan": SCAN, "models": rows, "scans": scans}
     write_json(CHECKOUT / "data" / "results" / "model-speed.json", about | {"provenance": provenance()})
 

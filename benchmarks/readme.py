@@ -56,7 +56,7 @@ def traits_table(results: Mapping) -> str:
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
     calibrated = results["length_times_factor"]
     rows = {named[trait]: row for trait, row in results["agreement"].items()}
-    rows[f"length times {calibrated['factor']:.3f}, fitted on the select scans"] = calibrated
+    rows[f"length times {calibrated['factor']:.3f}, fitted on the val scans"] = calibrated
     lines = [
         f"| {name} | {r['r2']:.2f} | {r['r2_fitted']:.2f} | {r['relative_bias']:+.0%} "
         f"({r['relative_bias_low']:+.0%} to {r['relative_bias_high']:+.0%}) | {r['scans']} |"
@@ -132,7 +132,7 @@ def model_speed_table(results: Mapping) -> str:
     lines += [f"| {row['model']}, decode {row['size']} px | {row['decode_s']:.3f} |" for row in results["models"]]
     height, width = results["scan"]
     for row in results["scans"]:
-        how = f"tiles enlarged {row['zoom']:g} times{', four flips' if row['flips'] else ''}"
+        how = f"tiles enlarged {row['input_scale']:g} times{', four flips' if row['flips'] else ''}"
         lines.append(f"| nano, whole scan of {width} x {height} px, {how} | {row['seconds']:.1f} |")
     return table(f"| {results['threads']} threads | seconds |", lines)
 

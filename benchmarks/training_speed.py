@@ -23,11 +23,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import tile
 from rootsam_lib.losses import hybrid_loss
-from rootsam_lib.model import build_sam, resize_logits
+from rootsam_lib.model import resize_logits
 from rootsam_lib.prompts import stack_prompts
 from rootsam_lib.results import provenance, write_json
 from rootsam_lib.training.config import stage1, stage2
@@ -44,7 +45,7 @@ class Setting:
     def __init__(self, name: str, size: int, folder: Path, kinds: tuple[str, ...]):
         make = stage1 if size == 512 else stage2
         # Rates of 0: a model of random weights must not walk off during the measurement.
-        self.config = make(name, patch_size=size, learning_rate=1e-12)
+        self.config = make(name, patch_size=size, lr=1e-12)
         self.accelerator = build_accelerator()
         self.model = build_sam(name, weights=None).train()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]

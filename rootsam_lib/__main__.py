@@ -190,7 +190,7 @@ def segment_command(options: argparse.Namespace) -> int:
 
     prompts = read_prompts(options.prompts) if options.prompts else None
     model, settings = load_run(options.model)
-    asked = {"zoom": options.zoom, "tile_size": options.tile}
+    asked = {"input_scale": options.input_scale, "tile_size": options.tile}
     settings |= {name: value for name, value in asked.items() if value is not None}
     depth = {"window_mm": options.window_mm, "tube_angle": options.tube_angle}
     with warnings.catch_warnings():
@@ -224,7 +224,9 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("folder", type=Path, help="images (png, jpg, tif), of any size; masks are not needed")
     scans.add_argument("--model", required=True, help="the folder of a trained stage, or nano for the base model")
     scans.add_argument("--out", type=Path, help="where to write (default: FOLDER-roots, beside the folder)")
-    scans.add_argument("--zoom", type=float, help="how much tiles are enlarged (default: as the stage was trained)")
+    scans.add_argument(
+        "--input-scale", type=float, help="how much tiles are enlarged (default: as the stage was trained)"
+    )
     scans.add_argument("--tile", type=int, help="tile side in px (default: the stage's patch size, at most 1024)")
     scans.add_argument("--dpi", type=float, help="resolution of all scans, where the files do not state it")
     scans.add_argument("--prompts", type=Path, help="points: a CSV with columns scan, x, y, label (1 root, 0 soil)")

@@ -6,15 +6,27 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import pooch
 import sam2
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+from rootsam_lib.model import RootSAM, pick_device
 from rootsam_lib.progress import cache_dir
 
 NANO = Path(__file__).parent / "nano"
+# What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
+LOAD_ERRORS = (RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ValueError)
+LOAD_ERRORS += (UnpicklingError, SafetensorError)
 META_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 
 
@@ -98,3 +110,68 @@ def embedded_checkpoint() -> Path:
     if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
         raise ValueError(f"{path.name} is not the file that nano.json describes: install the package again.")
     return path
+
+
+def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
+    """Build a model, load its weights and put it on the device of `pick_device`.
+
+    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
+    written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
+    Raises ValueError for an unknown name or weights of another model, FileNotFoundError for a missing file.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}.")
+    entry = MODELS[name]
+    config = OmegaConf.load(entry.config)
+    OmegaConf.resolve(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RootSAM(instantiate(config.model), name, entry.label)
+    if weights is None:
+        return model.to(pick_device())
+    if weights == "default":
+        path = embedded_checkpoint() if name == "nano" else download_checkpoint(name)
+    else:
+        path = Path(weights)
+    load_weights(model, path)
+    return model.to(pick_device())
+
+
+def load_weights(model: RootSAM, path: str | Path) -> None:
+    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly, detail path included.
+
+    Raises FileNotFoundError when it is missing and ValueError when it is another model's or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
+    try:
+        state = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
+        )
+        if any(key.startswith("sam_mask_decoder.detail.") for key in state):
+            model.add_detail()
+        model.sam.load_state_dict({key: value.float() for key, value in state.items()})
+    except LOAD_ERRORS as error:
+        raise ValueError(
+            f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
+            f"made from, or make it again ({(str(error).splitlines() or [''])[0][:120]})."
+        ) from error
+
+
+def save_weights(model: RootSAM, path: str | Path) -> None:
+    """Write the whole model's weights as safetensors, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({key: value.contiguous() for key, value in model.sam.state_dict().items()}, partial)
+    os.replace(partial, path)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over all weights of a model or of a part of it, first 16 hex digits: its identity in results files."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

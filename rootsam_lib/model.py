@@ -1,33 +1,15 @@
-"""The model: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder.
+"""The model: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder."""
 
-Every model of `zoo` comes out of one builder, `build_sam`.
-"""
-
-import hashlib
-import os
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-from rootsam_lib.checkpoints import MODELS, download_checkpoint, embedded_checkpoint
-from rootsam_lib.model_detail import DetailPath
-from rootsam_lib.training.devices import pick_device
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-# What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
-LOAD_ERRORS = (RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ValueError)
-LOAD_ERRORS += (UnpicklingError, SafetensorError)
 
 
 class Features(NamedTuple):
@@ -92,6 +74,38 @@ class NoPositions(nn.Module):
         return x.new_zeros(()).expand(x.shape)
 
 
+class DetailPath(nn.Module):
+    """A small convolutional side path for thin structures: from the trunk's strides 4 and 8 straight to the decoder.
+
+    SAM2.1's own path there, the neck with conv_s0 / conv_s1, is linear and treats each place alone. This one looks at a
+    place's neighbours, and its output is added to that of conv_s0 / conv_s1. Its last layers start at nought, so that
+    training starts from the model as it was. HQ-SAM (Ke et al. 2023, section 3.2) fuses early features for thin
+    structures in the same spirit.
+
+    channels: of the trunk's maps at strides 4 and 8. out: of conv_s0's and conv_s1's outputs.
+    """
+
+    def __init__(self, channels: tuple[int, int], out: tuple[int, int], width: int = 32):
+        super().__init__()
+        self.conv8 = nn.Conv2d(channels[1], 2 * width, 3, padding=1)
+        self.lift = nn.Conv2d(2 * width, width, 1)
+        self.conv4 = nn.Conv2d(channels[0], width, 3, padding=1)
+        self.mix4 = nn.Conv2d(width, width, 3, padding=1)
+        self.out8 = nn.Conv2d(2 * width, out[1], 3, padding=1)
+        self.out4 = nn.Conv2d(width, out[0], 3, padding=1)
+        for last in (self.out4, self.out8):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, four: Tensor, eight: Tensor) -> tuple[Tensor, Tensor]:
+        """From maps (B, C, h / 4, w / 4) and (B, C, h / 8, w / 8) to what is added at the same strides."""
+        eight = F.relu(self.conv8(eight))
+        lifted = F.interpolate(self.lift(eight), four.shape[-2:], mode="bilinear", align_corners=False)
+        four = F.relu(self.mix4(F.relu(self.conv4(four) + lifted)))
+        return self.out4(four), self.out8(eight)
+
+
 class RootSAM(nn.Module):
     """A SAM2.1-architecture model with a frozen image encoder.
 
@@ -101,10 +115,10 @@ class RootSAM(nn.Module):
     far smaller to keep than the neck's, and because conv_s0 / conv_s1 must see gradients.
     """
 
-    def __init__(self, sam: nn.Module, name: str):
+    def __init__(self, sam: nn.Module, name: str, label: str = ""):
         super().__init__()
         self.sam = sam
-        self.name = name
+        self.name, self.label = name, label or name  # of the architecture; how charts and results files call it
         sam.sam_mask_decoder.detail = None
         mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
         std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
@@ -141,10 +155,6 @@ class RootSAM(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
-
-    @property
-    def label(self) -> str:
-        return MODELS[self.name].label
 
     @torch.no_grad()
     def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
@@ -252,81 +262,23 @@ class RootSAM(nn.Module):
         return rows
 
 
-def zoomed(side: int, zoom: float) -> int | None:
-    """The side in px at which the encoder sees an image of `side` px: zoom times as long, to the next multiple of 32.
+def pick_device() -> torch.device:
+    """The device a model is built on: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-    None, "as it is", for zoom 1. Raises ValueError for a zoom that is not above 0.
+
+def encoder_size(side: int, input_scale: float) -> int | None:
+    """The side in px at which the encoder sees an image of `side` px: input_scale times as long, to the next multiple of 32.
+
+    None, "as it is", for input_scale 1. Raises ValueError for a input_scale that is not above 0.
     """
-    if zoom <= 0:
-        raise ValueError(f"zoom is {zoom}: it must be greater than 0; 1 takes images as they are.")
-    return None if zoom == 1 else max(32, 32 * round(side * zoom / 32))
+    if input_scale <= 0:
+        raise ValueError(f"input_scale is {input_scale}: it must be greater than 0; 1 takes images as they are.")
+    return None if input_scale == 1 else max(32, 32 * round(side * input_scale / 32))
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of mask logits (B, M, h, w) to size (H, W), in fp32."""
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-
-
-def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
-    """Build a model, load its weights and put it on the device of `pick_device`.
-
-    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
-    written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
-    Raises ValueError for an unknown name or weights of another model, FileNotFoundError for a missing file.
-    """
-    if name not in MODELS:
-        raise ValueError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}.")
-    entry = MODELS[name]
-    config = OmegaConf.load(entry.config)
-    OmegaConf.resolve(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = RootSAM(instantiate(config.model), name)
-    if weights is None:
-        return model.to(pick_device())
-    if weights == "default":
-        path = embedded_checkpoint() if name == "nano" else download_checkpoint(name)
-    else:
-        path = Path(weights)
-    load_weights(model, path)
-    return model.to(pick_device())
-
-
-def load_weights(model: RootSAM, path: str | Path) -> None:
-    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly, detail path included.
-
-    Raises FileNotFoundError when it is missing and ValueError when it is another model's or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
-    try:
-        state = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
-        )
-        if any(key.startswith("sam_mask_decoder.detail.") for key in state):
-            model.add_detail()
-        model.sam.load_state_dict({key: value.float() for key, value in state.items()})
-    except LOAD_ERRORS as error:
-        raise ValueError(
-            f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
-            f"made from, or make it again ({(str(error).splitlines() or [''])[0][:120]})."
-        ) from error
-
-
-def save_weights(model: RootSAM, path: str | Path) -> None:
-    """Write the whole model's weights as safetensors, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in model.sam.state_dict().items()}, partial)
-    os.replace(partial, path)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over all weights of a model or of a part of it, first 16 hex digits: its identity in results files."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

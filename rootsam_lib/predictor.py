@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rootsam_lib.model import RootSAM, resize_logits, zoomed
+from rootsam_lib.model import RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import Prompts, stack_prompts
 
 
@@ -53,14 +53,14 @@ def segment(
     tile_size: int = 1024,
     overlap: int = 128,
     prompts: Prompts | None = None,
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
     tta: bool = False,
 ) -> Segmentation:
     """Find the roots of a whole scan.
 
     image: uint8 (H, W, 3) of any size; a side shorter than a tile is mirrored for the model and cut off again. Tiles
     overlap by at least `overlap` px and fade into each other. prompts: points in pixels of the image, each shown to the
-    tiles that it lies in; None for the automatic mode. zoom: how much tiles are enlarged for the encoder. tta: also
+    tiles that it lies in; None for the automatic mode. input_scale: how much tiles are enlarged for the encoder. tta: also
     look at every tile flipped left to right, upside down and both, and average the logits; four times the work
     (test-time augmentation). Memory is bounded by one tile and two float32 maps.
     Raises ValueError for a tile size that is not a multiple of 32, or an overlap of half a tile or more.
@@ -83,7 +83,7 @@ def segment(
             window = (slice(row, row + tile_size), slice(column, column + tile_size))
             tile = padded[window]
             local = None if prompts is None else _inside(prompts, row, column, tile_size)
-            answers = [_ask(model, tile, local, zoom, flip) for flip in flips]
+            answers = [_ask(model, tile, local, input_scale, flip) for flip in flips]
             logits = np.mean([logits for logits, _ in answers], axis=0)
             if (logits > 0).any():
                 estimates.append(np.mean([estimate for _, estimate in answers]))
@@ -94,12 +94,12 @@ def segment(
 
 
 def _ask(
-    model: RootSAM, tile: np.ndarray, prompts: Prompts | None, zoom: float, flip: tuple[int, int]
+    model: RootSAM, tile: np.ndarray, prompts: Prompts | None, input_scale: float, flip: tuple[int, int]
 ) -> tuple[np.ndarray, float]:
     """Logits float32 (size, size) of one tile and the model's estimate of their IoU; the tile is seen through a flip
     (rows, columns; -1 turns them round), and the logits are turned back."""
     size, (rows, columns) = len(tile), flip
-    features = model.encode(np.ascontiguousarray(tile[::rows, ::columns])[None], zoomed(size, zoom))
+    features = model.encode(np.ascontiguousarray(tile[::rows, ::columns])[None], encoder_size(size, input_scale))
     points = labels = None
     if prompts is not None:
         turned = np.where((columns, rows) == np.array(-1), size - 1 - prompts.points, prompts.points)

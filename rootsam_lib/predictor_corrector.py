@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rootsam_lib.model import Embedding, RootSAM, resize_logits, zoomed
+from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
 from rootsam_lib.predictor import obey, tile_starts
 from rootsam_lib.prompts import ROOT, SOIL, click_prompt
 
@@ -68,7 +68,7 @@ class _Tile:
 class Corrector:
     """An encoded image, uint8 (H, W, 3), and its mask under a list of clicks.
 
-    start: "automatic" (the mask without any prompt) or "empty" (soil, until a tile gets its first click). zoom: how
+    start: "automatic" (the mask without any prompt) or "empty" (soil, until a tile gets its first click). input_scale: how
     much tiles are enlarged for the encoder. tile_size: px; tiles overlap by an eighth. A smaller image is one tile of
     its own size, mirrored up to a multiple of 32. Raises ValueError for a start or a tile size that cannot be.
     """
@@ -78,7 +78,7 @@ class Corrector:
         self,
         model: RootSAM,
         image: np.ndarray,
-        zoom: float = 1.0,
+        input_scale: float = 1.0,
         tile_size: int = 1024,
         start: str = "automatic",
     ):
@@ -100,7 +100,7 @@ class Corrector:
         for row in tile_starts(self._padded[0], self.side, overlap):
             for column in tile_starts(self._padded[1], self.side, overlap):
                 piece = padded[row : row + self.side, column : column + self.side]
-                features = model.encode(np.ascontiguousarray(piece)[None], zoomed(self.side, zoom))
+                features = model.encode(np.ascontiguousarray(piece)[None], encoder_size(self.side, input_scale))
                 embedding = model.embed(features)
                 logits, iou = model.decode(embedding)
                 if start == "empty":

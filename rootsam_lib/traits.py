@@ -340,7 +340,7 @@ def agreement(
 def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
     """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
 
-    Fit it on scans that no score is reported on (the "select" part), and say that it was used. Raises ValueError where
+    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
     nothing was predicted, or nothing is there.
     """
     if not sum(predicted) or not sum(true):

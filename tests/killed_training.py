@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rootsam_lib.checkpoints import build_sam, save_weights
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.training import feature_bank as features
 from rootsam_lib.training import loop as training
 from rootsam_lib.training.config import StageConfig
@@ -75,11 +75,11 @@ def main(folder: Path) -> None:
     """Print one line a kill, then how both runs compare."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    train, select, base = scans()[:2], scans()[2:], folder / "base.safetensors"
+    train, val, base = scans()[:2], scans()[2:], folder / "base.safetensors"
     save_weights(build_sam("nano", weights=None, seed=0), base)
 
     def run(name: str):
-        return training.train_stage(CONFIG, train, select, folder / name, base, save_seconds=0)
+        return training.train_stage(CONFIG, train, val, folder / name, base, save_seconds=0)
 
     in_a_child(lambda: run("whole"))
     rng = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def test_the_reference_comes_first_and_two_stages_train_two(monkeypatch, tmp_pat
         def model(self):
             return type("Model", (), {"eval": lambda self: self})()
 
-    def train_stage(config, train, select, runs, base="default"):
+    def train_stage(config, train, val, runs, base="default"):
         trained.append((config.stage, config.edt_exponent, base))
         return Done()
 

@@ -98,7 +98,7 @@ def test_corrected_masks_are_read_as_a_folder_dataset(tmp_path):
     masks = [rng.random((40, 60)) > 0.8 for _ in scans]
     parts = load_parts("folder", "test", export_folder(tmp_path / "corrected", scans, masks))
     read = {scan.name: scan for part in parts.values() for scan in part}
-    assert all(parts[part] for part in ("train", "select", "test")) and "T003_scan6" in read
+    assert all(parts[part] for part in ("train", "val", "test")) and "T003_scan6" in read
     for scan, mask in zip(scans, masks, strict=True):
         if found := read.get(f"{scan.tube}_{scan.name}"):
             assert found.tube == scan.tube and found.mm_per_px == pytest.approx(scan.mm_per_px, rel=1e-3)

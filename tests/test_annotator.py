@@ -13,8 +13,8 @@ from PIL import Image
 from rootsam_lib import CHECKOUT
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.apps.widget import Annotator, layer_png, still
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.model import build_sam
 from rootsam_lib.prompts import next_click
 
 
@@ -112,7 +112,7 @@ TOUCH = """
 import torch
 torch.set_num_threads(2)
 from rootsam_lib.apps.widget import annotate
-from rootsam_lib.model import build_sam
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.data.drawn import synthetic_scans
 session = Session("touch", synthetic_scans("test", 2, seed=0), build_sam("nano"))
@@ -158,7 +158,7 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     assert float(widget.canvas["scale"]) > 4 * whole and len(widget.log()) == 1, "two fingers zoom and click nothing"
     widget.tap(300, 320)
     assert widget.log()[1] == (300, 320, 0), "under zoom, to the pixel"
-    screenshot(page, "touch-3-zoomed-soil-tap")
+    screenshot(page, "touch-3-encoder_size-soil-tap")
     start, left = widget.place(340, 360), float(widget.canvas["x"])
     fingers(page, (start, (start[0] + 60, start[1] + 30)))
     assert float(widget.canvas["x"]) == pytest.approx(left + 60, abs=1) and len(widget.log()) == 2, "one finger pans"
@@ -194,7 +194,7 @@ WIDE = """
 import numpy as np, torch
 torch.set_num_threads(2)
 from rootsam_lib.apps.widget import annotate
-from rootsam_lib.model import build_sam
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
@@ -239,7 +239,7 @@ def test_clicks_land_where_they_are_made(lab, browser):
     page.mouse.move(*widget.place(1530, 90))
     widget.key("Delete")
     assert [click[:2] for click in widget.log()[1:]] == [(1490, 104), (1470, 120)]
-    screenshot(page, "wide-2-zoomed")
+    screenshot(page, "wide-2-encoder_size")
     page.set_viewport_size({"width": 900, "height": 900})
     page.wait_for_timeout(300)
     widget.ready()

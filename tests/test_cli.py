@@ -21,7 +21,7 @@ def test_unknown_parameter_names_the_closest(capsys):
 
 
 def test_wrong_type_profile_and_number(capsys):
-    assert "must be float" in refused(capsys, "tutorial", "-p", "LEARNING_RATE", "fast")
+    assert "must be float" in refused(capsys, "tutorial", "-p", "LR", "fast")
     assert "must be int" in refused(capsys, "tutorial", "-p", "SEED", "1.5")
     assert "choose one of quick" in refused(capsys, "tutorial", "--profile", "huge")
     assert "--profile" in refused(capsys, "tutorial", "-p", "PROFILE", "mine")
@@ -32,7 +32,7 @@ def test_wrong_type_profile_and_number(capsys):
 
 
 def test_values_are_read_as_python_does():
-    given = {"rate": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
+    given = {"lr": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
     assert check_parameters(given, KNOWN) == {"RATE": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
     assert check_parameters({"RATE": 1, "SEED": 2.0, "DATA": 2024}, KNOWN) == {"RATE": 1, "SEED": 2, "DATA": "2024"}
     for bad in ({"SEED": "3"}, {"SEED": True}, {"SEED": float("inf")}, {"FLAG": 1}):

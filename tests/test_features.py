@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.augment import augment, build_augmentation
 from rootsam_lib.data.scans import Patch, tile
 from rootsam_lib.losses import signed_distance
-from rootsam_lib.model import Features, build_sam
+from rootsam_lib.model import Features
 from rootsam_lib.nano.scenes import numbered_scene
 from rootsam_lib.prompts import next_click
 from rootsam_lib.training import feature_bank as features

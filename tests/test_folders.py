@@ -11,9 +11,9 @@ from PIL import Image
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment as folders
 from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder
+from rootsam_lib.checkpoints import build_sam, save_weights
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dilate, iou
-from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.predictor import Segmentation
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import write_json
@@ -90,8 +90,8 @@ def test_what_is_done_is_not_done_again(model, scans, monkeypatch):
     before = rows(first.table)
     assert segment_folder(scans, model, out, tile_size=64, dpi=300).skipped == 1
     assert asked == [(128, 160, 3), (108, 160, 3)] and rows(first.table) == before
-    with pytest.raises(ValueError, match=r"other settings \(zoom\)"):
-        segment_folder(scans, model, out, tile_size=64, dpi=300, zoom=2.0)
+    with pytest.raises(ValueError, match=r"other settings \(input_scale\)"):
+        segment_folder(scans, model, out, tile_size=64, dpi=300, input_scale=2.0)
 
 
 def test_an_interrupted_folder_goes_on(model, scans, monkeypatch):
@@ -176,10 +176,10 @@ def test_runs(model, tmp_path):
     stage = tmp_path / "runs" / "stage2-01234567"
     save_weights(model, stage / "best.safetensors")
     (stage / "history.csv").write_text("epoch\n0\n")
-    write_json(stage / "stage.json", {"config": {"model": "nano", "zoom": 1.5, "patch_size": 2048}})
+    write_json(stage / "stage.json", {"config": {"model": "nano", "input_scale": 1.5, "patch_size": 2048}})
     _, settings = load_run(stage)
-    assert settings == {"zoom": 1.5, "tile_size": 1024}
-    assert load_run("nano")[1] == {"zoom": 1.0, "tile_size": 512}
+    assert settings == {"input_scale": 1.5, "tile_size": 1024}
+    assert load_run("nano")[1] == {"input_scale": 1.0, "tile_size": 512}
     with pytest.raises(FileNotFoundError, match=r"no trained stage.*such as .*stage2-01234567"):
         load_run(tmp_path / "runs")
     with pytest.raises(FileNotFoundError, match="or nano for the base model"):

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from rootsam_lib.checkpoints import build_sam, weights_hash
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
-from rootsam_lib.model import build_sam, weights_hash
 from rootsam_lib.predictor import segment
 from rootsam_lib.predictor_corrector import Corrector
 from rootsam_lib.prompts import error_click, fixed_prompts, sample_points
@@ -27,7 +27,18 @@ from rootsam_lib.training.loop import train_stage
 
 FILE = Path(__file__).with_name("golden.json")
 CONFIG = StageConfig(
-    1, "nano", 128, 1e-3, epochs=2, batch_size=2, views=2, refresh=0.5, zoom=1.5, detail=True, schedule="cosine", seed=0
+    1,
+    "nano",
+    128,
+    1e-3,
+    epochs=2,
+    batch_size=2,
+    views=2,
+    refresh=0.5,
+    input_scale=1.5,
+    detail=True,
+    schedule="cosine",
+    seed=0,
 )
 
 
@@ -59,8 +70,8 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
     click = np.array([error_click(rng, np.roll(mask, 3, 1), mask) for _ in range(5)])
     stage = train_stage(CONFIG, train, [held_out], runs)
     model = stage.model()
-    found = segment(model, held_out.image, 128, 32, zoom=1.5, tta=True)
-    prompted = segment(model, held_out.image, 128, 32, fixed_prompts(mask, held_out.name), zoom=1.5)
+    found = segment(model, held_out.image, 128, 32, input_scale=1.5, tta=True)
+    prompted = segment(model, held_out.image, 128, 32, fixed_prompts(mask, held_out.name), input_scale=1.5)
     corrector = Corrector(model, held_out.image, 1.5, 128)
     row, column = np.argwhere(mask)[100]
     corrected = corrector.ask([(int(column), int(row), 1), (10, 200, 0)])
@@ -77,7 +88,7 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
         },
         "scores": {
             "losses": [row["loss"] for row in stage.history],
-            "select": [row["select_score"] for row in stage.history],
+            "val": [row["val_score"] for row in stage.history],
             "found": float(found.mask.mean()),
             "table": {
                 table: {name: {score: value[0] for score, value in row.items()} for name, row in rows.items()}

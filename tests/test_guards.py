@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rootsam_lib.checkpoints import build_sam, save_weights
 from rootsam_lib.lessons.checks import (
     Repeats,
     SuspicionWarning,
@@ -15,7 +16,6 @@ from rootsam_lib.lessons.checks import (
     check_prompts_move,
     check_trained,
 )
-from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.prompts import Prompts
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
@@ -91,6 +91,6 @@ def test_one_patch_can_be_learnt_by_heart(small_scans):
     assert reached[-1] >= 0.9 > reached[0] and len(reached) <= 200
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(Suspicious, match="cannot learn"):
-        check_overfit(model, image, mask, learning_rate=0.0, steps=3)
+        check_overfit(model, image, mask, lr=0.0, steps=3)
     with pytest.raises(ValueError, match="no root"):
         check_overfit(model, image, mask & False)

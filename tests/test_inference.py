@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsam_lib.model import Prediction, build_sam
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.model import Prediction
 from rootsam_lib.predictor import obey, segment, tile_starts
 from rootsam_lib.prompts import Prompts
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from rootsam_lib.evaluation.bootstrap import Parts, difference, estimate, interval, relative_gain, tube_weights
+from rootsam_lib.evaluation.bootstrap import RatioTerms, difference, estimate, interval, relative_gain, tube_weights
 
 
 def test_images_of_one_tube_are_drawn_together():
@@ -20,16 +20,16 @@ def test_images_of_one_tube_are_drawn_together():
 
 def test_one_tube_has_no_spread_and_many_alike_have_none_either():
     one = tube_weights(["a"] * 5, np.random.default_rng(0), 50)
-    values = Parts(np.arange(5.0), np.ones(5))
+    values = RatioTerms(np.arange(5.0), np.ones(5))
     assert estimate(values, one) == (2.0, 2.0, 2.0)
     alike = tube_weights(list("abcde"), np.random.default_rng(0), 50)
-    assert estimate(Parts(np.full(5, 0.25), np.ones(5)), alike) == pytest.approx((0.25, 0.25, 0.25))
+    assert estimate(RatioTerms(np.full(5, 0.25), np.ones(5)), alike) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_against_scipy():
     values = np.random.default_rng(1).random(60)
     ours = estimate(
-        Parts(values, np.ones(60)), tube_weights([str(i) for i in range(60)], np.random.default_rng(2), 9000)
+        RatioTerms(values, np.ones(60)), tube_weights([str(i) for i in range(60)], np.random.default_rng(2), 9000)
     )
     theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=9000, rng=3).confidence_interval
     assert ours.value == pytest.approx(values.mean())
@@ -41,7 +41,7 @@ def test_patches_of_few_tubes_are_less_sure_than_as_many_of_many():
     tubes, patches = [f"{i // 10}" for i in range(80)], [str(i) for i in range(80)]
     spans = []
     for names in (tubes, patches):
-        found = estimate(Parts(values, np.ones(80)), tube_weights(names, np.random.default_rng(0), 3000))
+        found = estimate(RatioTerms(values, np.ones(80)), tube_weights(names, np.random.default_rng(0), 3000))
         spans.append(found.high - found.low)
     assert spans[0] > 2 * spans[1]
 
@@ -49,7 +49,7 @@ def test_patches_of_few_tubes_are_less_sure_than_as_many_of_many():
 def test_paired_differences_are_surer_than_their_parts():
     rng = np.random.default_rng(0)
     easy = rng.random(40)  # some images are easy for every model
-    old, new = Parts(easy, np.ones(40)), Parts(easy + 0.02, np.ones(40))
+    old, new = RatioTerms(easy, np.ones(40)), RatioTerms(easy + 0.02, np.ones(40))
     weights = tube_weights([str(i) for i in range(40)], rng, 2000)
     assert difference(new, old, weights) == pytest.approx((0.02, 0.02, 0.02))
     assert estimate(new, weights).high - estimate(new, weights).low > 0.1
@@ -58,7 +58,7 @@ def test_paired_differences_are_surer_than_their_parts():
 
 
 def test_what_nothing_counts_for_is_not_a_number():
-    nothing = Parts(np.zeros(3), np.zeros(3))
+    nothing = RatioTerms(np.zeros(3), np.zeros(3))
     weights = tube_weights(list("abc"), np.random.default_rng(0), 10)
     assert all(math.isnan(x) for x in estimate(nothing, weights))
     assert all(math.isnan(x) for x in relative_gain(nothing, nothing, weights))

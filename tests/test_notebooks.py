@@ -213,18 +213,18 @@ def test_rerun_of_the_cost(tmp_path):
 def test_rerun_of_training_and_evaluation_on_another_rate(tmp_path):
     small = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
     plain = run("03", tmp_path, **small)
-    slow = run("03", tmp_path, **small, LEARNING_RATE=1e-5)
-    assert slow["rate_first"] == 1e-5 and plain["rate_first"] == 2e-3 and plain["epochs"] == slow["epochs"] == 2
+    slow = run("03", tmp_path, **small, LR=1e-5)
+    assert slow["lr_first"] == 1e-5 and plain["lr_first"] == 2e-3 and plain["epochs"] == slow["epochs"] == 2
     assert plain["loss_last"] < slow["loss_last"]
     waved = run("03", tmp_path, **small, SCHEDULE="cosine", DETAIL=True)
-    assert waved["rate_last"] == pytest.approx(1e-3) and plain["rate_last"] == 2e-3
+    assert waved["lr_last"] == pytest.approx(1e-3) and plain["lr_last"] == 2e-3
     assert waved["trained_parameters"] == plain["trained_parameters"] + 64_464
     scores = run("05", tmp_path, **small)  # trains Stage 2 itself, since notebook 04 did not run
     fewer = run("05", tmp_path, **small, N_ROOT=1)
     assert scores["stage1_root_iou"] != fewer["stage1_root_iou"]
     assert scores["stage2_root_iou"] != scores["base_root_iou"]
     wide = run("04", tmp_path, **small)  # reads both stages, which are there by now
-    assert wide["epochs"] == 1 and wide["rate_first"] == pytest.approx(2e-4)
+    assert wide["epochs"] == 1 and wide["lr_first"] == pytest.approx(2e-4)
     longer = run("04", tmp_path, **small | {"STAGE2_EPOCHS": 2})
     assert longer["epochs"] == 2 and longer["stage1_512_gaps"] == wide["stage1_512_gaps"]
     assert longer["stage2_1024"] != wide["stage2_1024"] and longer["stage1_1024"] == wide["stage1_1024"]

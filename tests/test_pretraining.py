@@ -16,8 +16,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from rootsam_lib.checkpoints import NANO
-from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, TimmTrunk, build_sam
+from rootsam_lib.checkpoints import NANO, build_sam
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, TimmTrunk
 from rootsam_lib.nano import card, pretraining, recipe
 from rootsam_lib.nano.scenes import follow, numbered_scene, object_sizes
 from rootsam_lib.prompts import error_click, stamp_clicks
@@ -255,7 +255,7 @@ def test_going_on_from_an_export(tmp_path):
         torch.testing.assert_close(on.sam.state_dict()[key], model.sam.state_dict()[key], rtol=1e-3, atol=1e-6)
     pretraining.train(tmp_path / "on", 1.0, 4, TINY, max_steps=5, workers=0)  # resumes, and remembers
     assert pretraining.load_averaged(tmp_path / "on")[1]["earlier"]["steps"] == 2
-    assert pretraining.learning_rate(2, since=2) < pretraining.learning_rate(150, since=2)
+    assert pretraining.lr(2, since=2) < pretraining.lr(150, since=2)
     with pytest.raises(FileNotFoundError, match="--start"):
         pretraining.train(tmp_path / "none", 1.0, start=tmp_path, max_steps=1, workers=0)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from skimage.draw import line
 
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, Scan, tile
 from rootsam_lib.evaluation import protocols
 from rootsam_lib.evaluation import validation as evaluation
@@ -14,7 +15,6 @@ from rootsam_lib.evaluation.peers import RidgeFilter, brightness_threshold, fit_
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate, score_images, score_mask
 from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import DEFINITIONS, Counts, summarise
-from rootsam_lib.model import build_sam
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.training.feature_bank import FeatureBank

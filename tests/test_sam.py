@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from rootsam_lib import checkpoints as zoo
-from rootsam_lib.checkpoints import download_checkpoint
+from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_weights, weights_hash
 from rootsam_lib.evaluation.validation import predict
-from rootsam_lib.model import build_sam, load_weights, save_weights, weights_hash
 from rootsam_lib.prompts import Prompts
 
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan, read_mask
 from rootsam_lib.evaluation.triage import triage
-from rootsam_lib.model import build_sam, resize_logits
+from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import obey, segment
 from rootsam_lib.predictor_corrector import Click, Corrector, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
@@ -152,7 +153,9 @@ def test_add_move_remove_undo_redo(tmp_path, nano):
 def test_files_after_every_click(tmp_path, nano):
     now = [1000.0]
     scans = tiny(2)
-    session = Session(tmp_path, scans, nano, zoom=2.0, clock=lambda: now[0], measure=lambda m, s: {"pixels": m.sum()})
+    session = Session(
+        tmp_path, scans, nano, input_scale=2.0, clock=lambda: now[0], measure=lambda m, s: {"pixels": m.sum()}
+    )
     for seconds, x in ((4, 10), (500, 20), (6, 30)):  # 500 s is a break and counts as 60
         now[0] += seconds
         session.add(x, 11, 1)
@@ -160,7 +163,7 @@ def test_files_after_every_click(tmp_path, nano):
         assert np.array_equal(mask, session.mask)
     session.set_done()
     log = read_log(tmp_path / "clicks" / "i000.json")
-    assert log["setting"]["zoom"] == 2.0 and len(log["setting"]["weights"]) == len(log["image"]["sha256"]) == 16
+    assert log["setting"]["input_scale"] == 2.0 and len(log["setting"]["weights"]) == len(log["image"]["sha256"]) == 16
     assert [(c["x"], c["label"]) for c in log["clicks"]] == [(10, 1), (20, 1), (30, 1)]
     assert log["clicks"][2]["time"].startswith("1970-01-01T00:25:10") and 0 <= log["clicks"][0]["predicted_iou"] <= 1
     session.next()
@@ -194,7 +197,11 @@ def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
         assert "\n" not in str(caught.value)
 
     refused(ValueError, "i000 was made with another setting .weights", lambda: Session(tmp_path, [scan], stranger))
-    refused(ValueError, "another setting .zoom 1.0 there, 2.0 here", lambda: Session(tmp_path, [scan], nano, zoom=2.0))
+    refused(
+        ValueError,
+        "another setting .input_scale 1.0 there, 2.0 here",
+        lambda: Session(tmp_path, [scan], nano, input_scale=2.0),
+    )
     refused(ValueError, "weights", lambda: replay(stranger, scan.image, path))
     refused(ValueError, "belongs to another image", lambda: replay(nano, other.image, path))
     swapped = Scan(other.image, None, scan.name, scan.tube)
@@ -227,7 +234,8 @@ KILLED = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from rootsam_lib.model import build_sam, resize_logits
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.model import resize_logits
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]

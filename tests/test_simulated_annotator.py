@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation import annotator as simulated_annotator
 from rootsam_lib.evaluation.annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
 from rootsam_lib.lessons.cost import measured_minutes
-from rootsam_lib.model import build_sam
 from rootsam_lib.results import write_json
 
 

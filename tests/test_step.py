@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import tile
 from rootsam_lib.metrics import cl_dice
-from rootsam_lib.model import build_sam, zoomed
+from rootsam_lib.model import encoder_size
 from rootsam_lib.prompts import Prompts, click_prompt
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
@@ -161,9 +162,14 @@ def test_presets_reach_both_stages():
 
 
 def test_zoom_is_a_multiple_of_32():
-    assert zoomed(512, 1.0) is None and zoomed(512, 1.5) == 768 and zoomed(512, 2) == 1024 and zoomed(500, 1.3) == 640
+    assert (
+        encoder_size(512, 1.0) is None
+        and encoder_size(512, 1.5) == 768
+        and encoder_size(512, 2) == 1024
+        and encoder_size(500, 1.3) == 640
+    )
     with pytest.raises(ValueError, match="must be greater than 0"):
-        zoomed(512, -1)
+        encoder_size(512, -1)
 
 
 @pytest.fixture
@@ -201,7 +207,7 @@ def test_averaged_weights():
         raise KeyboardInterrupt
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
-    assert float(run.average["weight"].detach()) == 0  # no averaging
+    assert float(run.average["weight"].detach()) == 0  # no ema_decay
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

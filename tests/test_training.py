@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rootsam_lib.checkpoints import build_sam, save_weights
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
 from rootsam_lib.evaluation.validation import FixedPrompts, prompt_use
-from rootsam_lib.model import build_sam, save_weights
 from rootsam_lib.results import read_json
 from rootsam_lib.training import loop as training
 from rootsam_lib.training import step
@@ -93,7 +93,7 @@ def test_the_detail_path_learns_where_asked_and_the_next_stage_keeps_it(small_sc
     # Its last layers start at nought, so the others have a gradient from the second step on.
     assert detail and detail <= moved and not any("image_encoder" in name for name in moved)
     assert not any(".detail." in name for name in stage.model().state_dict())
-    second = replace(config, stage=2, patch_size=256, learning_rate=3e-4, batch_size=2)
+    second = replace(config, stage=2, patch_size=256, lr=3e-4, batch_size=2)
     kept = train_stage(second, small_scans[:2], small_scans[2:], tmp_path, first.weights).model().state_dict()
     assert {name for name in kept if ".detail." in name} == detail
 
@@ -102,7 +102,7 @@ def test_a_cosine_falls_to_nought_and_goes_on_after_an_interruption(small_scans,
     config = replace(CONFIG, schedule="cosine", detail=True)
     whole = train_stage(config, small_scans[:2], small_scans[2:], tmp_path / "whole", base)
     expected = [3e-3 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
-    np.testing.assert_allclose([row["rate"] for row in whole.history], expected, rtol=1e-9)
+    np.testing.assert_allclose([row["lr"] for row in whole.history], expected, rtol=1e-9)
 
     interrupt_at(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def test_history_and_record(stage):
     with open(stage.folder / "history.csv", newline="") as file:
         assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == [0, 1, 2, 3]
     about = read_json(stage.folder / "stage.json")
-    assert about["config"]["learning_rate"] == 3e-3 and about["scans"]["train"] == ["s0", "s1"]
+    assert about["config"]["lr"] == 3e-3 and about["scans"]["train"] == ["s0", "s1"]
     assert {"commit", "device", "versions"} <= set(about["provenance"])
 
 
@@ -159,7 +159,7 @@ def test_another_setting_lands_in_another_folder(stage, small_scans, base):
 
 
 def test_second_stage_starts_from_the_first(stage, small_scans, tmp_path):
-    config = replace(CONFIG, stage=2, patch_size=256, learning_rate=3e-4, epochs=1, batch_size=2)
+    config = replace(CONFIG, stage=2, patch_size=256, lr=3e-4, epochs=1, batch_size=2)
     second = train_stage(config, small_scans[:2], small_scans[2:], tmp_path, stage.weights)
     first, after = stage.model().state_dict(), second.model().state_dict()
     assert any(not first[n].equal(after[n]) for n in first) and all(
@@ -168,11 +168,11 @@ def test_second_stage_starts_from_the_first(stage, small_scans, tmp_path):
 
 
 def test_rates_are_the_posters_and_keep_their_ratio():
-    assert (stage1("tiny").learning_rate, stage2("tiny").learning_rate) == (1e-4, 1e-5)
+    assert (stage1("tiny").lr, stage2("tiny").lr) == (1e-4, 1e-5)
     for model in ("nano", "small", "base_plus", "large"):
-        assert stage2(model).learning_rate == pytest.approx(stage1(model).learning_rate / 10)
+        assert stage2(model).lr == pytest.approx(stage1(model).lr / 10)
     first, second = stage_pair("nano", (5, 3), 4e-3, seed=7)
-    assert (first.learning_rate, second.learning_rate) == (4e-3, 4e-4)
+    assert (first.lr, second.lr) == (4e-3, 4e-4)
     assert (first.patch_size, second.patch_size, first.epochs, second.epochs, second.seed) == (512, 1024, 5, 3, 7)
 
 
@@ -194,8 +194,8 @@ def test_correction_rounds_learn_too(small_scans, base):
 
 
 def test_the_scheduler_watches_a_score_that_can_stall(small_scans, base, tmp_path):
-    config = replace(CONFIG, learning_rate=1e-7, epochs=5, patience=1)
-    rates = [row["rate"] for row in train_stage(config, small_scans[:1], small_scans[2:3], tmp_path, base).history]
+    config = replace(CONFIG, lr=1e-7, epochs=5, patience=1)
+    rates = [row["lr"] for row in train_stage(config, small_scans[:1], small_scans[2:3], tmp_path, base).history]
     assert rates[-1] < rates[0]
 
 
@@ -250,7 +250,7 @@ def test_patches_without_roots_are_legal(stage, small_scans):
         ({"precision": "fp8"}, "choose one of auto, no, fp16, bf16"),
         ({"schedule": "linear"}, "choose one of plateau, cosine"),
         ({"correction_share": 2}, "at most 1"),
-        ({"zoom": 0}, "zoom is 0"),
+        ({"input_scale": 0}, "input_scale is 0"),
         ({"micro_batches": 0}, "micro_batches is 0"),
     ],
 )
@@ -274,10 +274,8 @@ def test_scans_without_masks_are_refused_by_name(small_scans, base, tmp_path):
 
 
 def test_nan_stops_with_one_sentence(small_scans, base, tmp_path):
-    with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        train_stage(
-            replace(CONFIG, learning_rate=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base
-        )
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train_stage(replace(CONFIG, lr=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
 
 
 def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from accelerate import debug_launcher
 from killed_training import CONFIG, scans
 
-from rootsam_lib.model import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_weights
 from rootsam_lib.training.loop import train_stage
 
 SETTING = replace(CONFIG, batch_size=4, epochs=4, correction_share=0.0)

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.scans import Scan, open_image, parse_date, parse_dpi, parse_tube, read_image
-from rootsam_lib.model import RootSAM, weights_hash
+from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_corrector import Click, Corrector
 from rootsam_lib.results import shown, write_json, write_text
 from rootsam_lib.traits import measure as measure_traits
@@ -116,7 +117,7 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
     setting = log["setting"]
     what = f"the click log of {log['image']['name']}"
     _refuse_foreign(log, what, {"weights": weights_hash(model)}, image)
-    corrector = Corrector(model, image, setting["zoom"], setting["tile_size"], setting["start"])
+    corrector = Corrector(model, image, setting["input_scale"], setting["tile_size"], setting["start"])
     return corrector.ask((c["x"], c["y"], c["label"]) for c in log["clicks"])
 
 
@@ -124,7 +125,7 @@ class Session:
     """A person's way through a list of images. One image is open, and only that one's embedding is kept.
 
     folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `ImageFiles`; where a scan
-    has a mask it serves the error view only. zoom, tile_size, start: see `Corrector`. measure: what the CSV says of a
+    has a mask it serves the error view only. input_scale, tile_size, start: see `Corrector`. measure: what the CSV says of a
     mask beside its pixels, a function of (mask, scan) that returns a dictionary of numbers. It may take seconds, so it
     runs when an image is done, left or saved, and not at every click.
     clock: seconds since 1970. Raises ValueError for names that repeat or cannot be files, and for logs of other weights
@@ -136,7 +137,7 @@ class Session:
         folder: str | Path,
         scans: Sequence[Scan],
         model: RootSAM,
-        zoom: float = 1.0,
+        input_scale: float = 1.0,
         tile_size: int = 1024,
         start: str = "automatic",
         measure: Callable[[np.ndarray, Scan], Mapping[str, float]] = traits,
@@ -152,7 +153,7 @@ class Session:
         if odd := [name for name in self.names if not name or "/" in name or "\\" in name or name.startswith(".")]:
             raise ValueError(f"an image is called {odd[0]!r}, which cannot be a file's name: rename it.")
         weights = weights_hash(model)
-        self.setting = {"model": model.label, "weights": weights, "zoom": zoom}
+        self.setting = {"model": model.label, "weights": weights, "input_scale": input_scale}
         self.setting |= {"tile_size": tile_size, "start": start}
         self.measure, self.clock = measure, clock
         self.rows: dict[str, dict[str, object]] = {}
@@ -198,7 +199,7 @@ class Session:
         if hasattr(self, "corrector"):
             self._finish_row()
             del self.corrector  # before the next one is made: one embedding in memory, not two
-        options = {key: self.setting[key] for key in ("zoom", "tile_size", "start")}
+        options = {key: self.setting[key] for key in ("input_scale", "tile_size", "start")}
         self.corrector = Corrector(self.model, scan.image, **options)
         self.corrector.ask(click[:3] for click in clicks)
         self.scan, self.position, self.clicks = scan, index, clicks

@@ -20,13 +20,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from rootsam_lib.checkpoints import MODELS
+from rootsam_lib.checkpoints import MODELS, build_sam, weights_hash
 from rootsam_lib.data.datasets import Entry, find_pairs, load_entry
 from rootsam_lib.data.scans import Scan, parse_dpi
 from rootsam_lib.lessons.checks import Repeats, check_background
 from rootsam_lib.lessons.figures import overlay
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.model import RootSAM, build_sam, weights_hash
+from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import segment
 from rootsam_lib.progress import progress
 from rootsam_lib.prompts import Prompts
@@ -46,13 +46,13 @@ class Report(NamedTuple):
 
 
 def load_run(run: str | Path) -> tuple[RootSAM, dict[str, object]]:
-    """A model to segment with, and how: {"zoom", "tile_size"}, as `segment_folder` takes them.
+    """A model to segment with, and how: {"input_scale", "tile_size"}, as `segment_folder` takes them.
 
-    run: the folder of a trained stage (with best.safetensors and stage.json), whose zoom and patch size are taken, or
+    run: the folder of a trained stage (with best.safetensors and stage.json), whose input_scale and patch size are taken, or
     the name of a model before any training, such as "nano". Raises FileNotFoundError when it is neither.
     """
     if str(run) in MODELS:
-        return build_sam(str(run)), {"zoom": 1.0, "tile_size": 512}
+        return build_sam(str(run)), {"input_scale": 1.0, "tile_size": 512}
     folder = Path(run).expanduser()
     if not (folder / "stage.json").is_file():
         close = sorted(str(path.parent) for path in folder.glob("**/stage*/stage.json"))
@@ -60,7 +60,7 @@ def load_run(run: str | Path) -> tuple[RootSAM, dict[str, object]]:
         raise FileNotFoundError(f"{folder} is no trained stage: give the folder of one, {hint}.")
     stage = load_stage(folder)
     return stage.model(), {
-        "zoom": float(stage.config["zoom"]),
+        "input_scale": float(stage.config["input_scale"]),
         "tile_size": min(int(stage.config["patch_size"]), 1024),
     }
 
@@ -70,7 +70,7 @@ def segment_folder(
     model: RootSAM,
     out: str | Path | None = None,
     *,
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
     tile_size: int = 512,
     dpi: float | None = None,
     prompts: Mapping[str, Prompts] | None = None,
@@ -100,7 +100,13 @@ def segment_folder(
     check_resolution(entries, dpi)
     prompts = dict(prompts or {})
     check_prompts(prompts, entries)
-    settings = {"weights": weights_hash(model), "zoom": zoom, "tile_size": tile_size, "tta": tta, "dpi": dpi}
+    settings = {
+        "weights": weights_hash(model),
+        "input_scale": input_scale,
+        "tile_size": tile_size,
+        "tta": tta,
+        "dpi": dpi,
+    }
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings |= measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
@@ -115,7 +121,13 @@ def segment_folder(
         try:
             scan = load_entry(entry, dpi)
             found = segment(
-                model, scan.image, tile_size, tile_size // 4, prompts=prompts.get(scan.name), zoom=zoom, tta=tta
+                model,
+                scan.image,
+                tile_size,
+                tile_size // 4,
+                prompts=prompts.get(scan.name),
+                input_scale=input_scale,
+                tta=tta,
             )
         except (ValueError, OSError, MemoryError) as error:
             failed[entry.name] = str(error) or f"{entry.image} does not fit into memory."

@@ -93,11 +93,11 @@ def load_parts(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
-    select_share: float = 0.2,
+    val_share: float = 0.2,
 ) -> dict[str, list[Scan]]:
-    """The three parts that an honest score needs: {"train": [...], "select": [...], "test": [...]}.
+    """The three parts that an honest score needs: {"train": [...], "val": [...], "test": [...]}.
 
-    "select" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
+    "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each. Raises what `load_scans` raises.
     """
@@ -105,15 +105,15 @@ def load_parts(
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
     if limit is not None and limit < 0:
         raise ValueError(f"LIMIT is {limit}: give the most scans per split, or 0 for all.")
-    if not 0 < select_share < 1:
-        raise ValueError(f"select_share is {select_share}: it must lie between 0 and 1.")
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share is {val_share}: it must lie between 0 and 1.")
     train = load_scans(source, "train", data_dir, limit or None, seed)
     if len({scan.tube for scan in train}) < 2:
         raise ValueError(
             f"all {len(train)} scans of the train split are of one tube, and others are needed to choose the best "
             "epoch on: raise LIMIT, or add scans of other tubes."
         )
-    shares = {"train": 1 - select_share, "select": select_share}
+    shares = {"train": 1 - val_share, "val": val_share}
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed)}
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from skimage.morphology import skeletonize
 
-from rootsam_lib.checkpoints import MODELS
+from rootsam_lib.checkpoints import MODELS, build_sam, weights_hash
 from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.data.scans import Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import interval, tube_weights
 from rootsam_lib.evaluation.clicks import correct
 from rootsam_lib.metrics import cl_dice, count, iou
-from rootsam_lib.model import RootSAM, build_sam, weights_hash
+from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_corrector import Corrector
 from rootsam_lib.progress import progress
 from rootsam_lib.results import provenance, read_json, shown, write_json
@@ -64,7 +64,7 @@ def annotate(
     model: RootSAM,
     scan: Scan,
     clicks: int = 20,
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
     tile_size: int = 1024,
     jitter: float = 1.0,
     seed: int = 0,
@@ -77,7 +77,9 @@ def annotate(
     """
     check_masks([scan])
     rng = np.random.default_rng([seed, scan.mask.shape[0], int(scan.mask.sum())])
-    masks, given = correct(Corrector(model, scan.image, zoom, tile_size).ask, scan.mask, clicks, rng, jitter, SKIP)
+    masks, given = correct(
+        Corrector(model, scan.image, input_scale, tile_size).ask, scan.mask, clicks, rng, jitter, SKIP
+    )
     return {
         "name": scan.name,
         "tube": scan.tube,
@@ -147,7 +149,7 @@ def simulate(
     times: TimeModel = TimeModel(),
     share: float = 0.95,
     clicks: int = 20,
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
     tile_size: int = 1024,
     jitter: float = 1.0,
     seed: int = 0,
@@ -160,7 +162,7 @@ def simulate(
     """
     setting = {
         "clicks": clicks,
-        "zoom": zoom,
+        "input_scale": input_scale,
         "tile_size": tile_size,
         "jitter": jitter,
         "seed": seed,
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NAME=FILE", help="a trained model; repeat it"
     )
-    parser.add_argument("--zoom", type=float, default=1.0)
+    parser.add_argument("--input-scale", type=float, default=1.0)
     parser.add_argument("--tile-size", type=int, default=1024)
     parser.add_argument("--clicks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -218,7 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"--weights {entry} is not NAME=FILE, such as stage2=runs/.../best.safetensors.")
             models[name] = build_sam(given.model, file)
         scans = load_scans(given.data, given.split, given.data_dir, given.limit or None, given.seed)
-        options = {"clicks": given.clicks, "zoom": given.zoom, "tile_size": given.tile_size, "seed": given.seed}
+        options = {
+            "clicks": given.clicks,
+            "input_scale": given.input_scale,
+            "tile_size": given.tile_size,
+            "seed": given.seed,
+        }
         results = simulate(models, scans, given.out, real=given.data != "synthetic", **options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

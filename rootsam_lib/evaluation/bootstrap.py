@@ -6,7 +6,7 @@ as often as its tube was drawn. All models and metrics of a comparison see the s
 are paired.
 
 Every score is a ratio of two sums over images: a mean over some images (values / ones), or a pooled figure (pixels /
-pixels). `Parts` holds both terms of each image.
+pixels). `RatioTerms` holds both terms of each image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 LEVEL = 0.95
 
 
-class Parts(NamedTuple):
+class RatioTerms(NamedTuple):
     """One score of one model: numerators and denominators, float (images,); the score is sum / sum."""
 
     over: np.ndarray
@@ -63,23 +63,23 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate(parts: Parts, weights: np.ndarray) -> Estimate:
+def estimate(parts: RatioTerms, weights: np.ndarray) -> Estimate:
     """A score with its interval, from `tube_weights`."""
     return Estimate(parts.value, *interval(ratio(weights @ parts.over, weights @ parts.under)))
 
 
-def relative_gain(new: Parts, old: Parts, weights: np.ndarray) -> Estimate:
+def relative_gain(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new / old - 1 with its paired interval: both models on the same images and the same draws."""
     samples = ratio(*(ratio(weights @ parts.over, weights @ parts.under) for parts in (new, old))) - 1
     return Estimate(new.value / old.value - 1 if old.value else float("nan"), *interval(samples))
 
 
-def difference(new: Parts, old: Parts, weights: np.ndarray) -> Estimate:
+def difference(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new - old with its paired interval."""
     samples = ratio(weights @ new.over, weights @ new.under) - ratio(weights @ old.over, weights @ old.under)
     return Estimate(new.value - old.value, *interval(samples))
 
 
-def estimates(scores: Mapping[str, Parts], weights: np.ndarray) -> dict[str, list[float]]:
+def estimates(scores: Mapping[str, RatioTerms], weights: np.ndarray) -> dict[str, list[float]]:
     """[value, low, high] of several scores, as results files hold them."""
     return {name: list(estimate(parts, weights)) for name, parts in scores.items()}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rootsam_lib.data.scans import Patch
-from rootsam_lib.evaluation.bootstrap import Parts
+from rootsam_lib.evaluation.bootstrap import RatioTerms
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.predictor_corrector import Click
 from rootsam_lib.progress import progress
@@ -78,7 +78,7 @@ def correction_parts(
     clicks: Sequence[int] = CLICKS,
     jitter: float = 2.0,
     seed: int = 0,
-) -> dict[str, Parts]:
+) -> dict[str, RatioTerms]:
     """Scores after so many simulated clicks, over the patches with roots: "root_iou@k", "cl_dice@k", "length_bias@k"
     (found / true root length - 1, pooled), and for each threshold t "noc@t" (clicks until root IoU reaches t, failures
     counted as the most clicks) and "failures@t" (share of patches that do not reach it).
@@ -102,4 +102,4 @@ def correction_parts(
             reached = next((k for k, value in enumerate(ious) if value >= t), None)
             row |= {f"noc@{t:g}": (most if reached is None else reached, 1), f"failures@{t:g}": (reached is None, 1)}
         rows.append(row)
-    return {key: Parts(*np.array([row[key] for row in rows], float).T) for key in rows[0]}
+    return {key: RatioTerms(*np.array([row[key] for row in rows], float).T) for key in rows[0]}

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.scans import Patch, Scan, check_masks
-from rootsam_lib.evaluation.bootstrap import Parts, difference, estimates, relative_gain, tube_weights
+from rootsam_lib.evaluation.bootstrap import RatioTerms, difference, estimates, relative_gain, tube_weights
 from rootsam_lib.evaluation.clicks import correction_parts
 from rootsam_lib.evaluation.validation import FixedPrompts
 from rootsam_lib.metrics import (
@@ -34,7 +35,7 @@ from rootsam_lib.metrics import (
     precision,
     recall,
 )
-from rootsam_lib.model import RootSAM, resize_logits, weights_hash, zoomed
+from rootsam_lib.model import RootSAM, encoder_size, resize_logits
 from rootsam_lib.predictor import segment
 from rootsam_lib.predictor_corrector import Click, Corrector
 from rootsam_lib.progress import progress
@@ -61,28 +62,30 @@ MEANING = DEFINITIONS | {
 class ModelPredictor:
     """A model as a predictor: an image of one patch is decoded at once, a larger one in blended tiles.
 
-    zoom: how much images are enlarged for the encoder. tile_size: px. flips: tiles of larger images are seen in four
+    input_scale: how much images are enlarged for the encoder. tile_size: px. flips: tiles of larger images are seen in four
     flips (`inference.segment`'s tta). The features of the last patch are kept, so that asking again is cheap.
     """
 
-    def __init__(self, model: RootSAM, zoom: float = 1.0, tile_size: int = 512, flips: bool = False):
-        self.model, self.zoom, self.tile_size, self.flips = model.eval(), zoom, tile_size, flips
+    def __init__(self, model: RootSAM, input_scale: float = 1.0, tile_size: int = 512, flips: bool = False):
+        self.model, self.input_scale, self.tile_size, self.flips = model.eval(), input_scale, tile_size, flips
         self._image, self._embedding = None, None
 
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         if max(image.shape[:2]) > self.tile_size:
-            return segment(self.model, image, self.tile_size, self.tile_size // 4, prompts, self.zoom, self.flips).mask
+            return segment(
+                self.model, image, self.tile_size, self.tile_size // 4, prompts, self.input_scale, self.flips
+            ).mask
         return resize_logits(self._decode(image, prompts), image.shape[:2])[0, 0].cpu().numpy() > 0
 
     def session(self, image: np.ndarray) -> Callable[[Sequence[Click]], np.ndarray]:
         """One image's correction: ask it with all clicks so far, none at first."""
-        return Corrector(self.model, image, self.zoom, self.tile_size).ask
+        return Corrector(self.model, image, self.input_scale, self.tile_size).ask
 
     @torch.no_grad()
     def _decode(self, image: np.ndarray, prompts: Prompts | None) -> torch.Tensor:
         """The decoder's logits for a patch, at its own resolution."""
         if self._image is not image:
-            features = self.model.encode(np.ascontiguousarray(image)[None], zoomed(len(image), self.zoom))
+            features = self.model.encode(np.ascontiguousarray(image)[None], encoder_size(len(image), self.input_scale))
             self._image, self._embedding = image, self.model.embed(features)
         given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
         return self.model.decode(self._embedding, *given).logits
@@ -113,7 +116,7 @@ def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | Non
     return Score(raw, count(prediction, dilate(truth)), *shape, false_mm, area)
 
 
-def summary_parts(scores: Sequence[Score]) -> dict[str, Parts]:
+def summary_parts(scores: Sequence[Score]) -> dict[str, RatioTerms]:
     """All of `metrics.DEFINITIONS` as ratios of sums over images.
 
     Means run over images with roots; images without are scored by their false roots only. Raises ValueError for none.
@@ -123,12 +126,12 @@ def summary_parts(scores: Sequence[Score]) -> dict[str, Parts]:
     rooted = np.array([float(s.raw.tp + s.raw.fn > 0) for s in scores])
     soil = 1 - rooted
 
-    def mean(of: Callable[[Score], float]) -> Parts:
-        return Parts(np.array([of(s) for s in scores]) * rooted, rooted)
+    def mean(of: Callable[[Score], float]) -> RatioTerms:
+        return RatioTerms(np.array([of(s) for s in scores]) * rooted, rooted)
 
-    def pooled(over: Callable[[Counts], int], under: Callable[[Counts], int], which: str = "raw") -> Parts:
+    def pooled(over: Callable[[Counts], int], under: Callable[[Counts], int], which: str = "raw") -> RatioTerms:
         counts = [getattr(s, which) for s in scores]
-        return Parts(np.array([float(over(c)) for c in counts]), np.array([float(under(c)) for c in counts]))
+        return RatioTerms(np.array([float(over(c)) for c in counts]), np.array([float(under(c)) for c in counts]))
 
     return {
         "root_iou": mean(lambda s: iou(s.raw)),
@@ -142,8 +145,8 @@ def summary_parts(scores: Sequence[Score]) -> dict[str, Parts]:
         "boundary_f": mean(lambda s: s.boundary_f),
         "root_iou_dilated": mean(lambda s: iou(s.dilated)),
         "pooled_dice_dilated": pooled(lambda c: 2 * c.tp, lambda c: 2 * c.tp + c.fp + c.fn, "dilated"),
-        "soil_false_alarm": Parts(np.array([float(s.raw.fp > 0) for s in scores]) * soil, soil),
-        "soil_false_mm_per_cm2": Parts(np.array([s.false_mm for s in scores]), np.array([s.cm2 for s in scores])),
+        "soil_false_alarm": RatioTerms(np.array([float(s.raw.fp > 0) for s in scores]) * soil, soil),
+        "soil_false_mm_per_cm2": RatioTerms(np.array([s.false_mm for s in scores]), np.array([s.cm2 for s in scores])),
     }
 
 
@@ -151,14 +154,14 @@ def score_images(
     predictor: Predictor,
     images: Sequence[Patch | Scan],
     protocols: Sequence[FixedPrompts | None] = (None,),
-    note: str = "score",
+    desc: str = "score",
 ) -> list[list[Score]]:
     """Ask for every image with each protocol's points, None for no prompt: a list of `Score`, one an image, for each.
 
     Only pixels that show the scan count, not the mirrored padding of small scans.
     """
     scores: list[list[Score]] = [[] for _ in protocols]
-    for image in progress(images, note, "image", leave=False):
+    for image in progress(images, desc, "image", leave=False):
         height, width = (n - p for n, p in zip(image.mask.shape, getattr(image, "padding", (0, 0)), strict=True))
         truth = image.mask[:height, :width]
         for protocol, own in zip(protocols, scores, strict=True):
@@ -196,7 +199,7 @@ def evaluate(
     prompted = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
     weights = tube_weights([p.tube for p in patches], rng, draws)
-    parts: dict[str, dict[str, dict[str, Parts]]] = {"fixed prompts": {}, "automatic": {}}
+    parts: dict[str, dict[str, dict[str, RatioTerms]]] = {"fixed prompts": {}, "automatic": {}}
     counts = {}
     for name, predictor in predictors.items():
         asked = (None, protocol) if name in prompted else (None,)
@@ -209,7 +212,7 @@ def evaluate(
     if scans:
         draws_of["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
         parts["whole scans"] = {
-            name: summary_parts(score_images(predictor, scans, note=f"{name}: whole scans")[0])
+            name: summary_parts(score_images(predictor, scans, desc=f"{name}: whole scans")[0])
             for name, predictor in {**predictors, **(on_scans or {})}.items()
         }
     devices = [p.model.device for p in predictors.values() if isinstance(p, ModelPredictor)]
@@ -242,7 +245,7 @@ def evaluate(
     }
 
 
-def gains(rows: Mapping[str, Mapping[str, Parts]], weights: np.ndarray) -> dict[str, dict[str, list[float]]]:
+def gains(rows: Mapping[str, Mapping[str, RatioTerms]], weights: np.ndarray) -> dict[str, dict[str, list[float]]]:
     """The paired change of every score from the first row, and class-mean IoU's relative change as well."""
     first, *others = rows
     changes = {}
@@ -257,6 +260,9 @@ def gains(rows: Mapping[str, Mapping[str, Parts]], weights: np.ndarray) -> dict[
 def about_predictor(predictor: Predictor) -> dict[str, object]:
     """What a row was made by: a model's label, weights and settings, or a baseline's own description."""
     if isinstance(predictor, ModelPredictor):
-        model, settings = predictor.model, {name: getattr(predictor, name) for name in ("zoom", "tile_size", "flips")}
+        model, settings = (
+            predictor.model,
+            {name: getattr(predictor, name) for name in ("input_scale", "tile_size", "flips")},
+        )
         return {"model": model.label, "weights": weights_hash(model), **settings}
     return {"model": getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))}

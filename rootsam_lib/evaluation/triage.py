@@ -21,7 +21,7 @@ POINTS, JITTER = 5, 3.0  # points of a prompt set, drawn from the model's own ma
 def triage(
     model: RootSAM,
     scans: Sequence[Scan],
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
     tile_size: int = 1024,
     sets: int = 4,
     seed: int = 0,
@@ -37,7 +37,7 @@ def triage(
     rows = []
     for index in progress(range(len(scans)), "triage", "image", leave=False):
         scan = scans[index]
-        corrector = Corrector(model, scan.image, zoom, tile_size)
+        corrector = Corrector(model, scan.image, input_scale, tile_size)
         rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
         agreement = 1.0
         if corrector.mask.any():

@@ -11,7 +11,7 @@ import torch
 
 from rootsam_lib.data.scans import Patch
 from rootsam_lib.metrics import Counts, count, iou
-from rootsam_lib.model import Features, RootSAM, resize_logits, zoomed
+from rootsam_lib.model import Features, RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.training.feature_bank import FeatureBank
 
@@ -56,7 +56,7 @@ def prompt_use(
     model: RootSAM,
     patches: Sequence[Patch],
     protocol: FixedPrompts = FixedPrompts(),
-    zoom: float = 1.0,
+    input_scale: float = 1.0,
 ) -> dict[str, float]:
     """A guard: mean root IoU with the protocol's points, with moved points (mirrored at the diagonal) and with none.
 
@@ -71,7 +71,7 @@ def prompt_use(
     for patch in rooted:
         given = fixed_prompts(patch.mask, patch.name, protocol.n_root, protocol.n_soil, protocol.seed)
         moved = given._replace(points=given.points[:, ::-1].copy())
-        features = model.encode(patch.image[None], zoomed(len(patch.image), zoom))
+        features = model.encode(patch.image[None], encoder_size(len(patch.image), input_scale))
         masks = [predict(model, features, prompts)[0] for prompts in ([given], [moved], None)]
         scores.append([iou(count(mask, patch.mask)) for mask in masks])
     return dict(zip(("true points", "moved points", "no points"), np.mean(scores, axis=0).tolist(), strict=True))

@@ -39,7 +39,7 @@ VARIANTS = {
     "no corrections": Variant("no clicks on mistakes in training", {"correction_share": 0.0}),
     "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
     "detail path": Variant("a small path from the trunk's finest maps to the decoder", {"detail": True}),
-    "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"zoom": 1.5}),
+    "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"input_scale": 1.5}),
     "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
     "seed 1": Variant("nothing but luck: other patches without roots, views and prompts", {"seed": 1}),
     "seed 2": Variant("the same once more", {"seed": 2}),
@@ -50,7 +50,7 @@ def train_variants(
     names: Sequence[str],
     stages: tuple[StageConfig, StageConfig],
     train: Sequence[Scan],
-    select: Sequence[Scan],
+    val: Sequence[Scan],
     runs: Path,
 ) -> dict[str, ModelPredictor]:
     """Train (or read, where it is done) each named variant of both stages; the reference always comes first.
@@ -64,10 +64,10 @@ def train_variants(
     for name in dict.fromkeys((REFERENCE, *names)):
         variant = VARIANTS[name]
         config = replace(stages[0], **variant.changes)
-        stage = train_stage(config, train, select, runs)
+        stage = train_stage(config, train, val, runs)
         if variant.stages == 2:
-            stage = train_stage(replace(stages[1], **variant.changes), train, select, runs, base=stage.weights)
-        predictors[name] = ModelPredictor(stage.model(), config.zoom)
+            stage = train_stage(replace(stages[1], **variant.changes), train, val, runs, base=stage.weights)
+        predictors[name] = ModelPredictor(stage.model(), config.input_scale)
     return predictors
 
 

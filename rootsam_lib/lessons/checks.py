@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rootsam_lib.losses import focal_tversky_loss
 from rootsam_lib.metrics import count, iou
-from rootsam_lib.model import RootSAM, resize_logits, zoomed
+from rootsam_lib.model import RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import Prompts
 
 Predictor = Callable[[np.ndarray, Prompts], np.ndarray]  # image (H, W, 3) and points to a mask, bool (H, W)
@@ -55,7 +55,7 @@ def check_background(mask: np.ndarray, name: str) -> bool:
     if mask.any():
         return True
     warnings.warn(
-        f"{name}: no root at all was found; look at the image, and if it has roots, at the model's training and zoom.",
+        f"{name}: no root at all was found; look at the image, and if it has roots, at the model's training and input_scale.",
         SuspicionWarning,
         stacklevel=2,
     )
@@ -108,14 +108,14 @@ def check_overfit(
     model: RootSAM,
     image: np.ndarray,
     mask: np.ndarray,
-    zoom: float = 2.0,
+    input_scale: float = 2.0,
     target: float = 0.9,
     steps: int = 200,
-    learning_rate: float = 4e-3,
+    lr: float = 4e-3,
 ) -> list[float]:
     """A model that can learn at all can learn one patch by heart: train a copy on it, without prompts or augmentation.
 
-    image: uint8 (S, S, 3); mask: bool (S, S), with roots; 256 px are enough, and take seconds. zoom: thin roots need
+    image: uint8 (S, S, 3); mask: bool (S, S), with roots; 256 px are enough, and take seconds. input_scale: thin roots need
     finer logits than one per 4 px, or no mask of them reaches the target.
     Returns the root IoU before every step, up to the first that reaches `target`. Raises Suspicious when none does:
     then gradient, loss or mask are broken. ValueError for a mask without roots. The model itself does not change.
@@ -123,10 +123,10 @@ def check_overfit(
     if not mask.any():
         raise ValueError("the mask has no root, so there is nothing to learn by heart: take another patch.")
     learner = copy.deepcopy(model).train()
-    features = learner.encode(image[None], zoomed(len(image), zoom))
+    features = learner.encode(image[None], encoder_size(len(image), input_scale))
     truth = torch.from_numpy(mask[None, None]).to(learner.device).float()
-    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
     reached = []
     for _ in range(steps):
         logits = resize_logits(learner.decode(features).logits, mask.shape)

@@ -244,19 +244,19 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     """
     epochs = [row["epoch"] + 1 for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
-    labels = {"loss": "training loss", "root_iou": "root IoU on select (validation)", "rate": "learning rate"}
+    labels = {"loss": "training loss", "root_iou": "root IoU on val (validation)", "lr": "learning rate"}
     for ax, (key, label) in zip(axes, labels.items(), strict=True):
         ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_ylabel(label)
         for before, after in itertools.pairwise(history):
-            if after["rate"] < before["rate"]:
+            if after["lr"] < before["lr"]:
                 ax.axvline(after["epoch"] + 1, color="0.6", linestyle=":")
     axes[1].lines[0].set_label("with points")
     automatic = [row["automatic_root_iou"] for row in history]
     axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
-    best = max(history, key=lambda row: row["select_score"])
+    best = max(history, key=lambda row: row["val_score"])
     axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
     axes[2].set_yscale("log")

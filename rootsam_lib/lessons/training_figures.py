@@ -155,8 +155,8 @@ class LiveCurve:
 
 def curve_text(history: Sequence[Mapping[str, float]], title: str) -> str:
     """A training curve in words."""
-    best = max(history, key=lambda row: row["select_score"])
-    steps = sum(after["rate"] < before["rate"] for before, after in itertools.pairwise(history))
+    best = max(history, key=lambda row: row["val_score"])
+    steps = sum(after["lr"] < before["lr"] for before, after in itertools.pairwise(history))
     return (
         f"{title}: training loss, validation root IoU and learning rate over {len(history)} epochs. The loss goes from "
         f"{history[0]['loss']:.2f} to {history[-1]['loss']:.2f}; epoch {best['epoch'] + 1:.0f} is kept, with root IoU "

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, RootSAM, build_sam, load_weights
+from rootsam_lib.checkpoints import build_sam, load_weights
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, RootSAM
 from rootsam_lib.nano.card import export, score, score_coins, table
 from rootsam_lib.nano.recipe import Phase, draw_batch, recipe_loss
 from rootsam_lib.nano.scenes import follow, numbered_scene

@@ -8,7 +8,7 @@ from rootsam_lib.data.augment import build_augmentation
 
 # The poster's rate is for Meta's models. nano is smaller and less trained, and needs a higher one; both stages keep the
 # poster's ratio of 10 : 1.
-STAGE1_RATE = {"nano": 2e-3, "tiny": 1e-4, "small": 1e-4, "base_plus": 1e-4, "large": 1e-4}
+STAGE1_LR = {"nano": 2e-3, "tiny": 1e-4, "small": 1e-4, "base_plus": 1e-4, "large": 1e-4}
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 SCHEDULES = ("plateau", "cosine")
 
@@ -39,7 +39,7 @@ class StageConfig:
     stage: int
     model: str
     patch_size: int  # px
-    learning_rate: float
+    lr: float
     epochs: int = 12
     batch_size: int = 4  # patches per step, of all processes together
     micro_batches: int = 1  # parts that a process computes its patches of a step in: more parts need less memory
@@ -47,7 +47,9 @@ class StageConfig:
     views: int = 2  # augmented views of each patch in the feature bank
     refresh: float = 0.1  # the share of all views that every epoch encodes anew
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder
-    zoom: float = 1.0  # how much patches are enlarged for the encoder: the decoder gives one logit per 4 / zoom px
+    input_scale: float = (
+        1.0  # how much patches are enlarged for the encoder: the decoder gives one logit per 4 / input_scale px
+    )
     train_neck: bool = False  # also train the encoder's neck; the poster's encoder is frozen, neck included
     detail: bool = False  # also add a small convolutional path for fine detail to the decoder; the poster does not
     n_root: int = 10  # most root points of a training prompt; each one draws its number
@@ -70,10 +72,10 @@ class StageConfig:
     iou_weight: float = 0.05  # of the predicted IoU's squared error, or its head would go stale
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    averaging: float = 0.99  # of the weights over steps: what is scored and kept changes by 1 % of a step; 0: none
+    ema_decay: float = 0.99  # of the weights over steps: what is scored and kept changes by 1 % of a step; 0: none
     schedule: str = "plateau"  # how the rate falls: when validation stalls, or as a cosine to nought at the end
     patience: int = 1  # plateau: epochs without a better validation score before the rate falls
-    rate_factor: float = 0.5
+    lr_factor: float = 0.5
     soil_share: float = 0.15  # of the training patches hold no root
     families: tuple[str, ...] | None = None  # augmentation families; None: all five
     seed: int = 0
@@ -81,11 +83,11 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise ValueError(f"model {self.model!r} is unknown: choose one of {', '.join(MODELS)}.")
-        positive = ("patch_size", "epochs", "batch_size", "micro_batches", "views", "learning_rate", "zoom", "n_root")
+        positive = ("patch_size", "epochs", "batch_size", "micro_batches", "views", "lr", "input_scale", "n_root")
         for name in (*positive, "prompt_sets", "correction_rounds", "click_radius"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0.")
-        for name in ("no_prompt_share", "soil_share", "refresh", "correction_share", "unwanted_share", "averaging"):
+        for name in ("no_prompt_share", "soil_share", "refresh", "correction_share", "unwanted_share", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1 or (name == "soil_share" and self.soil_share == 1):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and at most 1.")
         if self.bank_gb < 0:
@@ -103,14 +105,14 @@ def stage1(model: str = "nano", **changes: object) -> StageConfig:
     """Stage 1: 512 px patches; the poster's 1e-4 for Meta's models, 2e-3 for nano."""
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown: choose one of {', '.join(MODELS)}.")
-    return replace(StageConfig(1, model, 512, STAGE1_RATE[model]), **changes)
+    return replace(StageConfig(1, model, 512, STAGE1_LR[model]), **changes)
 
 
 def stage2(model: str = "nano", **changes: object) -> StageConfig:
     """Stage 2: 1024 px patches at a tenth of Stage 1's rate; half the batch, for patches are four times as large, and
     four times the points, so that they lie as close together."""
     first = stage1(model)
-    own = {"stage": 2, "patch_size": 1024, "learning_rate": first.learning_rate / 10, "batch_size": 2}
+    own = {"stage": 2, "patch_size": 1024, "lr": first.lr / 10, "batch_size": 2}
     points = {"n_root": 4 * first.n_root, "n_soil": 4 * first.n_soil}
     return replace(first, **{**own, **points, **changes})
 
@@ -118,11 +120,11 @@ def stage2(model: str = "nano", **changes: object) -> StageConfig:
 def stage_pair(
     model: str = "nano",
     epochs: tuple[int, int] = (12, 6),
-    learning_rate: float = 0,
+    lr: float = 0,
     hardware: str = "cpu",
     **changes: object,
 ) -> tuple[StageConfig, StageConfig]:
-    """Both stages with common settings: learning_rate is Stage 1's (0: the model's own), Stage 2 takes a tenth.
+    """Both stages with common settings: lr is Stage 1's (0: the model's own), Stage 2 takes a tenth.
 
     hardware: a key of `PRESETS`, for batch size, room for the feature bank and precision.
     """
@@ -135,8 +137,8 @@ def stage_pair(
         "precision": preset.precision,
         **changes,
     }
-    if learning_rate < 0:
-        raise ValueError(f"learning_rate is {learning_rate}: it must be 0 (the model's own) or more.")
-    rates = ({"learning_rate": learning_rate}, {"learning_rate": learning_rate / 10}) if learning_rate else ({}, {})
+    if lr < 0:
+        raise ValueError(f"lr is {lr}: it must be 0 (the model's own) or more.")
+    rates = ({"lr": lr}, {"lr": lr / 10}) if lr else ({}, {})
     first = stage1(model, **{"epochs": epochs[0], "batch_size": preset.batch_size, **rates[0], **common})
     return first, stage2(model, **{"epochs": epochs[1], "batch_size": preset.batch_size // 2, **rates[1], **common})

@@ -10,13 +10,6 @@ from accelerate.state import AcceleratorState
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
 
 
-def pick_device() -> torch.device:
-    """The device a model is built on: CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def keep_freed_memory() -> None:
     """Tell the C library to keep the memory of freed tensors for the next ones, where it is glibc's (Linux).
 

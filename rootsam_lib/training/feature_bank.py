@@ -23,10 +23,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
 from rootsam_lib.losses import signed_distance
-from rootsam_lib.model import Features, RootSAM, weights_hash, zoomed
+from rootsam_lib.model import Features, RootSAM, encoder_size
 from rootsam_lib.progress import progress
 from rootsam_lib.results import provenance, shown, write_json
 
@@ -61,7 +62,7 @@ class FeatureBank:
 
     model: gives the frozen encoder. patches: all of one size. pipeline: augmentation, or None for the patches as they
     are. views: how many views of each patch. refresh: the share of all views that every epoch encodes anew.
-    zoom: how much patches are enlarged for the encoder. dtype: how features are kept; bfloat16 halves
+    input_scale: how much patches are enlarged for the encoder. dtype: how features are kept; bfloat16 halves
     the room, float32 keeps them as the encoder gave them.
     folder: where the files are, several processes may share them; the system keeps them in memory as far as they fit.
     None: in this process's memory.
@@ -79,9 +80,9 @@ class FeatureBank:
         pipeline: A.Compose | None = None,
         views: int = 1,
         seed: int = 0,
-        zoom: float = 1.0,
+        input_scale: float = 1.0,
         dtype: torch.dtype = torch.float32,
-        note: str = "encode",
+        desc: str = "encode",
         folder: Path | None = None,
         most_gb: float | None = None,
         refresh: float = 0.0,
@@ -89,7 +90,7 @@ class FeatureBank:
         if not patches:
             raise ValueError("there is no patch to encode: check the data's split and limit.")
         self.model, self.patches, self.pipeline = model, list(patches), pipeline
-        self.seed, self.zoom, self.note, self.refresh = seed, zoom, note, refresh
+        self.seed, self.input_scale, self.desc, self.refresh = seed, input_scale, desc, refresh
         self.names = [patch.name for patch in patches]
         self.image_size = height, width = patches[0].mask.shape
         self.sizes = [(height - patch.padding[0], width - patch.padding[1]) for patch in patches]
@@ -103,7 +104,7 @@ class FeatureBank:
         self.kept = min(len(patches) * self.views, room)
         if gigabytes and (self.views < views or self.kept < len(patches)):
             rest = f"{self.views} of each patch." if self.kept >= len(patches) else "the others are encoded each time."
-            print(f"{note}: {self.kept} views of {self.view_bytes / 1e6:.1f} MB fit into {gigabytes:.3g} GB; {rest}")
+            print(f"{desc}: {self.kept} views of {self.view_bytes / 1e6:.1f} MB fit into {gigabytes:.3g} GB; {rest}")
         order = np.random.default_rng([ORDER_STREAM, seed]).permutation(len(patches) * self.views)
         self.turn = order / len(order)  # when in a round of refreshing each view has its turn, 0 to 1
         self.epoch = 0
@@ -124,7 +125,7 @@ class FeatureBank:
         # By number, not by turn: the other processes are filling theirs at the same time.
         stale = np.flatnonzero(self.store["generation"].numpy() != wanted)
         stale = stale[stale % processes == rank]
-        bar = progress(range(len(stale)), self.note, "view", leave=False)
+        bar = progress(range(len(stale)), self.desc, "view", leave=False)
         for _, (slot, (image, mask, distance)) in zip(bar, self._drawn(stale, wanted), strict=False):
             maps = self._encode(image)
             # A kill may come at any moment: the view counts as missing until all of it is there.
@@ -157,7 +158,7 @@ class FeatureBank:
 
     def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
         """The trunk's maps of one image, each (1, C, h, w)."""
-        return self.model.encode(image[None], zoomed(len(image), self.zoom)).maps
+        return self.model.encode(image[None], encoder_size(len(image), self.input_scale)).maps
 
     def _generations(self, epoch: int) -> np.ndarray:
         """Which drawing of each view an epoch sees: kept ones change in turn, all others every epoch."""
@@ -194,7 +195,7 @@ class FeatureBank:
         for patch in self.patches:
             seen.update(f"{zlib.crc32(np.ascontiguousarray(patch.image))} {zlib.crc32(patch.mask.tobytes())}".encode())
         pipeline = A.to_dict(self.pipeline) if self.pipeline is not None else None
-        settings = [pipeline, self.views, self.kept, self.seed, self.zoom, self.image_size, str(layout)]
+        settings = [pipeline, self.views, self.kept, self.seed, self.input_scale, self.image_size, str(layout)]
         seen.update(json.dumps([settings, provenance()["versions"]], sort_keys=True, default=str).encode())
         return seen.hexdigest()
 

@@ -4,7 +4,7 @@ Stage 1 learns local features on 512 px patches, from the base model; Stage 2 le
 1024 px patches, from Stage 1, at a tenth of the rate. (Poster, fine-tuning.)
 
 One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two GPUs of a notebook:
-`accelerate.notebook_launcher(train_stage, (config, train, select, RUNS / PROFILE), num_processes=2)`.
+`accelerate.notebook_launcher(train_stage, (config, train, val, RUNS / PROFILE), num_processes=2)`.
 """
 
 import ast
@@ -29,12 +29,12 @@ from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 import rootsam_lib
-from rootsam_lib.checkpoints import MODELS
+from rootsam_lib.checkpoints import MODELS, build_sam, save_weights, weights_hash
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Patch, Scan, check_masks, tile
 from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import summarise
-from rootsam_lib.model import RootSAM, build_sam, save_weights, weights_hash
+from rootsam_lib.model import RootSAM
 from rootsam_lib.progress import progress
 from rootsam_lib.results import provenance, shown, write_json, write_text
 from rootsam_lib.training.config import StageConfig
@@ -97,12 +97,12 @@ def imported_files(start: Path) -> list[Path]:
     return sorted(found)
 
 
-def _run_id(config: StageConfig, train: Sequence[Scan], select: Sequence[Scan], base: str) -> str:
+def _run_id(config: StageConfig, train: Sequence[Scan], val: Sequence[Scan], base: str) -> str:
     """Eight hex digits for config, scans, starting weights and code: no other setting shares the folder."""
     code = [MODELS[config.model].config.read_text(encoding="utf-8"), *map(code_of, imported_files(Path(__file__)))]
     scans = [
         [(s.name, zlib.crc32(np.ascontiguousarray(s.image)), zlib.crc32(np.ascontiguousarray(s.mask))) for s in part]
-        for part in (train, select)
+        for part in (train, val)
     ]
     identity = json.dumps([asdict(config), scans, base, code, provenance()["versions"]], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -111,20 +111,20 @@ def _run_id(config: StageConfig, train: Sequence[Scan], select: Sequence[Scan], 
 def train_stage(
     config: StageConfig,
     train: Sequence[Scan],
-    select: Sequence[Scan],
+    val: Sequence[Scan],
     runs: Path,
     base: str | Path = "default",
     save_seconds: float = 30.0,
 ) -> Stage:
     """Train one stage, or go on with it, or return it when it is already done.
 
-    train: scans to learn from. select: scans of other tubes, on which the best epoch is chosen and the rate is lowered;
+    train: scans to learn from. val: scans of other tubes, on which the best epoch is chosen and the rate is lowered;
     they must not be the ones that scores are reported on. runs: the folder that holds one folder per setting. base: the
     weights to start from, "default" for the model as it is published.
     Writes best.safetensors, last.pt, history.csv and stage.json. Seeded: on CPU it repeats bit for bit, also when it
     was interrupted or killed. An interruption loses the step in hand, a kill at most `save_seconds` of training.
     """
-    check_masks([*train, *select])
+    check_masks([*train, *val])
     accelerator = build_accelerator(config.precision)
     rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
@@ -132,30 +132,30 @@ def train_stage(
     model.sam.image_encoder.neck.requires_grad_(config.train_neck)
     if config.detail:
         model.add_detail(config.seed)
-    folder = Path(runs) / f"stage{config.stage}-{_run_id(config, train, select, started_from)}"
+    folder = Path(runs) / f"stage{config.stage}-{_run_id(config, train, val, started_from)}"
     if (folder / "stage.json").is_file():
         print(f"Stage {config.stage}: already trained, read from {shown(folder)}.")
         shutil.rmtree(folder / "bank", ignore_errors=True)  # left by a kill in the run's last moment
         return load_stage(folder)
 
     patches = training_patches(train, config)
-    held_out = [patch for scan in select for patch in tile(scan, config.patch_size)]
+    held_out = [patch for scan in val for patch in tile(scan, config.patch_size)]
     if not any(patch.mask.any() for patch in held_out):
-        raise ValueError(f"none of the {len(select)} validation scans has a root: take more scans, or another seed.")
+        raise ValueError(f"none of the {len(val)} validation scans has a root: take more scans, or another seed.")
     if main:
         print(f"Stage {config.stage}: {config.epochs} epochs on {len(patches)} patches, kept in {shown(folder)}.")
-    encoding = {"zoom": config.zoom, "seed": config.seed}
+    encoding = {"input_scale": config.input_scale, "seed": config.seed}
     kept = {"folder": folder / "bank", "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
     pipeline = build_augmentation(config.patch_size, config.families)
     with accelerator.main_process_first():  # it makes the bank's files, and the others open them
         bank = FeatureBank(
-            model, patches, pipeline, config.views, note=f"Stage {config.stage}: encode", **encoding, **kept
+            model, patches, pipeline, config.views, desc=f"Stage {config.stage}: encode", **encoding, **kept
         )
     mine = held_out[rank::processes]
-    held_out_bank = FeatureBank(model, mine, **encoding, note="encode validation patches") if mine else None
+    held_out_bank = FeatureBank(model, mine, **encoding, desc="encode validation patches") if mine else None
 
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     scheduler = build_scheduler(optimizer, config)
     optimizer = accelerator.prepare(optimizer)
     run = Run(model, optimizer, scheduler, accelerator.scaler)
@@ -172,7 +172,7 @@ def train_stage(
             for step in range(len(run.losses), len(steps)):
                 with uninterrupted():
                     loss = train_step(model, optimizer, accelerator, bank, config, epoch, step, steps[step])
-                    run.end_step(loss, config.averaging)
+                    run.end_step(loss, config.ema_decay)
                 if main and time.monotonic() - saved > save_seconds:
                     run.save(folder / "last.pt")
                     saved = time.monotonic()
@@ -191,7 +191,7 @@ def train_stage(
                     write_history(run.history, folder / "history.csv")
                     run.save(folder / "last.pt")
             last = run.history[-1]
-            bar.set_postfix(loss=f"{last['loss']:.3f}", root_iou=f"{last['root_iou']:.3f}", rate=f"{last['rate']:.1e}")
+            bar.set_postfix(loss=f"{last['loss']:.3f}", root_iou=f"{last['root_iou']:.3f}", lr=f"{last['lr']:.1e}")
     except KeyboardInterrupt:
         if main:
             run.save(folder / "last.pt")
@@ -199,8 +199,8 @@ def train_stage(
 
     if main:
         write_history(run.history, folder / "history.csv")  # again: an interruption may have come just before
-        scans = {"train": [s.name for s in train], "select": [s.name for s in select]}
-        number = {"train": len(bank), "select": len(held_out)}
+        scans = {"train": [s.name for s in train], "val": [s.name for s in val]}
+        number = {"train": len(bank), "val": len(held_out)}
         about = {"config": asdict(config), "base": started_from, "scans": scans, "patches": number}
         write_json(folder / "stage.json", about | {"provenance": provenance(accelerator.device)})
         shutil.rmtree(folder / "bank", ignore_errors=True)  # gigabytes, and never needed again
@@ -214,7 +214,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: StageConfig) -> LR
         return CosineAnnealingLR(optimizer, T_max=config.epochs)
     # The validation score is an absolute number between 0 and 1; a loss with a negative term would never look "worse".
     return ReduceLROnPlateau(
-        optimizer, mode="max", factor=config.rate_factor, patience=config.patience, threshold=1e-3, threshold_mode="abs"
+        optimizer, mode="max", factor=config.lr_factor, patience=config.patience, threshold=1e-3, threshold_mode="abs"
     )
 
 
@@ -282,9 +282,9 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.losses: list[float] = []
 
-    def end_step(self, loss: float, averaging: float) -> None:
+    def end_step(self, loss: float, ema_decay: float) -> None:
         """Note the loss, and move the average a little towards the weights; early on by more."""
-        share = min(averaging, (1 + self.steps) / (10 + self.steps)) if averaging else 0.0
+        share = min(ema_decay, (1 + self.steps) / (10 + self.steps)) if ema_decay else 0.0
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.weights.values()], 1 - share)
         self.losses.append(loss)
         self.steps += 1
@@ -306,8 +306,8 @@ class Run:
         """
         rate = self.stateful["optimizer"].param_groups[0]["lr"]
         both = (scores["root_iou"] + scores["automatic_root_iou"]) / 2
-        best_so_far = max((row["select_score"] for row in self.history), default=-1.0)
-        row = {"epoch": epoch, "rate": rate, "loss": float(np.mean(self.losses)), "select_score": both}
+        best_so_far = max((row["val_score"] for row in self.history), default=-1.0)
+        row = {"epoch": epoch, "lr": rate, "loss": float(np.mean(self.losses)), "val_score": both}
         self.history.append(row | scores)
         self.losses = []
         scheduler = self.stateful["scheduler"]

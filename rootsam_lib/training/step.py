@@ -123,9 +123,7 @@ def batch_loss(
             points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
             fed = click_prompt(prediction.logits, points[:, given:], labels[:, given:], truth.shape[-1])
     if not torch.isfinite(total):
-        raise FloatingPointError(
-            f"the loss is {total.item()} in epoch {epoch}: lower learning_rate, or check the masks."
-        )
+        raise FloatingPointError(f"the loss is {total.item()} in epoch {epoch}: lower lr, or check the masks.")
     return total, first
 
 
