@@ -1,5 +1,7 @@
-"""RootSAM: adapt SAM2.1 to plant roots in minirhizotron scans, and prove that it works."""
+"""RootSAM: adapt SAM2.1 to plant roots in minirhizotron scans, and measure what that brings."""
 
+import math
+import numbers
 import os
 from pathlib import Path
 
@@ -11,3 +13,19 @@ CHECKOUT = Path(__file__).resolve().parent.parent  # notebooks, README, data and
 HOME = Path(
     os.environ.get("ROOTSAM_HOME") or (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home() / "rootsam")
 )
+
+
+def checked(name: str, value: object, low: float, high: float = math.inf, *, whole: bool = False, above: bool = False):
+    """A number, if it is one and lies between low and high (above: greater than low); every setting is checked by this.
+
+    Raises ValueError that names the setting, for what is no number, NaN, infinite, out of range, or not whole where it
+    must be. A whole number may come as 3.0, as from a spreadsheet.
+    """
+    span = f"greater than {low:g}" if above else f"{low:g} or more"
+    if high < math.inf:
+        span += f" and at most {high:g}"
+    kind = "a whole number" if whole else "a number"
+    bad = isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value)
+    if bad or value < low or value > high or (above and value == low) or (whole and value != int(value)):
+        raise ValueError(f"{name} is {value!r}: give {kind}, {span}.")
+    return int(value) if whole else value

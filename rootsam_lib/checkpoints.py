@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rootsam_lib.model import RootSAM, pick_device
-from rootsam_lib.progress import cache_dir
+from rootsam_lib.results import cache_dir
 
 NANO = Path(__file__).parent / "nano"
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.

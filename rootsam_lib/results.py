@@ -1,6 +1,7 @@
-"""Results files: every number that a chart, a README or a lesson shows is read from one of these.
+"""Files that the project writes, and what all long work shares: atomic writes, tables, results files, progress.
 
-A results file names its configuration, seed, data, device, versions and commit, so that it can be made again.
+Every number that a chart, a README or a lesson shows is read from a results file. It names its configuration, seed,
+data, device, versions and commit, so that it can be made again.
 """
 
 import json
@@ -8,12 +9,16 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
+import pooch
 import torch
+from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT, HOME
 
@@ -47,13 +52,52 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
     }
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically: after a crash it is either the old one or the new one."""
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A file beside `path` to write to; when the block ends it takes the path's place, flushed to the disk first.
+
+    After a crash, a kill or a full disk `path` is what it was before, or whole. Makes the folder. Two processes do not
+    disturb each other: each has a partial file of its own.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.stem[:60]}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows as a CSV, atomically: a column for every name that a row has, in order; what is not known is empty."""
+    write_text(path, pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
+    return Path(path)
+
+
+def read_csv(path: str | Path, **types: object) -> list[dict[str, object]]:
+    """The rows of a CSV that `write_csv` or a spreadsheet program wrote (UTF-8 with or without a mark, `,` or `;`).
+
+    types: columns that are not to be guessed, such as scan=str. Raises FileNotFoundError or ValueError, in one sentence.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: check its name.")
+    try:
+        table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", dtype=types or None)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise ValueError(
+            f"{shown(path)} is no table ({str(error).splitlines()[0]}): save it as CSV in UTF-8."
+        ) from None
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _plain(value: object) -> object:
@@ -136,3 +180,14 @@ def record(profile: str, lesson: str, metrics: dict[str, object], parameters: di
     """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance."""
     content = {"lesson": lesson, "metrics": metrics, "parameters": parameters, "provenance": provenance()}
     return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content)
+
+
+def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:
+    """tqdm over `items`; silent where ROOTSAM_PROGRESS=0, as in stored notebooks, where a bar would only be noise."""
+    quiet = os.environ.get("ROOTSAM_PROGRESS") == "0"
+    return tqdm(items, desc=what, unit=unit, disable=bool(options.pop("disable", False)) or quiet, **options)
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ROOTSAM_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ROOTSAM_CACHE") or pooch.os_cache("rootsam"))

@@ -8,12 +8,13 @@ import pytest
 from colorspacious import cspace_convert, deltaE
 from matplotlib.colors import to_rgb
 
+from rootsam_lib import drawing
 from rootsam_lib.apps.widget import Annotator
 from rootsam_lib.lessons import figures
 from rootsam_lib.prompts import Prompts
 
-MODELS = dict(zip(("base", "stage1", "stage2"), (figures.BASE, figures.STAGE1, figures.STAGE2), strict=True))
-ERRORS = (figures.FOUND, figures.MISSED, figures.FALSE)
+MODELS = dict(zip(("base", "stage1", "stage2"), (drawing.BASE, drawing.STAGE1, drawing.STAGE2), strict=True))
+ERRORS = (drawing.FOUND, drawing.MISSED, drawing.FALSE)
 SIGHT = ["normal", "protanomaly", "deuteranomaly", "tritanomaly"]  # of severity 100: the anopias
 
 
@@ -54,8 +55,8 @@ def test_errors_stay_apart_and_stand_out(sight):
 @pytest.mark.parametrize("sight", SIGHT)
 def test_points_stand_out_from_the_errors_under_them(sight):
     """Root points lie on found or missed roots, soil points on false ones."""
-    pairs = [(figures.ROOT_POINT, figures.FOUND), (figures.ROOT_POINT, figures.MISSED)]
-    for point, mask in [*pairs, (figures.SOIL_POINT, figures.FALSE)]:
+    pairs = [(drawing.ROOT_POINT, drawing.FOUND), (drawing.ROOT_POINT, drawing.MISSED)]
+    for point, mask in [*pairs, (drawing.SOIL_POINT, drawing.FALSE)]:
         assert apart(point, mask, sight) >= 10 or apart("#ffffff", mask, sight) >= 10
 
 
@@ -84,6 +85,6 @@ def test_points_differ_in_shape():
     plt.close()
     assert len(root.vertices) != len(soil.vertices), "the same marker"
     code = Annotator._esm if isinstance(Annotator._esm, str) else str(Annotator._esm)
-    assert "pen.arc(" in code and f'1: "{figures.ROOT_POINT}", 0: "{figures.SOIL_POINT}"' in code, (
+    assert "pen.arc(" in code and f'1: "{drawing.ROOT_POINT}", 0: "{drawing.SOIL_POINT}"' in code, (
         "not those of figures"
     )

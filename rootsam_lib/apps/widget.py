@@ -15,7 +15,7 @@ from IPython.display import display
 from PIL import Image, ImageColor, ImageDraw
 
 from rootsam_lib.apps.correct import Session
-from rootsam_lib.lessons.figures import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
+from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
 from rootsam_lib.prompts import ROOT
 
 VIEWS = ("mask", "error", "image")

@@ -25,7 +25,7 @@ from rootsam_lib.data.scans import (
     read_image,
     read_mask,
 )
-from rootsam_lib.progress import cache_dir, progress
+from rootsam_lib.results import cache_dir, progress
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")

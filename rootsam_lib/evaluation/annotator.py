@@ -24,8 +24,7 @@ from rootsam_lib.evaluation.clicks import correct
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_corrector import Corrector
-from rootsam_lib.progress import progress
-from rootsam_lib.results import provenance, read_json, shown, write_json
+from rootsam_lib.results import progress, provenance, read_json, shown, write_json
 
 TIME_SOURCES = {
     "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "

@@ -12,8 +12,8 @@ from rootsam_lib.data.scans import Patch
 from rootsam_lib.evaluation.bootstrap import RatioTerms
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.predictor_corrector import Click
-from rootsam_lib.progress import progress
 from rootsam_lib.prompts import Prompts, next_click
+from rootsam_lib.results import progress
 from rootsam_lib.traits import root_length_mm
 
 Ask = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W)

@@ -12,8 +12,8 @@ import numpy as np
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_corrector import Corrector
-from rootsam_lib.progress import progress
 from rootsam_lib.prompts import sample_points
+from rootsam_lib.results import progress
 
 POINTS, JITTER = 5, 3.0  # points of a prompt set, drawn from the model's own mask, and their spread in px
 

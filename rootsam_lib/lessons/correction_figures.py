@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.drawing import COLOURS, NAMES, error_view, overlay
 from rootsam_lib.evaluation.bootstrap import interval, tube_weights
-from rootsam_lib.lessons.figures import COLOURS, NAMES, draw_prompts, error_legend, error_view, overlay, panels
+from rootsam_lib.lessons.figures import draw_prompts, error_legend, panels
 from rootsam_lib.metrics import dilate
 from rootsam_lib.predictor_corrector import Click
 from rootsam_lib.prompts import Prompts

@@ -15,16 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch as LegendPatch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from rootsam_lib.drawing import (
+    COLOURS,
+    FALSE,
+    FOUND,
+    HATCHES,
+    MARKERS,
+    MISSED,
+    NAMES,
+    ROOT_POINT,
+    SOIL_POINT,
+    STAGE1,
+    STAGE2,
+    error_view,
+)  # fmt: skip
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
-BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
-FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
-RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
-ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
-COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
-NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
-HATCHES = {"base": "", "stage1": "//", "stage2": ""}  # the colours alone would be lost in a grey print
-MARKERS = {"base": "o", "stage1": "s", "stage2": "^"}
 METRIC_NAMES = {
     "root_iou": "root IoU\n(mean over patches)",
     "class_mean_iou": "class-mean IoU\n(mean over patches)",
@@ -132,22 +138,6 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
     for ax in axes:
         ax.set_axis_off()
     return figure, axes[: len(titles)]
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: float = 0.55) -> np.ndarray:
-    """The image with a mask laid over it: uint8 (H, W, 3)."""
-    tint = np.array(plt.matplotlib.colors.to_rgb(colour)) * 255
-    mixed = image.astype(float)
-    mixed[mask] = (1 - opacity) * mixed[mask] + opacity * tint
-    return mixed.round().astype(np.uint8)
-
-
-def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
-    for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
-        grey = overlay(grey, where, colour, 0.95)
-    return grey
 
 
 def error_legend(figure: Figure, excess: str = "false root") -> None:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from rootsam_lib.data.scans import Patch
+from rootsam_lib.drawing import BASE, STAGE1, STAGE2, error_view, overlay
 from rootsam_lib.lessons.cost import Range, Swing
-from rootsam_lib.lessons.figures import BASE, STAGE1, STAGE2, draw_prompts, error_legend, error_view, overlay, panels
+from rootsam_lib.lessons.figures import draw_prompts, error_legend, panels
 from rootsam_lib.losses import focal_tversky_loss
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.prompts import Prompts, edt_map, fixed_prompts, point_probability, sample_points

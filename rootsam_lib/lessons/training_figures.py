@@ -16,21 +16,8 @@ from skimage.morphology import skeletonize
 
 from rootsam_lib.data.augment import augment, augmentation_families, build_augmentation
 from rootsam_lib.data.scans import Patch
-from rootsam_lib.lessons.figures import (
-    COLOURS,
-    HATCHES,
-    MARKERS,
-    NAMES,
-    STAGE2,
-    draw_prompts,
-    error_legend,
-    error_view,
-    overlay,
-    panels,
-    picture,
-    qualitative,
-    training_curve,
-)
+from rootsam_lib.drawing import COLOURS, HATCHES, MARKERS, NAMES, STAGE2, error_view, overlay
+from rootsam_lib.lessons.figures import draw_prompts, error_legend, panels, picture, qualitative, training_curve
 from rootsam_lib.metrics import Counts, class_mean_iou, count, dilate, iou
 from rootsam_lib.prompts import Prompts, fixed_prompts
 

@@ -28,8 +28,7 @@ from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
 from rootsam_lib.losses import signed_distance
 from rootsam_lib.model import Features, RootSAM, encoder_size
-from rootsam_lib.progress import progress
-from rootsam_lib.results import provenance, shown, write_json
+from rootsam_lib.results import progress, provenance, shown, write_json
 
 VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two draw the same numbers
 

@@ -35,8 +35,7 @@ from rootsam_lib.data.scans import Patch, Scan, check_masks, tile
 from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import summarise
 from rootsam_lib.model import RootSAM
-from rootsam_lib.progress import progress
-from rootsam_lib.results import provenance, shown, write_json, write_text
+from rootsam_lib.results import progress, provenance, shown, write_json, write_text
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank

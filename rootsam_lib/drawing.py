@@ -1,0 +1,29 @@
+"""One meaning for each colour, and masks laid over images, as arrays: no plotting package is needed here."""
+
+import numpy as np
+from PIL import ImageColor
+
+BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
+FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
+RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
+ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
+COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
+NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
+HATCHES = {"base": "", "stage1": "//", "stage2": ""}  # the colours alone would be lost in a grey print
+MARKERS = {"base": "o", "stage1": "s", "stage2": "^"}
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: float = 0.55) -> np.ndarray:
+    """The image with a mask laid over it: uint8 (H, W, 3)."""
+    tint = np.array(ImageColor.getrgb(colour), float)
+    mixed = image.astype(float)
+    mixed[mask] = (1 - opacity) * mixed[mask] + opacity * tint
+    return mixed.round().astype(np.uint8)
+
+
+def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
+    for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
+        grey = overlay(grey, where, colour, 0.95)
+    return grey
