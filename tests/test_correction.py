@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from rootsam_lib.lessons.correction_figures import close_up
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
 from rootsam_lib.evaluation.clicks import aim, asker, correct, correction_parts
 from rootsam_lib.evaluation.protocols import ModelPredictor
-from rootsam_lib.lessons.correction_figures import close_up
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 

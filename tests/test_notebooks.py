@@ -11,11 +11,11 @@ import numpy as np
 import papermill
 import pytest
 from PIL import Image
+from rootsam_lib.lessons.training_figures import LiveCurve, centre_line_gaps
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.__main__ import NOTEBOOKS
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.lessons.training_figures import LiveCurve, centre_line_gaps
 from rootsam_lib.results import write_json, write_text
 
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))

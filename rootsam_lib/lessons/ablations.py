@@ -18,7 +18,7 @@ from rootsam_lib.training.loop import train_stage
 
 
 class Variant(NamedTuple):
-    """What is asked, in words, and what that changes: fields of `StageConfig`, and how many stages are trained."""
+    """The question, in words, and what it changes: fields of `StageConfig`, and how many stages are trained."""
 
     question: str
     changes: Mapping[str, object]

@@ -1,4 +1,4 @@
-"""Guards: each is silent where all is well and speaks up where it is not."""
+"""Checks: each is silent where all is well and speaks up where it is not."""
 
 import warnings
 
