@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from rootsam_lib import HOME
-from rootsam_lib.__main__ import load_profile
+from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.evaluation.bootstrap import estimates, tube_weights
 from rootsam_lib.evaluation.protocols import ModelPredictor, about_predictor, score_images, summary_parts

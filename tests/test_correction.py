@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from rootsam_lib.lessons.correction_figures import close_up
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
@@ -117,10 +116,3 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         x, y = points[0, -1].int().tolist()
         assert (x, y, int(labels[0, -1])) == clicks[turn - 1]
         assert patch.mask[y, x] == clicks[turn - 1].label and masks[turn - 1][y, x] != clicks[turn - 1].label
-
-
-def test_a_close_up_is_square_holds_the_points_and_stays_in_the_image():
-    rows, columns = close_up(np.array([[971, 497], [1020, 322]]), (1024, 1024))
-    assert (rows, columns) == (slice(249, 569), slice(704, 1024)), "moved to the left, not cut"
-    assert close_up(np.array([[5, 5]]), (1024, 1024)) == (slice(0, 320), slice(0, 320))
-    assert close_up(np.array([[50, 50]]), (200, 100)) == (slice(0, 320), slice(0, 320)), "the whole of a small image"
