@@ -10,7 +10,7 @@ from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.evaluation.clicks import simulate
-from rootsam_lib.evaluation.protocols import ModelPredictor
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import RUNS, write_json
 
 FILE = HOME / "data" / "results" / "segroot-annotator.json"
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="most scans (default: all)")
     options = parser.parse_args()
     models = {"base": build_sam("nano"), "stage2": build_sam("nano", options.weights)}
-    predictors = {name: ModelPredictor(model, options.input_scale, 1024) for name, model in models.items()}
+    predictors = {name: Predictor(model, options.input_scale, 1024) for name, model in models.items()}
     scans = load_scans("segroot", "valid", limit=options.limit)
     results = simulate(predictors, scans, RUNS / "annotator", real=True)
     write_json(FILE, results)

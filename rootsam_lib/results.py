@@ -124,13 +124,12 @@ def read_json(path: str | Path) -> dict:
             f"no results file at {path}: run `make tutorial` first, or the notebook that writes it."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{shown(path)} is damaged (line {error.lineno}): make it again.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{shown(path)} is damaged (it is no text in UTF-8): make it again.") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"{shown(path)} is damaged ({where}): make it again.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{shown(path)} is no results file: it holds a {type(content).__name__}, and no names.")
+        raise ValueError(f"{shown(path)} is no results file (it holds no object in braces): make it again.")
     return content
 
 
@@ -193,35 +192,32 @@ def shown(path: str | Path) -> str:
 def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:
     """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance.
 
-    namespace: the notebook's `globals()`, see `notebook_parameters`.
+    namespace: the notebook's `globals()`, see `current_parameters`.
     """
-    content = {"lesson": lesson, "metrics": metrics, "parameters": notebook_parameters(namespace)}
+    content = {"lesson": lesson, "metrics": metrics, "parameters": current_parameters(namespace)}
     return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content | {"provenance": provenance()})
 
 
-def notebook_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
-    """What a notebook's parameters are now: its UPPER_CASE names whose values are a str, int, float or bool.
+def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
+    """What a notebook's parameters are now: the UPPER_CASE names of its parameters cell (the one that sets PROFILE),
+    where their values are a str, int, float or bool.
 
-    In a notebook these are the names that cells of nothing but such assignments have set: the parameters cell, and the
-    one that papermill adds; so a constant that was imported is none. IPython keeps the cells that ran as `In`. Without
-    it, in a plain script, every such name counts.
+    IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
+    that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
     """
-    names = namespace.keys()
-    if "In" in namespace:
-        names = [name for cell in namespace["In"] for name in _assigned_literals(cell)]
+    cells = [_assigned(cell) for cell in namespace.get("In", ())]
+    names = [name for cell in cells if "PROFILE" in cell for name in cell] or namespace
     values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
     return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
 
 
-def _assigned_literals(cell: str) -> list[str]:
-    """The names that a cell gives literals, if it does nothing else; else none."""
+def _assigned(cell: str) -> list[str]:
+    """The names that a cell's code sets; none where it is not Python."""
     try:
-        statements = ast.parse(cell).body
-        for statement in statements:
-            ast.literal_eval(statement.value)
-        return [target.id for statement in statements for target in statement.targets]
-    except (AttributeError, SyntaxError, TypeError, ValueError):
+        targets = [target for line in ast.parse(cell).body if isinstance(line, ast.Assign) for target in line.targets]
+    except SyntaxError:
         return []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:

@@ -6,8 +6,9 @@ import pytest
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
 from rootsam_lib.evaluation.clicks import correct, correction, simulate_click
-from rootsam_lib.evaluation.protocols import ModelPredictor, correction_scores
+from rootsam_lib.evaluation.protocols import correction_scores
 from rootsam_lib.lessons.correction_figures import close_up
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 
@@ -85,7 +86,7 @@ def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
         return decode(self, features, points, labels, mask_input, multimask)
 
     monkeypatch.setattr(type(model), "decode", spy)
-    masks, _ = correct(correction(ModelPredictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
+    masks, _ = correct(correction(Predictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
     assert fed == [(None, False), (1, True), (2, True), (3, True)]
     assert any((masks[0] != m).any() for m in masks[1:])
 
@@ -110,9 +111,7 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         return decode(self, embedding, points, labels, fed)
 
     monkeypatch.setattr(type(model), "decode", noted)
-    masks, clicks = correct(
-        correction(ModelPredictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0
-    )
+    masks, clicks = correct(correction(Predictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
     assert len(masks) == 5 and len(clicks) == 4 and asked[0] == (None, None, None)
     for turn in range(1, len(asked)):
         points, labels, fed = asked[turn]

@@ -14,7 +14,6 @@ from rootsam_lib.evaluation import protocols
 from rootsam_lib.evaluation.peers import RidgeFilter, brightness_threshold, fit_ridge
 from rootsam_lib.evaluation.protocols import (
     DEFINITIONS,
-    ModelPredictor,
     automatic,
     control,
     evaluate,
@@ -23,11 +22,12 @@ from rootsam_lib.evaluation.protocols import (
     selection,
     with_points,
 )
-from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import count, dice, summarise
-from rootsam_lib.prompts import Prompts
+from rootsam_lib.predictor import Predictor
+from rootsam_lib.prompts import FixedPrompts, Prompts
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.training.feature_bank import FeatureBank
+from rootsam_lib.training.loop import score
 
 
 def patch(mask: np.ndarray, number: int = 0, tube: str = "T001") -> Patch:
@@ -104,8 +104,8 @@ def test_agrees_with_the_scores_that_training_uses(small_scans):
     bank = FeatureBank(model, cut)
     for protocol in (FixedPrompts(4, 2), None):
         question = partial(with_points, protocol=protocol) if protocol else automatic
-        here = score_images(ModelPredictor(model), iter(cut), [question])[0]
-        assert [s.raw for s in here] == score(model, bank, protocol)
+        here = score_images(Predictor(model), iter(cut), [question])[0]
+        assert [s.raw for s in here] == score(model, bank.batches(), [protocol])[0]
         terms = protocols.summary_terms(here)
         for key, value in summarise([s.raw for s in here]).items():
             assert terms[key].value == pytest.approx(value, nan_ok=True), key
@@ -114,11 +114,11 @@ def test_agrees_with_the_scores_that_training_uses(small_scans):
 def test_models_on_scans_larger_than_a_patch(small_scans):
     (scan,) = small_scans[:1]
     model = build_sam("nano")
-    whole = evaluate({"base": ModelPredictor(model, tile_size=256)}, tile(scan, 256), scans=[scan], draws=20)
+    whole = evaluate({"base": Predictor(model, tile_size=256)}, tile(scan, 256), scans=[scan], draws=20)
     tables = whole["tables"]  # one tile is the whole scan: its score is that of the patch
     assert tables["whole scans"]["base"]["root_iou"] == pytest.approx(tables["automatic"]["base"]["root_iou"])
     assert whole["models"]["base"]["model"].startswith("nano (SAM2.1 decoder")
-    mask = ModelPredictor(model, tile_size=128)(scan.image, None)
+    mask = Predictor(model, tile_size=128)(scan.image, None)
     assert mask.shape == scan.mask.shape and mask.dtype == bool
 
 
@@ -167,18 +167,18 @@ def test_the_encoder_runs_once_for_all_questions_about_an_image(small_scans, mon
     model, cut = build_sam("nano"), tile(small_scans[0], 128)[:2]
     calls, encode = [], type(model).encode
     monkeypatch.setattr(type(model), "encode", lambda self, *a: calls.append(1) or encode(self, *a))
-    score_images(ModelPredictor(model), cut, [automatic, with_points, selection, control])
+    score_images(Predictor(model), cut, [automatic, with_points, selection, control])
     assert len(calls) == 2
 
 
 def test_flips_are_a_row_of_whole_scans_only(small_scans):
     model = build_sam("nano")
-    rows = {"flips": ModelPredictor(model, tile_size=128, flips=True)}
-    plain = {"base": ModelPredictor(model, tile_size=128)}
+    rows = {"flips": Predictor(model, tile_size=128, tta=True)}
+    plain = {"base": Predictor(model, tile_size=128)}
     results = evaluate(plain, tile(small_scans[0], 128)[:2], scans=small_scans[:1], on_scans=rows, draws=20)
     assert list(results["tables"]["whole scans"]) == ["base", "flips"] and "flips" not in results["tables"]["automatic"]
     scores = [results["tables"]["whole scans"][name]["pooled_dice"][0] for name in ("base", "flips")]
-    assert scores[0] != scores[1] and results["models"]["flips"]["flips"] and not results["models"]["base"]["flips"]
+    assert scores[0] != scores[1] and results["models"]["flips"]["tta"] and not results["models"]["base"]["tta"]
 
 
 # --- One click selects a root
@@ -309,10 +309,3 @@ def test_ridge_filter_finds_lines_and_leaves_blobs():
     assert isinstance(ridge, RidgeFilter) and "fitted on training patches" in ridge.about
     with pytest.raises(ValueError, match="take more patches"):
         fit_ridge([Patch(picture, mask & False, "p", "T1", (0, 0))])
-
-
-def test_no_grad_is_kept(small_scans):
-    predictor = ModelPredictor(build_sam("nano"))
-    cut = tile(small_scans[0], 128)[0]
-    logits = predictor._decode(cut.image, None)
-    assert not logits.requires_grad and logits.isfinite().all()

@@ -17,14 +17,14 @@ from rootsam_lib.evaluation.clicks import (
     simulate,
     summarise,
 )
-from rootsam_lib.evaluation.protocols import ModelPredictor
 from rootsam_lib.lessons.cost import measured_minutes
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import write_json
 
 
 @pytest.fixture(scope="module")
 def nano():
-    return ModelPredictor(build_sam("nano"), tile_size=256)
+    return Predictor(build_sam("nano"), tile_size=256)
 
 
 def row(tube: str, scores: list[float], lengths: list[float], true: float = 100.0) -> dict:

@@ -14,7 +14,7 @@ import numpy as np
 from rootsam_lib.data.scans import Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import RatioTerms, interval, mean_terms, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou, thinned
-from rootsam_lib.predictor_corrector import Click
+from rootsam_lib.predictor import Click
 from rootsam_lib.prompts import Prompts, next_click
 from rootsam_lib.results import progress, provenance, read_json, write_json
 

@@ -10,8 +10,8 @@
 
 What a prompt means, in all of them: no point, all roots; points, the roots that carry a positive one.
 
-A predictor is a callable (image uint8 (H, W, 3), `Prompts` or None) -> bool (H, W): RootSAM models through
-`ModelPredictor`, and anything else, such as those in `peers`.
+A predictor is a callable (image uint8 (H, W, 3), `Prompts` or None) -> bool (H, W): `predictor.Predictor`, and
+anything else, such as those in `peers`.
 """
 
 import zlib
@@ -21,10 +21,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.ndimage import distance_transform_edt
 
-from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.scans import Patch, Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import (
     RatioTerms,
@@ -35,7 +33,6 @@ from rootsam_lib.evaluation.bootstrap import (
     tube_weights,
 )
 from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction, correction_terms
-from rootsam_lib.evaluation.validation import FixedPrompts
 from rootsam_lib.metrics import (
     Counts,
     betti0_error,
@@ -51,15 +48,11 @@ from rootsam_lib.metrics import (
     precision,
     recall,
 )
-from rootsam_lib.model import RootSAM, encoder_size, resize_logits
-from rootsam_lib.predictor import segment
-from rootsam_lib.predictor_corrector import Click, Corrector
-from rootsam_lib.prompts import ROOT, Prompts, fixed_prompts, sample_points, stack_prompts, with_slips
+from rootsam_lib.prompts import POSTER, ROOT, FixedPrompts, Prompts, sample_points, with_slips
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
 
 MaskPredictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
-POSTER = FixedPrompts()
 SLIP_PX = 2.0  # how far a hand misses its aim in "selection" (SD)
 JITTER_PX = 2.0  # the same in "correction", where a click stays within its mistake
 DEFINITIONS = {
@@ -91,47 +84,6 @@ DEFINITIONS = {
     "noc@t": "mean number of clicks until root IoU reaches t; a patch that never does counts as the most clicks",
     "failures@t": "share of the patches that never reach root IoU t",
 }
-
-
-class ModelPredictor:
-    """A model as a predictor: an image of one patch is decoded at once, a larger one in blended tiles.
-
-    input_scale: how much images are enlarged for the encoder. tile_size: px. flips: tiles of larger images are seen in
-    four flips (`predictor.segment`'s tta). The features of the last patch are kept: to ask again is cheap.
-    """
-
-    def __init__(self, model: RootSAM, input_scale: float = 1.0, tile_size: int = 512, flips: bool = False):
-        self.model, self.input_scale, self.tile_size, self.flips = model.eval(), input_scale, tile_size, flips
-        self._image, self._embedding, self._corrector = None, None, None
-
-    def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-        if max(image.shape[:2]) > self.tile_size:
-            overlap = self.tile_size // 4
-            return segment(self.model, image, self.tile_size, overlap, prompts, self.input_scale, self.flips).mask
-        return resize_logits(self._decode(image, prompts), image.shape[:2])[0, 0].cpu().numpy() > 0
-
-    @property
-    def about(self) -> dict[str, object]:
-        """What answers are made by, for results files."""
-        settings = {name: getattr(self, name) for name in ("input_scale", "tile_size", "flips")}
-        return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
-
-    def set_image(self, image: np.ndarray) -> None:
-        """Take the image that `correct` is about."""
-        self._corrector = Corrector(self.model, image, self.input_scale, self.tile_size)
-
-    def correct(self, clicks: Sequence[Click] = ()) -> np.ndarray:
-        """The mask under all clicks so far, none at first."""
-        return self._corrector.ask(clicks)
-
-    @torch.no_grad()
-    def _decode(self, image: np.ndarray, prompts: Prompts | None) -> torch.Tensor:
-        """The decoder's logits for a patch, at its own resolution."""
-        if self._image is not image:
-            features = self.model.encode(np.ascontiguousarray(image)[None], encoder_size(len(image), self.input_scale))
-            self._image, self._embedding = image, self.model.embed(features)
-        given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
-        return self.model.decode(self._embedding, *given).logits
 
 
 # --- Scores of one image
@@ -184,8 +136,8 @@ def with_points(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPr
     """(a) The protocol's points."""
     window = visible(image)
     truth = image.mask[window]
-    points = fixed_prompts(truth, image.name, protocol.n_root, protocol.n_soil, protocol.seed)
-    return score_mask(predictor(image.image, points)[window], truth, image.mm_per_px)
+    answer = predictor(image.image, protocol.draw(truth, image.name))
+    return score_mask(answer[window], truth, image.mm_per_px)
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
