@@ -1,12 +1,13 @@
-"""Simulated clicks aim at mistakes, count as they should, and are fed back to a model."""
+"""Simulated clicks fall on mistakes, count as they should, and are fed back to a model."""
 
 import numpy as np
 import pytest
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
-from rootsam_lib.evaluation.clicks import aim, asker, correct, correction_parts
-from rootsam_lib.evaluation.protocols import ModelPredictor
+from rootsam_lib.evaluation.clicks import correct, correction, simulate_click
+from rootsam_lib.evaluation.protocols import correction_scores
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 
@@ -45,32 +46,33 @@ class Obedient:
 
 
 def test_correction_clicks_are_counted(patches):
-    deaf = correction_parts(nothing, patches, (0, 1, 5))
-    assert deaf["noc@0.6"].value == 5 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
-    good = correction_parts(bright, patches, (0, 1, 5))
+    deaf = correction_scores(nothing, patches)
+    assert deaf["noc@0.6"].value == 20 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
+    good = correction_scores(bright, patches)
     assert good["noc@0.85"].value == 0 and good["failures@0.85"].value == 0 and good["length_bias@0"].value == 0
-    assert len(good["root_iou@0"].over) == 2, "the patch of soil has nothing to correct"
+    assert good["length_error@20"].value == 0 and deaf["length_error@0"].value == 1
+    assert len(good["root_iou@0"].numerator) == 2, "the patch of soil has nothing to correct"
     model = Obedient()
-    some = correction_parts(model, patches[:1], (0, 1, 5))
-    assert model.asked == [0, 1, 2, 3, 4, 5]
+    some = correction_scores(model, patches[:1])
+    assert model.asked == list(range(21))
     assert some["root_iou@0"].value == 0 < some["root_iou@1"].value < some["root_iou@5"].value
     with pytest.raises(ValueError, match="nothing to correct"):
-        correction_parts(nothing, patches[2:])
+        correction_scores(nothing, patches[2:])
 
 
 def test_a_finished_mask_is_left_alone(patches):
-    masks = correct(asker(bright, patches[0].image), patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
+    masks = correct(correction(bright, patches[0].image), patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
     assert len(masks) == 5 and all((m == patches[0].mask).all() for m in masks)
 
 
 def test_jitter_stays_within_the_mistake(patches):
     truth, rng = patches[0].mask, np.random.default_rng(0)
-    clicks = [aim(truth, truth & False, rng, 3.0) for _ in range(200)]
+    clicks = [simulate_click(truth, truth & False, rng, 3.0) for _ in range(200)]
     assert all(truth[int(y), int(x)] and label == ROOT for x, y, label in clicks) and len(set(clicks)) > 20
-    false = [aim(truth & False, truth, rng, 3.0) for _ in range(50)]
+    false = [simulate_click(truth & False, truth, rng, 3.0) for _ in range(50)]
     assert all(truth[int(y), int(x)] and label == SOIL for x, y, label in false)
-    assert aim(truth, truth, rng) is None
-    assert aim(truth, truth & False, rng, 0.0) == aim(truth, truth & False, rng, 0.0)
+    assert simulate_click(truth, truth, rng) is None
+    assert simulate_click(truth, truth & False, rng, 0.0) == simulate_click(truth, truth & False, rng, 0.0)
 
 
 def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
@@ -83,19 +85,19 @@ def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
         return decode(self, features, points, labels, mask_input, multimask)
 
     monkeypatch.setattr(type(model), "decode", spy)
-    masks, _ = correct(asker(ModelPredictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
+    masks, _ = correct(correction(Predictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
     assert fed == [(None, False), (1, True), (2, True), (3, True)]
     assert any((masks[0] != m).any() for m in masks[1:])
 
 
 def test_a_person_does_not_click_twice_on_a_place(patches):
     truth, rng = patches[0].mask, np.random.default_rng(0)
-    first = aim(truth, truth & False, rng, 0.0)
-    again = aim(truth, truth & False, rng, 0.0, [first])
+    first = simulate_click(truth, truth & False, rng, 0.0)
+    again = simulate_click(truth, truth & False, rng, 0.0, [first])
     assert again == first, "the RITM rule does"
-    other = aim(truth, truth & False, rng, 0.0, [first], skip=6)
+    other = simulate_click(truth, truth & False, rng, 0.0, [first], skip=6)
     assert abs(other.x - first.x) > 6 and truth[other.y, other.x]
-    assert aim(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
+    assert simulate_click(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
 
 
 def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypatch):
@@ -108,7 +110,7 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         return decode(self, embedding, points, labels, fed)
 
     monkeypatch.setattr(type(model), "decode", noted)
-    masks, clicks = correct(asker(ModelPredictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
+    masks, clicks = correct(correction(Predictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
     assert len(masks) == 5 and len(clicks) == 4 and asked[0] == (None, None, None)
     for turn in range(1, len(asked)):
         points, labels, fed = asked[turn]
