@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -56,6 +57,9 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+_PARTIAL = re.compile(r"\.\d+\.partial(\.|$)")
 
 
 @contextmanager
@@ -308,14 +312,17 @@ def claim_folder(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{shown(folder)} is a file: give a folder.")
     if folder.is_dir() and not note.is_file():
-        kept = sorted(file.name for file in folder.iterdir() if not (file.name[0] == "." or ".partial" in file.name))
+        kept = sorted(file.name for file in folder.iterdir() if not (file.name[0] == "." or _PARTIAL.search(file.name)))
         if kept:
             raise ValueError(
                 f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be "
                 "overwritten: give a new or an empty folder."
             )
-    lock = lock or lock_folder(folder)
+    given, lock = lock, lock or lock_folder(folder)
     try:
+        for torn in folder.rglob("*.partial*"):  # of a process that was killed; none other writes here now
+            if _PARTIAL.search(torn.name):
+                torn.unlink()
         if not note.is_file():
             write_json(note, settings)
         before = read_json(note)
@@ -324,9 +331,31 @@ def claim_folder(
                 f"{shown(folder)} holds results of other settings ({', '.join(other)}): give another folder."
             )
     except BaseException:
-        lock.release()
+        if not given:
+            lock.release()
         raise
     return lock
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that cannot be a file's: empty, hidden, with a folder or with characters that have
+    no place in a name, or too long."""
+    odd = any(letter in "/\\:" or unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+    if not name or name[0] == "." or odd or len(os.fsencode(name)) > 230:
+        raise ValueError(f"an image is called {name[:60]!a}, which cannot be a file's name: rename it.")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError for no name, one that cannot be a file's, and two that would be the same file, also on a disk
+    that does not tell upper from lower case."""
+    if not names:
+        raise ValueError("there is no image to work on, but at least one is needed: check the split, limit or folder.")
+    seen: dict[str, str] = {}
+    for name in names:
+        check_name(name)
+        if (same := name.casefold()) in seen:
+            raise ValueError(f"two images are called {seen[same]} and {name}: rename one, for files are kept by name.")
+        seen[same] = name
 
 
 def record(profile: str, lesson: str, metrics: dict[str, object], parameters: dict[str, object]) -> Path:
