@@ -9,34 +9,7 @@ What a command needs is imported when it is chosen: torch and the notebook packa
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
-
-
-def segment_command(options: argparse.Namespace) -> int:
-    """Segment a folder, and say what became of it. Returns the exit code: 1 when a scan failed."""
-    from tqdm.auto import tqdm
-
-    from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder
-    from rootsam_lib.results import shown
-
-    prompts = read_prompts(options.prompts) if options.prompts else None
-    model, settings = load_run(options.model)
-    asked = {"input_scale": options.input_scale, "tile_size": options.tile}
-    settings |= {name: value for name, value in asked.items() if value is not None}
-    depth = {"window_mm": options.window_mm, "tube_angle": options.tube_angle}
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
-        report = segment_folder(
-            options.folder, model, options.out, **settings, **depth, dpi=options.dpi, prompts=prompts, tta=options.tta,
-            say=lambda line: tqdm.write(f"failed: {line}", file=sys.stderr),
-        )  # fmt: skip
-    if report.rows:
-        before = f" ({report.skipped} of them before)" if report.skipped else ""
-        print(f"{len(report.rows)} scans done{before}; table, masks and overlays in {shown(report.table.parent)}")
-    if report.failed:
-        print(f"{len(report.failed)} scans failed: {', '.join(report.failed)}", file=sys.stderr)
-    return int(bool(report.failed))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     table.add_argument("--columns", default="", help="metrics to show, such as root_iou,pooled_dice")
     scans = commands.add_parser("segment", help="find and measure the roots of a folder of scans")
     scans.add_argument("folder", type=Path, help="images (png, jpg, tif), of any size; masks are not needed")
-    scans.add_argument("--model", required=True, help="the folder of a trained stage, or nano for the base model")
+    scans.add_argument("--model", required=True, help="a trained stage's folder or checkpoint, or nano")
     scans.add_argument("--out", type=Path, help="where to write (default: FOLDER-roots, beside the folder)")
     scans.add_argument(
         "--input-scale", type=float, help="how much tiles are enlarged (default: as the stage was trained)"
@@ -68,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "segment":
+            from rootsam_lib.apps.segment import segment_command
+
             return segment_command(options)
         from rootsam_lib.lessons import runner
 

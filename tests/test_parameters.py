@@ -3,8 +3,9 @@
 import papermill
 import pytest
 
-from rootsam_lib.lessons.parameters import assigned, check_injected, check_parameters, literal, notebook_parameters
+from rootsam_lib.lessons.parameters import check_injected, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS
+from rootsam_lib.results import assigned
 
 DEFAULTS = {"SEED": 0, "LR": 0.5, "DATA": "synthetic", "FLAG": True}
 

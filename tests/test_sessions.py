@@ -13,19 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay
+from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan, read_mask
-from rootsam_lib.evaluation.triage import triage
-from rootsam_lib.model import resize_logits
-from rootsam_lib.predictor_corrector import Click, Corrector, parse_clicks
-from rootsam_lib.predictor_old import obey, segment
-from rootsam_lib.prompts import click_prompt, next_click
+from rootsam_lib.predictor import Predictor, parse_clicks
 
 
 @pytest.fixture(scope="module")
 def nano():
-    return build_sam("nano").eval()
+    return Predictor(build_sam("nano"))
 
 
 def tiny(number: int = 1, side: int = 64) -> list[Scan]:
@@ -37,83 +33,6 @@ def tiny(number: int = 1, side: int = 64) -> list[Scan]:
 def table(folder) -> list[dict[str, str]]:
     with open(folder / "session.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-# --- The corrector
-
-
-def test_clicks_in_a_parameter():
-    assert parse_clicks("3,4,1; 5,6,0;") == [Click(3, 4, 1), Click(5, 6, 0)] and parse_clicks(" ") == []
-    for bad in ("3,4", "3,4,2", "a,b,1", "3.5,4,1", "3,4,1,5"):
-        with pytest.raises(ValueError, match=r"is not x,y,label: give whole pixels"):
-            parse_clicks(f"1,1,1;{bad}")
-
-
-@torch.no_grad()
-def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
-    scan = small_scans[0]
-    features = nano.encode(scan.image[None])
-    first = nano.decode(features).logits
-    corrector = Corrector(nano, scan.image)
-    automatic = (resize_logits(first, (256, 256))[0, 0] > 0).numpy()
-    assert automatic.any() and np.array_equal(corrector.mask, automatic)
-    x, y, label = next_click(scan.mask, automatic)
-    points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
-    answer = nano.decode(features, points, labels, click_prompt(first, points, labels, 256))
-    told = obey(resize_logits(answer.logits, (256, 256))[0, 0].numpy(), [(x, y, label)])
-    assert np.array_equal(corrector.ask([(x, y, label)]), told > 0)
-    assert corrector.mask[int(y), int(x)] == label, "at the click itself the person is right"
-    assert corrector.predicted_iou == pytest.approx(float(answer.iou))
-
-
-def test_a_large_image_is_segmented_as_whole_scans_are(nano, small_scans):
-    whole = segment(nano, small_scans[0].image, 128, 16).mask
-    assert np.array_equal(Corrector(nano, small_scans[0].image, tile_size=128).mask, whole)
-
-
-def test_any_way_to_a_list_of_clicks_ends_at_the_same_mask(nano, small_scans):
-    image = small_scans[1].image
-    for tile_size in (1024, 128):
-        one, other = Corrector(nano, image, tile_size=tile_size), Corrector(nano, image, tile_size=tile_size)
-        wanted = [(40, 50, 1), (200, 210, 0), (128, 120, 1)]
-        straight = one.ask(wanted).copy()
-        for detour in ([(9, 9, 0)], [(40, 50, 1)], [], [(200, 210, 0), (40, 50, 1)]):
-            other.ask(detour)
-        assert np.array_equal(other.ask(wanted), straight) and other.predicted_iou == one.predicted_iou
-        assert np.array_equal(one.ask([]), Corrector(nano, image, tile_size=tile_size).mask)
-
-
-def test_a_click_decodes_only_the_tiles_that_it_lies_in(nano, small_scans, monkeypatch):
-    corrector = Corrector(nano, small_scans[0].image, tile_size=128)  # three by three, at 0, 64 and 128
-    calls, decode = [], nano.decode
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
-    before = corrector.mask
-    corrector.ask([(10, 10, 1)])
-    assert len(calls) == 1 and np.array_equal(corrector.mask[128:], before[128:])
-    corrector.ask([(10, 10, 1), (100, 10, 0)])
-    assert len(calls) == 3, "a click where two tiles overlap is shown to both"
-
-
-def test_any_size_and_an_empty_start(nano):
-    rng = np.random.default_rng(0)
-    for height, width in ((50, 130), (33, 20), (300, 70)):
-        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        corrector = Corrector(nano, image, tile_size=128, start="empty")
-        assert corrector.mask.shape == (height, width) and not corrector.mask.any()
-        assert corrector.ask([(width - 1, height - 1, 1)]).shape == (height, width)
-
-
-def test_what_cannot_be_is_refused(nano):
-    image = tiny()[0].image
-    with pytest.raises(ValueError, match="multiple of 32"):
-        Corrector(nano, image, tile_size=100)
-    with pytest.raises(ValueError, match="choose one of automatic, empty"):
-        Corrector(nano, image, start="full")
-    corrector = Corrector(nano, image)
-    with pytest.raises(ValueError, match="outside the image of 64 × 64 px"):
-        corrector.ask([(64, 3, 1)])
-    with pytest.raises(ValueError, match="1 for root or 0 for soil"):
-        corrector.ask([(3, 3, 2)])
 
 
 # --- The session
@@ -340,14 +259,3 @@ def test_triage_gives_an_order_and_a_reason(nano, small_scans):
         )  # fmt: skip
     backwards = triage(nano, [blank, small_scans[1], small_scans[0]])
     assert [row["image"] for row in backwards] == [row["image"] for row in rows], "the list's order plays no part"
-
-
-def test_moved_prompts_measure_agreement(nano, small_scans, monkeypatch):
-    corrector = Corrector(nano, small_scans[0].image)
-    tile = corrector._tiles[0]
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": tile.start.expand(3, -1, -1, -1)})())
-    points = np.full((3, 2, 2), 20)
-    assert corrector.moved_prompts(points) == 1.0
-    nothing = torch.full_like(tile.start, -1.0).expand(3, -1, -1, -1)
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": nothing})())
-    assert corrector.moved_prompts(points) == 0.0

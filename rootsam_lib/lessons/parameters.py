@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+from rootsam_lib.results import assigned
+
 
 def literal(text: str) -> object:
     """A command-line value as Python reads it (1e-4 is a float, True a bool); other words are strings."""
@@ -14,19 +16,6 @@ def literal(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def assigned(source: str) -> dict[str, object]:
-    """Names and values of the literals that a cell's code assigns; none where it is not Python."""
-    try:
-        lines = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    found = {}
-    for line in lines:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-            found[line.targets[0].id] = literal(ast.unparse(line.value))
-    return found
 
 
 def notebook_parameters(path: Path) -> dict[str, object]:
