@@ -62,28 +62,6 @@ def check_background(mask: np.ndarray, name: str) -> bool:
     return False
 
 
-class Repeats:
-    """Watches masks go by: two images in a row with the same mask are one image read twice, or a stale result."""
-
-    def __init__(self) -> None:
-        self.last: tuple[str, np.ndarray] | None = None
-
-    def check(self, mask: np.ndarray, name: str) -> bool:
-        """Whether a mask, bool (H, W), differs from the one before; warns with SuspicionWarning when it does not.
-
-        Masks without roots are no repeats of each other: `check_background` is for them.
-        """
-        before, self.last = self.last, (name, np.packbits(mask))
-        if before is None or not mask.any() or not np.array_equal(before[1], self.last[1]):
-            return True
-        warnings.warn(
-            f"{name}: its mask is exactly that of {before[0]}: check whether both are the same image.",
-            SuspicionWarning,
-            stacklevel=2,
-        )
-        return False
-
-
 def check_trained(before: Weights, after: Weights, parts: tuple[str, ...] = ("conv_s0", "conv_s1")) -> dict[str, float]:
     """Training must change these parts: the greatest change of a weight, by part.
 
