@@ -35,6 +35,22 @@ def about(results: Mapping) -> str:
     )
 
 
+def summary_table(results: Mapping) -> str:
+    """One row per model, and of every protocol the score to look at first."""
+    columns = {
+        "prompted, root IoU": ("fixed prompts", "root_iou"),
+        "automatic, root IoU": ("automatic", "root_iou"),
+        "whole scans, pooled Dice": ("whole scans", "pooled_dice"),
+        "whole scans, centre-line Dice": ("whole scans", "cl_dice"),
+        "corrected, root IoU": ("correction", "root_iou@10"),
+    }
+    rows = []
+    for name in results["tables"]["automatic"]:
+        scores = [results["tables"][protocol].get(name, {}).get(score) for protocol, score in columns.values()]
+        rows.append([name, *(cell(score) if score else "–" for score in scores)])
+    return table(["", *columns], rows)
+
+
 def minutes_line(results: Mapping) -> str:
     """How long the lessons took that make the tables."""
     told = ", ".join(f"lesson {name[:2]} {minutes:.0f}" for name, minutes in results["minutes"].items())
@@ -75,7 +91,7 @@ def ablation_table(results: Mapping) -> str:
         shown = [cell(g["root_iou"]) if g else "–" for g in gains]
         pooled = cell(gains[1]["pooled_dice"]) if gains[1] else "–"
         rows.append([name, VARIANTS[name].question, values[0], shown[0], values[1], shown[1], pooled])
-    head = ["", "what is asked", "prompted root IoU", "difference", "automatic root IoU", "difference"]
+    head = ["", "what it tries", "prompted root IoU", "difference", "automatic root IoU", "difference"]
     return table([*head, "automatic pooled Dice, difference"], rows)
 
 
@@ -157,6 +173,7 @@ def blocks() -> dict[str, str]:
     real, frozen, ablations, dilated = (read_json(RESULTS / f"segroot-{name}.json") for name in names)
     return {
         "about": about(real),
+        "summary": summary_table(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
         **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
         "minutes": minutes_line(read_json(RESULTS / "tutorial-segroot.json")),

@@ -197,6 +197,8 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
+
+pytestmark = pytest.mark.slow
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
 session = Session("wide", [Scan(image, None, "wide", "T1")], build_sam("nano"), tile_size=256)
 annotate(session)

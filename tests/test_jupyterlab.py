@@ -6,6 +6,8 @@ from browser import Widget, copy_lesson, open_notebook, run_all, screenshot
 from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.prompts import next_click
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"LIMIT": 3, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1, "IMAGE": 0, "CLICKS": ""}
 SMALL |= {"SIMULATED_SCANS": 1, "LOOP_SCANS": 1, "LOOP_EPOCHS": 1}
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
