@@ -10,7 +10,6 @@ import time
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
 
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
