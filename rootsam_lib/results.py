@@ -101,7 +101,7 @@ def write_image(path: str | Path, pixels: np.ndarray, **options: object) -> Path
     """Write an image, uint8 (H, W) or (H, W, 3 or 4), or a mask, bool (H, W), as 0 and 255, atomically; the path's
     ending says in which format. options: of Pillow's `Image.save`, such as dpi."""
     if Path(path).suffix == ".png":
-        options = {"compress_level": 1 if pixels.dtype == bool else 6, **options}
+        options = {"compress_type": 3 if pixels.dtype == bool else -1, **options}  # 3: run lengths, fast for masks
     else:
         options = {"quality": 90, **options}
     with atomic(path) as partial:
@@ -167,7 +167,8 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def _csv(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool) -> str:
-    table = pd.DataFrame([{name: _inert(value) for name, value in row.items()} for row in rows], columns=list(columns))
+    plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
     return table.to_csv(index=False, header=header, lineterminator="\n")
 
 

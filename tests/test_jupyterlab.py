@@ -63,8 +63,8 @@ def test_a_person_corrects_in_lesson_07(lab, browser):
     page.wait_for_timeout(200)
     assert float(widget.canvas["scale"]) > 1
     widget.click(x + 21, y + 17)
-    assert widget.log()[1] == (x + 21, y + 17, 1), "a click lands where it was made when encoder_size in"
-    screenshot(page, "07-4-encoder_size")
+    assert widget.log()[1] == (x + 21, y + 17, 1), "under zoom a click lands where it was made"
+    screenshot(page, "07-4-zoom")
     widget.key("s")
     assert widget.says("said").startswith("saved in session-")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
@@ -41,7 +42,7 @@ from rootsam_lib.traits import measure as measure_traits
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 UNDO_STEPS = 200
-_LATEST: weakref.WeakValueDictionary[Path, "Session"] = weakref.WeakValueDictionary()  # by folder
+_LOCKS: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()  # of this process, by folder
 
 
 class Clicked(NamedTuple):
@@ -155,8 +156,8 @@ class Session:
         self.setting = predictor.about | {"start": start}
         self.measure, self.clock = measure, clock
         self.rows: dict[str, dict[str, object]] = {}
-        before = _LATEST.get(self.folder.resolve())
-        self._lock = claim_folder(folder, "session.json", self.setting, before and before._lock)
+        held = _LOCKS.get(self.folder.resolve())
+        self._lock = claim_folder(folder, "session.json", self.setting, held)
         try:
             for name in self.names:
                 if self.log_path(name).is_file():
@@ -167,10 +168,11 @@ class Session:
             if passed := self._open_first(order):
                 warnings.warn(passed, stacklevel=2)
         except BaseException:
-            if before is None:
+            if held is None:
                 self._lock.release()
             raise
-        _LATEST[self.folder.resolve()] = self
+        _LOCKS[self.folder.resolve()] = self._lock
+        self._turn = self._lock.turn = object()
 
     def log_path(self, name: str) -> Path:
         return self.folder / "clicks" / f"{name}.json"
@@ -316,7 +318,7 @@ class Session:
         self._save(str(self.rows.get(self.name, {}).get("state", "open")), measured=True)
 
     def _refuse_old(self) -> None:
-        if _LATEST.get(self.folder.resolve()) is not self:
+        if self._turn is not self._lock.turn:
             raise ValueError(f"the session in {self.folder.name} was opened again since: go on with the newer one.")
 
     def _finish_row(self) -> None:
