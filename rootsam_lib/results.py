@@ -229,15 +229,6 @@ def read_json(path: str | Path) -> dict:
     return content
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of ready-made cells. (pandas' to_markdown would need one more package, tabulate.)"""
-
-    def line(cells: Sequence[str]) -> str:
-        return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
-
-    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
-
-
 def markdown_table(
     results: dict, name: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
 ) -> str:
@@ -277,6 +268,15 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
         return "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return table(columns, [[short(row[column]) for column in columns] for row in rows])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of ready-made cells. (pandas' to_markdown would need one more package, tabulate.)"""
+
+    def line(cells: Sequence[str]) -> str:
+        return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+
+    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
 
 
 def shown(path: str | Path) -> str:

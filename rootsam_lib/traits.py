@@ -1,7 +1,7 @@
 """Root traits: from a mask and the edge of a pixel to millimetres of root, one tidy row a scan, and its quality.
 
-A trait is only as good as its mask: judge a model's traits against those of the true masks (`agreement` in
-`evaluation.bootstrap`), and look at the QC columns of a scan before you use its row.
+A trait is only as good as its mask: judge a model's traits against those of the true masks (`agreement`), and look at
+the QC columns of a scan before you use its row.
 """
 
 import csv
@@ -279,14 +279,3 @@ def _cell(value: object) -> object:
     if isinstance(value, (float, np.floating)):
         return "" if np.isnan(value) else f"{value:.6g}"
     return "" if value is None else value
-
-
-def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
-    """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
-
-    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
-    nothing was predicted, or nothing is there.
-    """
-    if not sum(predicted) or not sum(true):
-        raise ValueError("the sum of the predicted or of the true values is 0: calibrate on scans that have roots.")
-    return float(sum(true) / sum(predicted))

@@ -12,6 +12,7 @@ from rootsam_lib.evaluation.bootstrap import (
     difference,
     estimate,
     interval,
+    length_factor,
     mean_terms,
     relative_gain,
     tube_weights,
@@ -114,3 +115,9 @@ def test_interval_resamples_whole_tubes():
         agreement([1.0], [1.0], ["a"])
     with pytest.raises(ValueError, match="for every scan"):
         agreement([1.0, 2.0], [1.0], ["a", "b"])
+
+
+def test_length_factor():
+    assert length_factor([1.0, 3.0], [2.0, 6.0]) == 2
+    with pytest.raises(ValueError, match="have roots"):
+        length_factor([0.0], [2.0])

@@ -14,7 +14,6 @@ from rootsam_lib.traits import (
     METHODS,
     Cleaning,
     depth_mm,
-    length_factor,
     measure,
     parse_location,
     quality,
@@ -224,9 +223,3 @@ def test_table(tmp_path):
         write_traits([], tmp_path / "x.csv")
     with pytest.raises(ValueError, match="different columns"):
         write_traits([rows[0], {"scan": "c"}], tmp_path / "x.csv")
-
-
-def test_length_factor():
-    assert length_factor([1.0, 3.0], [2.0, 6.0]) == 2
-    with pytest.raises(ValueError, match="have roots"):
-        length_factor([0.0], [2.0])

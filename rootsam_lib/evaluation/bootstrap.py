@@ -128,3 +128,14 @@ def agreement(
         if number == 1:
             result |= {f"{key}_low": float("nan"), f"{key}_high": float("nan")}
     return result
+
+
+def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
+    """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
+
+    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
+    nothing was predicted, or nothing is there.
+    """
+    if not sum(predicted) or not sum(true):
+        raise ValueError("the sum of the predicted or of the true values is 0: calibrate on scans that have roots.")
+    return float(sum(true) / sum(predicted))
