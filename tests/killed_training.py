@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.training import feature_bank as features
@@ -76,7 +76,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     train, val, base = scans()[:2], scans()[2:], folder / "base.safetensors"
-    save_weights(build_sam("nano", weights=None, seed=0), base)
+    save_checkpoint(build_sam("nano", weights=None, seed=0), base)
 
     def run(name: str):
         return training.train_stage(CONFIG, train, val, folder / name, base, save_seconds=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rootsam_lib import checkpoints as zoo
-from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_weights, weights_hash
+from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
 from rootsam_lib.evaluation.validation import predict
 from rootsam_lib.prompts import Prompts
 
@@ -91,7 +91,7 @@ def test_the_detail_path_changes_nothing_until_it_learns_and_looks_at_neighbours
     difference = (detail(moved, eight)[0] - detail(four, eight)[0]).abs().sum(1)[0]
     assert difference[8, 8] > 0 and difference[8, 6] > 0 and difference[8, 3] == 0  # three filters of 3 x 3: 3 px
 
-    save_weights(model, tmp_path / "detail.safetensors")
+    save_checkpoint(model, tmp_path / "detail.safetensors")
     assert weights_hash(build_sam("nano", tmp_path / "detail.safetensors")) == weights_hash(model)
 
 
@@ -174,7 +174,7 @@ def test_points_that_do_not_fit_are_refused(nano):
 
 def test_save_and_load(nano, tiny, tmp_path):
     path = tmp_path / "a" / "nano.safetensors"
-    save_weights(nano, path)
+    save_checkpoint(nano, path)
     other = build_sam("nano", weights=None, seed=2)
     assert weights_hash(other) != weights_hash(nano)
     load_weights(other, path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
 from rootsam_lib.evaluation.validation import FixedPrompts, prompt_use
@@ -29,7 +29,7 @@ CONFIG = StageConfig(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_weights(build_sam("nano", weights=None, seed=0), path)
+    save_checkpoint(build_sam("nano", weights=None, seed=0), path)
     return path
 
 

@@ -27,7 +27,7 @@ from rootsam_lib.drawing import overlay
 from rootsam_lib.lessons.checks import Repeats, check_background
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.model import RootSAM
-from rootsam_lib.predictor import segment
+from rootsam_lib.predictor_old import segment
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import progress, read_json, write_json
 from rootsam_lib.training.loop import load_stage

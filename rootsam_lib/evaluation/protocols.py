@@ -36,8 +36,8 @@ from rootsam_lib.metrics import (
     recall,
 )
 from rootsam_lib.model import RootSAM, encoder_size, resize_logits
-from rootsam_lib.predictor import segment
 from rootsam_lib.predictor_corrector import Click, Corrector
+from rootsam_lib.predictor_old import segment
 from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm

@@ -29,7 +29,7 @@ from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 import rootsam_lib
-from rootsam_lib.checkpoints import MODELS, build_sam, save_weights, weights_hash
+from rootsam_lib.checkpoints import MODELS, build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Patch, Scan, check_masks, tile
 from rootsam_lib.evaluation.validation import FixedPrompts, score
@@ -184,7 +184,7 @@ def train_stage(
                 with uninterrupted():
                     better = run.end_epoch(epoch, scores)
                     if main and better:
-                        save_weights(model, folder / "best.safetensors")
+                        save_checkpoint(model, folder / "best.safetensors")
             with uninterrupted():
                 if main:
                     write_history(run.history, folder / "history.csv")
