@@ -224,3 +224,24 @@ def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not be fetched"):
         download_checkpoint("small", url)
     assert not list((tmp_path / "cache").glob("*.pt"))
+
+
+def test_an_answer_does_not_depend_on_its_batch_mates():
+    """SAM2.1's prompt encoder embeds label -1: padding would change an answer by up to a fifth of its pixels."""
+    model, generator = build_sam().eval(), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (3, 128, 128, 3), dtype=torch.uint8, generator=generator)
+    points, labels = 127 * torch.rand(6, 5, 2, generator=generator), torch.full((6, 5), -1)
+    for row, count in enumerate((0, 1, 3, 5, 2, 3)):
+        labels[row, torch.randperm(5, generator=generator)[:count]] = torch.arange(count) % 2
+    fed = 5 * torch.randn(6, 1, 32, 32, generator=generator)
+    features = model.encode(images)
+    for mask_input in (None, fed):
+        together = model.decode(features, points, labels, mask_input)
+        for row in range(6):
+            given = labels[row] >= 0
+            own = (points[row][given][None], labels[row][given][None]) if given.any() else (None, None)
+            alone = model.decode(
+                model.encode(images[row // 2][None]), *own, None if mask_input is None else mask_input[row : row + 1]
+            )
+            torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(together.iou[row], alone.iou[0], atol=1e-5, rtol=1e-5)
