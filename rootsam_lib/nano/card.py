@@ -148,9 +148,9 @@ def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
 
     about: seed, steps and hours of the run. scenes: how many held-out scenes the scores on the card come from.
     """
+    scores, ious = score(model, scenes), segment_coins(model).ious  # before anything is written: it takes minutes
     weights = to / "nano.safetensors"
     save_checkpoint(copy.deepcopy(model).half(), weights, input_scale=1.0, patch_size=512)
-    ious = segment_coins(model).ious
     card = {
         "name": "nano",
         "label": model.label,
@@ -161,7 +161,7 @@ def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
         **about,
         "bytes": weights.stat().st_size,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "scores": score(model, scenes),
+        "scores": scores,
         "score_meanings": MEANING,
         "coins": {"coins": len(ious), "returned": int((ious >= 0.75).sum()), "iou": round(float(ious.mean()), 4)},
         "targets": TARGETS,

@@ -19,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rootsam_lib.checkpoints import NANO, build_sam, load_weights
-from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM
+from rootsam_lib import checked
+from rootsam_lib.checkpoints import LOAD_ERRORS, NANO, build_sam, load_weights
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM, pick_device
 from rootsam_lib.nano.card import export, score_table
 from rootsam_lib.nano.scenes import Scene, numbered_scene, object_sizes
 from rootsam_lib.prompts import draw_click, error_click, stamp_clicks
 from rootsam_lib.results import atomic, progress, read_json
 
 FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as ImageNet left it
+FROM_CARD = ("seed", "steps", "hours", "commit", "note", "scores", "sha256", "earlier")  # what a second run remembers
 
 
 class Phase(NamedTuple):
@@ -295,9 +297,12 @@ def train(
 
     trunk: the trunk's weights of a new run. start: a folder that `export` wrote, to go on from its weights at its step
     when `out` holds no checkpoint; the optimizer begins anew, with its own warm-up. last.pt is written every
-    `save_seconds`. The same seed, machine and number of threads give the same weights, bit for bit. Raises
-    FloatingPointError when the loss is no number, FileNotFoundError for a `start` without an export.
+    `save_seconds`. The same seed, machine and number of threads give the same weights, bit for bit. Raises ValueError
+    for hours or a seed that are no number of 0 or more, or a damaged checkpoint, FileNotFoundError for a `start`
+    without an export, and FloatingPointError when the loss is no number.
     """
+    checked("hours", hours, 0)
+    checked("seed", seed, 0, whole=True)
     out = Path(out)
     model = new_model(seed, trunk)
     weights = dict(model.sam.named_parameters())
@@ -307,12 +312,14 @@ def train(
     optimizer = torch.optim.AdamW([{"params": others}, {"params": in_trunk}], weight_decay=0.01)
     step, seconds, earlier, ema = 0, 0.0, None, None
     if (out / "last.pt").exists():
-        state = torch.load(out / "last.pt", map_location=model.device, weights_only=True)
+        state = read_state(out)
         model.sam.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, step, seconds, earlier = state["ema"], state["step"], state["seconds"], state["earlier"]
     elif start is not None:
-        earlier = read_export(model, Path(start))
+        load_weights(model, Path(start) / "nano.safetensors")
+        card = read_json(Path(start) / "nano.json")
+        earlier = {key: card[key] for key in FROM_CARD if card.get(key) is not None}
         step, seconds = earlier["steps"], 3600 * earlier["hours"]
     ema = ema or {name: weight.detach().clone() for name, weight in weights.items()}
     warm_up = earlier["steps"] if earlier else 0
@@ -345,7 +352,7 @@ def train(
         losses.append(loss.item())
         bar.set_postfix(loss=losses[-1], iou=iou, refresh=False)
         if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: start again with a smaller rate.")
+            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: start anew, with another seed.")
         now = time.monotonic()
         if now - saved > save_seconds:
             save()
@@ -356,32 +363,27 @@ def train(
     return losses
 
 
-def load_averaged(out: Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and its "seed", "steps" and "hours".
-
-    "earlier" is the card of the export that it started from, or None. Raises FileNotFoundError when there is no run.
-    """
+def read_state(out: Path) -> dict:
+    """The checkpoint of a run. Raises FileNotFoundError when there is none, ValueError when it is damaged."""
     path = out / "last.pt"
     if not path.is_file():
         raise FileNotFoundError(f"no pretraining in {out}: start one with the command train, or check --out.")
-    state = torch.load(path, "cpu", weights_only=True)
+    try:
+        return torch.load(path, pick_device(), weights_only=True)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{path} is damaged: delete it to start anew, or put a copy in its place.") from error
+
+
+def load_averaged(out: Path) -> tuple[RootSAM, dict]:
+    """The averaged weights of a run, and its "seed", "steps" and "hours".
+
+    "earlier" is the card of the export that it started from, or None. Raises as `read_state` does.
+    """
+    state = read_state(out)
     model = build_sam("nano", weights=None)
     model.sam.load_state_dict(state["model"] | state["ema"])
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
     return model.eval(), about | {"earlier": state["earlier"]}
-
-
-def read_export(model: RootSAM, folder: Path) -> dict:
-    """Load the weights that `export` wrote into `folder`; return what their card says of the run they came from.
-
-    Raises FileNotFoundError when the folder holds no export.
-    """
-    if not (folder / "nano.json").is_file():
-        raise FileNotFoundError(f"no nano.json in {folder}: give a folder that the command export wrote to --start.")
-    load_weights(model, folder / "nano.safetensors")
-    card = read_json(folder / "nano.json")
-    kept = ("seed", "steps", "hours", "commit", "note", "scores", "sha256", "earlier")
-    return {key: card[key] for key in kept if card.get(key) is not None}
 
 
 def main() -> None:
