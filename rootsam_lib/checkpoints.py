@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -161,13 +162,13 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
         raise ValueError(f"{path.name} holds numbers that are none (NaN or infinite, in {odd[0]}): train it again.")
 
 
-def save_checkpoint(model: RootSAM, path: str | Path, **about: object) -> None:
+def save_checkpoint(model: RootSAM, path: str | Path, about: Mapping[str, object] | None = None) -> None:
     """Write the whole model's weights as safetensors, atomically, with a note of what they are and how to use them.
 
     about: anything that JSON holds; `predictor.load_predictor` wants input_scale and patch_size (px). The model's name
     and whether it has a detail path are added.
     """
-    about = {"model": model.name, "detail": model.sam.sam_mask_decoder.detail is not None, **about}
+    about = {**(about or {}), "model": model.name, "detail": model.sam.sam_mask_decoder.detail is not None}
     state = {key: value.contiguous() for key, value in model.sam.state_dict().items()}
     with atomic(path) as partial:
         save_file(state, partial, metadata={"rootsam": json.dumps(about, sort_keys=True)})

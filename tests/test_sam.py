@@ -8,8 +8,7 @@ import torch
 
 from rootsam_lib import checkpoints as zoo
 from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
-from rootsam_lib.evaluation.validation import predict
-from rootsam_lib.prompts import Prompts
+from rootsam_lib.model import resize_logits
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_points_are_in_pixels_of_the_image_whatever_the_encoder_sees(nano):
     picture = images(64, 64, 1)
     points, labels = torch.tensor([[[10.0, 12.0]]]), torch.tensor([[1]])
     features = nano.encode(picture, 128)
-    assert predict(nano, features, [Prompts(points[0].numpy(), labels[0].numpy())]).shape == (1, 64, 64)
+    assert resize_logits(nano.decode(features, points, labels).logits, features.image_size).shape == (1, 1, 64, 64)
     # The same features, said to come from a 128 px image: the same place has twice the coordinates.
     doubled = nano.decode(features._replace(image_size=(128, 128)), points * 2 + 0.5, labels)
     torch.testing.assert_close(nano.decode(features, points, labels).logits, doubled.logits, atol=1e-4, rtol=1e-4)
@@ -148,7 +147,7 @@ def test_moving_the_prompts_moves_the_mask():
     picture[:, 150:220, 150:220] = (60, 120, 200)
     features = model.encode(picture)
     here, there = (
-        predict(model, features, [Prompts(np.array([[x, x]], np.float32), np.array([1]))]) for x in (70, 185)
+        model.decode(features, torch.full((1, 1, 2), float(x)), torch.ones(1, 1).long()).logits > 0 for x in (70, 185)
     )
     assert (here != there).sum() > 500
     assert here[0, 70, 70] and there[0, 185, 185]

@@ -193,21 +193,21 @@ def test_ctrl_c_waits_for_the_end_of_a_step(usual_ctrl_c):
 def test_averaged_weights():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    run = Run(model, None, None, None)
+    run = Run(model, None, None)
     torch.nn.init.ones_(model.weight)
     run.end_step(0.0, 0.99)
-    assert float(run.average["weight"]) == pytest.approx(0.9)  # early on by more: 1 - 1/10
+    assert float(run.ema["weight"]) == pytest.approx(0.9)  # early on by more: 1 - 1/10
     for _ in range(2000):
         run.end_step(0.0, 0.99)
     torch.nn.init.zeros_(model.weight)
     run.end_step(0.0, 0.99)
-    assert float(run.average["weight"].detach()) == pytest.approx(0.99, abs=1e-4)
+    assert float(run.ema["weight"].detach()) == pytest.approx(0.99, abs=1e-4)
     with pytest.raises(KeyboardInterrupt), run.averaged():
         assert float(model.weight.detach()) == pytest.approx(0.99, abs=1e-4)
         raise KeyboardInterrupt
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
-    assert float(run.average["weight"].detach()) == 0  # no ema_decay
+    assert float(run.ema["weight"].detach()) == 0  # no ema_decay
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

@@ -30,7 +30,7 @@ from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_old import segment
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import progress, read_json, write_json
-from rootsam_lib.training.loop import load_stage
+from rootsam_lib.training.stage import load_stage
 from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row, write_traits
 
 

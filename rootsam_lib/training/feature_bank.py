@@ -155,6 +155,12 @@ class FeatureBank:
         names, sizes = [self.names[p] for p in patches], [self.sizes[p] for p in patches]
         return Batch(Features(levels, self.image_size), np.stack(masks), np.stack(distances), names, sizes)
 
+    def batches(self, size: int = 1) -> Iterator[Batch]:
+        """View 0 of every patch in order, `size` patches at a time, on the model's device."""
+        for start in range(0, len(self), size):
+            patches = range(start, min(start + size, len(self)))
+            yield self.batch(patches, [0] * len(patches), self.model.device)
+
     def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
         """The trunk's maps of one image, each (1, C, h, w)."""
         return self.model.encode(image[None], encoder_size(len(image), self.input_scale)).maps

@@ -41,14 +41,15 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     logits, truth (P, 1, H, W); points (P, N, 2) and labels (P, N) in px of them, -1 is skipped. Every prompt set counts
     alike, by the mean over its points; 0 for those without any.
     """
-    losses = []
-    given = labels >= 0
-    rows = given.nonzero()[:, 0].tolist()
-    share = (1 / given.sum(1).clamp_min(1) / len(points)).tolist()
-    for row, (x, y) in zip(rows, points[given].round().int().tolist(), strict=True):
-        window = (row, 0, slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1))
-        losses.append(share[row] * F.binary_cross_entropy_with_logits(logits[window], truth[window]))
-    return torch.stack(losses).sum() if losses else logits.sum() * 0
+    height, width = logits.shape[-2:]
+    x, y = points.round().unbind(-1)
+    columns = ((torch.arange(width, device=x.device) - x[..., None]).abs() <= radius).float()  # (P, N, W): each window
+    rows = ((torch.arange(height, device=y.device) - y[..., None]).abs() <= radius).float()
+    given = (labels >= 0).float()
+    pixels = (rows.sum(2) * columns.sum(2)).clamp_min(1)
+    share = given / given.sum(1, keepdim=True).clamp_min(1) / pixels / len(points)
+    weight = torch.einsum("pn,pnh,pnw->phw", share, rows, columns)
+    return (weight * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]).sum()
 
 
 def wanted_roots(
