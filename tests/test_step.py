@@ -13,6 +13,7 @@ from rootsam_lib.data.scans import tile
 from rootsam_lib.metrics import cl_dice
 from rootsam_lib.model import encoder_size
 from rootsam_lib.prompts import Prompts, click_prompt
+from rootsam_lib.training import step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
@@ -138,13 +139,14 @@ def test_in_some_views_only_clicks_tell_which_roots_are_wanted():
     assert not wanted_roots(masks, prompts, rngs, 0.0)[1].any() and masks[0].sum() == 3 * 108
 
 
-def test_the_first_round_still_learns_all_roots(patches):
+def test_the_first_round_still_learns_all_roots(patches, monkeypatch):
     model, config = build_sam("nano").train(), replace(CONFIG, no_prompt_share=1.0)
     batch = FeatureBank(model, patches).batch([0, 1], [0, 0], torch.device("cpu"))
 
     def losses(share: float) -> tuple[float, float]:
         rngs = [np.random.default_rng([3, i]) for i in range(2)]
-        whole, first = batch_loss(model, batch, replace(config, unwanted_share=share), 0, rngs, corrections=2)
+        monkeypatch.setattr(step, "UNWANTED_SHARE", share)
+        whole, first = batch_loss(model, batch, config, 0, rngs, corrections=2)
         return whole.item(), first.item()
 
     (all_roots, first), (some_roots, same) = losses(0.0), losses(1.0)
