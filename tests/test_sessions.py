@@ -13,6 +13,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from rootsam_lib.apps import correct
