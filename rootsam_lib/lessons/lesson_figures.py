@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
@@ -57,41 +56,18 @@ def minirhizotron() -> Figure:
 def approach(
     image: np.ndarray, feature_map: np.ndarray, prompts: Prompts, mask: np.ndarray, truth: np.ndarray, parts
 ) -> Figure:
-    """The poster's approach, A to D, from a real run of the model; parts: `RootSAM.parameter_table`.
-
-    Frozen parts are hatched blue, trained ones plain orange, each with its number of parameters.
-    """
-    figure = plt.figure(figsize=(13.5, 4.4), layout="none")
-    titles = ("A  image", "", "C  prompts", "D  prediction")
-    axes = [figure.add_axes([left, 0.14, 0.19, 0.72]) for left in (0.005, 0.235, 0.545, 0.8)]
-    axes[1].set_position([0.225, 0.02, 0.29, 0.96])
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title)
-        ax.set_axis_off()
+    """The poster's approach, A to D, from a real run of the model; parts: `RootSAM.parameter_table`."""
+    figure, axes = panels(["A  image", "B  features of the frozen encoder", "C  prompts", "D  prediction"])
     axes[0].imshow(image)
+    axes[1].imshow(feature_map, cmap="magma")
     axes[2].imshow(image)
     draw_prompts(axes[2], prompts)
     axes[3].imshow(error_view(image, mask, truth))
-
-    model = axes[1]
-    model.set(xlim=(0, 10), ylim=(0, 10))
-    model.text(5, 9.55, "B  model", ha="center", va="center", fontsize=12)
-    inset = model.inset_axes([0.06, 0.36, 0.36, 0.25])
-    inset.imshow(feature_map, cmap="magma", aspect="auto")
-    inset.set_axis_off()
-    model.text(2.4, 3.2, "features", ha="center", va="center", fontsize=10.5)
-    width, places = 4.3, ((0.3, 6.9), (0.3, 0.7), (5.4, 5.4), (5.4, 2.2))
-    for row, (x, y) in zip(parts, places, strict=False):  # what comes after the fourth is for video
-        trained = row["state"] == "trained"
-        style = {"facecolor": "#fbd9cf" if trained else "#d5e3f0", "edgecolor": STAGE2 if trained else BASE, "lw": 1.6}
-        box = FancyBboxPatch((x, y), width, 1.75, boxstyle="round,pad=0.08", hatch="" if trained else "///", **style)
-        model.add_patch(box)
-        text = f"{str(row['part']).removeprefix('image ')}\n{row['parameters']:,}\n{row['state']}"
-        note = model.text(x + width / 2, y + 0.87, text, ha="center", va="center", fontsize=10.5, linespacing=1.1)
-        note.set_bbox({"facecolor": style["facecolor"], "edgecolor": "none", "pad": 1.5})
-    for left, right in ((0.197, 0.228), (0.512, 0.543), (0.738, 0.797)):
-        ends = {"posA": (left, 0.5), "posB": (right, 0.5), "transform": figure.transFigure}
-        figure.add_artist(FancyArrowPatch(**ends, arrowstyle="-|>", mutation_scale=18, color="0.2"))
+    for column, state, colour in ((1, "frozen", BASE), (2, "trained", STAGE2)):
+        # What comes after the fourth part is for video.
+        names = "\n".join(f"{row['part']}: {row['parameters']:,}" for row in parts[:4] if row["state"] == state)
+        style = {"ha": "center", "va": "top", "color": colour, "transform": axes[column].transAxes}
+        axes[column].text(0.5, -0.04, f"{state}\n{names}", **style)
     error_legend(figure)
     return figure
 
@@ -180,33 +156,24 @@ def pixel_budget(mask: np.ndarray) -> Figure:
 def tversky_pull(
     truth: np.ndarray, wrong: torch.Tensor, window: tuple[slice, slice], fn_weight: float, exponent: float
 ) -> tuple[Figure, str]:
-    """The focal Tversky loss over both mistakes, and its gradient on a wrong mask, for a price of a miss.
+    """The gradient of focal Tversky on a wrong mask, for a price of a miss; both prices sum to 1.
 
-    Both prices sum to 1. truth: bool (H, W); wrong: logits (1, 1, H, W); window: the part to show.
+    truth: bool (H, W); wrong: logits (1, 1, H, W); window: the part to show.
     """
-    fp_weight = 1 - fn_weight
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    missed, invented = np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 2, 60))
-    index = (1 - missed) / (1 - missed + fn_weight * missed + fp_weight * invented)
-    loss = (1 - index).clip(0) ** exponent
-    lines = axes[0].contour(missed, invented, loss, levels=np.arange(0.1, 1, 0.1), cmap="viridis")
-    axes[0].clabel(lines, fontsize=9)
-    title = f"loss: a miss costs {fn_weight:.2f}, an invention {fp_weight:.2f}"
-    axes[0].set(xlabel="missed / true root", ylabel="invented / true root", title=title)
     logits = wrong.clone().requires_grad_()
     target = torch.from_numpy(truth).float()[None, None]
-    focal_tversky_loss(logits, target, fn_weight, fp_weight, exponent).backward()
+    focal_tversky_loss(logits, target, fn_weight, 1 - fn_weight, exponent).backward()
     pull = -logits.grad[0, 0].numpy()[window]
     most = np.abs(pull).max()
-    shown = axes[1].imshow(pull, cmap="PuOr_r", vmin=-most, vmax=most)
-    axes[1].contour(truth[window], levels=[0.5], colors="black", linewidths=1)
-    axes[1].set(title="pull on a wrong mask (line: the truth)", xticks=[], yticks=[])
-    bar = figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    figure, (ax,) = panels([f"a miss costs {fn_weight:.2f}, an invention {1 - fn_weight:.2f}"], size=4)
+    shown = ax.imshow(pull, cmap="PuOr_r", vmin=-most, vmax=most)
+    ax.contour(truth[window], levels=[0.5], colors="black", linewidths=1)
+    bar = figure.colorbar(shown, ax=ax, shrink=0.8)
     bar.set_ticks([-0.9 * most, 0, 0.9 * most], labels=["less root", "0", "more root"])
     up, down = pull[pull > 0].sum(), -pull[pull < 0].sum()
     return figure, (
-        f"With a miss at {fn_weight:.2f} and an invention at {fp_weight:.2f}, exponent {exponent:g}: the loss over "
-        f"both mistakes as contours, and the pull on a wrong mask, {up / (up + down):.0%} of it towards more root."
+        f"With a miss at {fn_weight:.2f} and an invention at {1 - fn_weight:.2f}, exponent {exponent:g}: the pull on a "
+        f"wrong mask, {up / (up + down):.0%} of it towards more root, greatest {most:.1e} per pixel."
     )
 
 
