@@ -104,6 +104,6 @@ def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
 def test_the_cost_model_reads_what_the_last_model_needs(nano, small_scans, tmp_path):
     results = simulate({"other": nano, "stage2": nano}, small_scans[:2], clicks=2)
     row = results["rows"]["stage2"]
-    measured = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
-    assert measured.clicks == row["clicks"] and measured.minutes.likely == row["minutes"]
-    assert [measured.minutes.low, measured.minutes.high] == list(row["minutes_interval"])
+    minutes, clicks, _ = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
+    assert clicks == row["clicks"] and minutes.likely == row["minutes"]
+    assert [minutes.low, minutes.high] == list(row["minutes_interval"])
