@@ -44,9 +44,7 @@ def test_at_most_16_rooms_and_each_has_its_place():
     assert found == set(ORDER) and len(found) <= 16
 
 
-@pytest.mark.parametrize(
-    "room", [pytest.param(room, marks=NOT_YET if room == "apps" else ()) for room in ORDER]
-)
+@pytest.mark.parametrize("room", [pytest.param(room, marks=NOT_YET if room == "apps" else ()) for room in ORDER])
 def test_no_import_runs_up(room):
     above = ORDER[ORDER.index(room) + 1 :]
     found = [(place, name, name.split(".")) for place, name in imports(room)]

@@ -150,7 +150,7 @@ def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
     """
     scores, ious = score(model, scenes), segment_coins(model).ious  # before anything is written: it takes minutes
     weights = to / "nano.safetensors"
-    save_checkpoint(copy.deepcopy(model).half(), weights, input_scale=1.0, patch_size=512)
+    save_checkpoint(copy.deepcopy(model).half(), weights, {"input_scale": 1.0, "patch_size": 512})
     card = {
         "name": "nano",
         "label": model.label,
