@@ -5,10 +5,10 @@ import pytest
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
-from rootsam_lib.evaluation.clicks import correct, correction, simulate_click
+from rootsam_lib.evaluation.clicks import correct, simulate_click
 from rootsam_lib.evaluation.protocols import correction_scores
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import ROOT, SOIL, Prompts
+from rootsam_lib.prompts import ROOT, SOIL
 
 
 @pytest.fixture
@@ -21,47 +21,53 @@ def patches() -> list[Patch]:
     return [Patch(images[i], m, f"p{i}", f"T{min(i, 1)}", (0, 0), 0.1) for i, m in enumerate(masks)]
 
 
-def bright(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-    return image[..., 0] > 100
+class Fixed:
+    """Answers with one mask, whatever is clicked: all that is bright, or nothing."""
+
+    def __init__(self, brighter_than: int):
+        self.brighter_than = brighter_than
+
+    def set_image(self, image):
+        self.image = image
+
+    def correct(self, clicks):
+        return self.image[..., 0] > self.brighter_than
 
 
-def nothing(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-    return np.zeros(image.shape[:2], bool)
-
-
-class Obedient:
-    """Makes a disk of 2 px right around every click, and counts how it was asked."""
+class Obedient(Fixed):
+    """Makes a disk of 2 px right around every click, and counts the clicks that it was given each time."""
 
     def __init__(self):
-        self.asked = []
+        self.given = []
 
-    def __call__(self, image, prompts=None):
-        mask = np.zeros(image.shape[:2], bool)
-        self.asked.append(0 if prompts is None else len(prompts.labels))
-        if prompts is not None:
-            y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-            for (px, py), label in zip(prompts.points, prompts.labels, strict=True):
-                mask[(x - px) ** 2 + (y - py) ** 2 <= 4] = label == ROOT
+    def correct(self, clicks):
+        self.given.append(len(clicks))
+        mask = np.zeros(self.image.shape[:2], bool)
+        y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+        for column, row, label in clicks:
+            mask[(x - column) ** 2 + (y - row) ** 2 <= 4] = label == ROOT
         return mask
 
 
 def test_correction_clicks_are_counted(patches):
-    deaf = correction_scores(nothing, patches)
+    deaf = correction_scores(Fixed(255), patches)
     assert deaf["noc@0.6"].value == 20 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
-    good = correction_scores(bright, patches)
+    good = correction_scores(Fixed(100), patches)
     assert good["noc@0.85"].value == 0 and good["failures@0.85"].value == 0 and good["length_bias@0"].value == 0
     assert good["length_error@20"].value == 0 and deaf["length_error@0"].value == 1
     assert len(good["root_iou@0"].numerator) == 2, "the patch of soil has nothing to correct"
     model = Obedient()
     some = correction_scores(model, patches[:1])
-    assert model.asked == list(range(21))
+    assert model.given == list(range(21))
     assert some["root_iou@0"].value == 0 < some["root_iou@1"].value < some["root_iou@5"].value
     with pytest.raises(ValueError, match="nothing to correct"):
-        correction_scores(nothing, patches[2:])
+        correction_scores(Fixed(255), patches[2:])
 
 
 def test_a_finished_mask_is_left_alone(patches):
-    masks = correct(correction(bright, patches[0].image), patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
+    predictor = Fixed(100)
+    predictor.set_image(patches[0].image)
+    masks = correct(predictor.correct, patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
     assert len(masks) == 5 and all((m == patches[0].mask).all() for m in masks)
 
 
@@ -85,7 +91,9 @@ def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
         return decode(self, features, points, labels, mask_input, multimask)
 
     monkeypatch.setattr(type(model), "decode", spy)
-    masks, _ = correct(correction(Predictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
+    predictor = Predictor(model)
+    predictor.set_image(cut.image)
+    masks, _ = correct(predictor.correct, cut.mask, 3, np.random.default_rng(0), 2.0)
     assert fed == [(None, False), (1, True), (2, True), (3, True)]
     assert any((masks[0] != m).any() for m in masks[1:])
 
@@ -110,7 +118,9 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         return decode(self, embedding, points, labels, fed)
 
     monkeypatch.setattr(type(model), "decode", noted)
-    masks, clicks = correct(correction(Predictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
+    predictor = Predictor(model)
+    predictor.set_image(patch.image)
+    masks, clicks = correct(predictor.correct, patch.mask, 4, np.random.default_rng(0), 1.0)
     assert len(masks) == 5 and len(clicks) == 4 and asked[0] == (None, None, None)
     for turn in range(1, len(asked)):
         points, labels, fed = asked[turn]

@@ -52,6 +52,19 @@ def nothing(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
     return np.zeros(image.shape[:2], bool)
 
 
+class Untrained:
+    """Finds nothing, and can be corrected without effect."""
+
+    def __call__(self, image, prompts=None):
+        return nothing(image)
+
+    def set_image(self, image):
+        self.image = image
+
+    def correct(self, clicks):
+        return nothing(self.image)
+
+
 def half(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
     """Finds the left half of every image's root, and one false pixel."""
     mask = image[..., 0] > 100
@@ -137,7 +150,7 @@ def test_masks_are_asked_for_by_name(small_scans):
 
 
 def test_results_file_round_trip(patches, tmp_path):
-    results = evaluate({"base": nothing}, patches[:2], draws=20, clicked=patches)
+    results = evaluate({"base": Untrained()}, patches[:2], draws=20, clicked=patches)
     again = read_json(write_json(tmp_path / "r.json", results))
     assert again["tables"]["automatic"]["base"]["soil_false_alarm"] == [None, None, None]  # NaN becomes null
     table = markdown_table(again)

@@ -13,7 +13,6 @@ from rootsam_lib.evaluation.clicks import (
     TimeModel,
     clicks_until,
     corrected_row,
-    correction,
     simulate,
     summarise,
 )
@@ -64,7 +63,8 @@ def test_summary_by_hand():
 
 def annotated(nano, scan, most=6, jitter=1.0, **options) -> dict:
     rng = np.random.default_rng(0)
-    return corrected_row(correction(nano, scan.image), scan.mask, most, rng, jitter, clicks.SKIP, **options)
+    nano.set_image(scan.image)
+    return corrected_row(nano.correct, scan.mask, most, rng, jitter, clicks.SKIP, **options)
 
 
 def test_one_scan(nano, small_scans):

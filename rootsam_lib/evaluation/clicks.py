@@ -14,13 +14,14 @@ import numpy as np
 from rootsam_lib.data.scans import Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import RatioTerms, interval, mean_terms, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou, thinned
-from rootsam_lib.predictor import Click
-from rootsam_lib.prompts import Prompts, next_click
+from rootsam_lib.predictor import Click, Predictor
+from rootsam_lib.prompts import next_click
 from rootsam_lib.results import progress, provenance, read_json, write_json
 
-Predict = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W)
+Predict = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W): `Predictor.correct`
 CLICKS = (0, 1, 3, 5, 10, 20)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
+SHARE = 0.95  # of the root IoU with all clicks: enough
 SKIP = 6  # px around a click within which nobody clicks again
 TIME_SOURCES = {
     "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "
@@ -94,19 +95,6 @@ def correct(
     return masks + masks[-1:] * (clicks + 1 - len(masks)), given
 
 
-def correction(predictor: Callable, image: np.ndarray) -> Predict:
-    """How one image is corrected: by the predictor's own `correct`, or, where it has none, with all points at once."""
-    if hasattr(predictor, "correct"):
-        predictor.set_image(image)
-        return predictor.correct
-
-    def predict(given: Sequence[Click]) -> np.ndarray:
-        rows = np.array(given, np.float32).reshape(-1, 3)
-        return predictor(image, Prompts(rows[:, :2], rows[:, 2].astype(np.int64)) if given else None)
-
-    return predict
-
-
 def skeleton_length(mask: np.ndarray) -> float:
     """Pixels of the mask's centre lines: a length that is short by the same share for every mask of one image."""
     return float(thinned(mask).sum())
@@ -169,18 +157,18 @@ def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) ->
 
 
 def summarise(
-    rows: Sequence[Mapping], times: TimeModel = TimeModel(), share: float = 0.95, draws: int = 2000, seed: int = 0
+    rows: Sequence[Mapping], times: TimeModel = TimeModel(), draws: int = 2000, seed: int = 0
 ) -> dict[str, object]:
     """Clicks and minutes per scan with 95 % intervals, and scores after k clicks, over one model's scans.
 
-    Clicks: until the root IoU is within `share` of the same model's with all clicks. A model that ignores its clicks
+    Clicks: until the root IoU is within 95 % of the same model's with all clicks. A model that ignores its clicks
     needs none by this definition, so look at `after_clicks` and `obeyed_share` as well. Intervals draw whole tubes; in
     that of the minutes, the seconds of the time model are drawn anew as well. Raises ValueError for no row.
     """
     if not rows:
         raise ValueError("no scan was annotated: check the split and the limit.")
     rng, most = np.random.default_rng(seed), len(rows[0]["root_iou"]) - 1
-    needed = mean_terms([clicks_until(row["root_iou"], share * row["root_iou"][-1]) for row in rows])
+    needed = mean_terms([clicks_until(row["root_iou"], SHARE * row["root_iou"][-1]) for row in rows])
     clicks = needed.samples(tube_weights([row["tube"] for row in rows], rng, draws))
     minutes = np.array([times.minutes(mean, rng) for mean in clicks])
     shown = sorted({k for k in CLICKS if k < most} | {most})
@@ -200,11 +188,9 @@ def summarise(
 
 
 def simulate(
-    predictors: Mapping[str, Callable],
+    predictors: Mapping[str, Predictor],
     scans: Sequence[Scan],
     out: str | Path | None = None,
-    times: TimeModel = TimeModel(),
-    share: float = 0.95,
     clicks: int = 20,
     jitter: float = 1.0,
     seed: int = 0,
@@ -229,19 +215,20 @@ def simulate(
             kept = read_json(file) if file and file.is_file() else {}
             if kept.get("setting") != made_with:
                 rng = np.random.default_rng([seed, scan.mask.shape[0], int(scan.mask.sum())])
-                row = corrected_row(correction(predictor, scan.image), scan.mask, clicks, rng, jitter, SKIP)
+                predictor.set_image(scan.image)
+                row = corrected_row(predictor.correct, scan.mask, clicks, rng, jitter, SKIP)
                 kept = {"setting": made_with, "row": {"name": scan.name, "tube": scan.tube} | row}
                 if file:
                     write_json(file, kept)
             rows[name].append(kept["row"])
-    summaries = {name: summarise(of, times, share, seed=seed) for name, of in rows.items()}
+    summaries = {name: summarise(of, seed=seed) for name, of in rows.items()}
     last = summaries[list(predictors)[-1]]
     low, high = last["minutes_interval"]
     return {
-        "protocol": {"name": "simulated annotator", "share": share, **setting},
+        "protocol": {"name": "simulated annotator", "share": SHARE, **setting},
         "minutes_per_scan": {"mean": last["minutes"], "low": low, "high": high},  # for the cost model
         "clicks_per_scan": last["clicks"],
-        "times": {"seconds": asdict(times), "sources": TIME_SOURCES},
+        "times": {"seconds": asdict(TimeModel()), "sources": TIME_SOURCES},
         "data": {"real": real, "scans": [scan.name for scan in scans]},
         "models": about,
         "rows": summaries,

@@ -32,7 +32,7 @@ from rootsam_lib.evaluation.bootstrap import (
     relative_gain,
     tube_weights,
 )
-from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction, correction_terms
+from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction_terms
 from rootsam_lib.metrics import (
     Counts,
     betti0_error,
@@ -48,6 +48,7 @@ from rootsam_lib.metrics import (
     precision,
     recall,
 )
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import POSTER, ROOT, FixedPrompts, Prompts, sample_points, with_slips
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
@@ -251,7 +252,7 @@ def row_terms(rows: Sequence[Mapping[str, float]]) -> dict[str, RatioTerms]:
     return {key: mean_terms(values, np.isfinite(values)) for key, values in columns.items()}
 
 
-def correction_scores(predictor: MaskPredictor, patches: Sequence[Patch], seed: int = 0) -> dict[str, RatioTerms]:
+def correction_scores(predictor: Predictor, patches: Sequence[Patch], seed: int = 0) -> dict[str, RatioTerms]:
     """(e) The scores of `correction_terms` over the patches with roots. Raises ValueError where none has any."""
     rooted = [patch for patch in patches if patch.mask.any()]
     if not rooted:
@@ -259,8 +260,8 @@ def correction_scores(predictor: MaskPredictor, patches: Sequence[Patch], seed: 
     rows = []
     for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
         rng, length = np.random.default_rng([seed, number]), partial(root_length_mm, mm_per_px=patch.mm_per_px or 1.0)
-        predict = correction(predictor, patch.image)
-        rows.append(corrected_row(predict, patch.mask, max(CLICKS), rng, JITTER_PX, 0, length, CLICKS))
+        predictor.set_image(patch.image)
+        rows.append(corrected_row(predictor.correct, patch.mask, max(CLICKS), rng, JITTER_PX, 0, length, CLICKS))
     return correction_terms(rows)
 
 
