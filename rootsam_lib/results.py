@@ -113,7 +113,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
     A text that a spreadsheet would run as a formula (a scan called =1+1) gets a ' in front; `read_csv` takes it off.
     """
-    write_text(path, _csv(rows, list(dict.fromkeys(name for row in rows for name in row)), header=True))
+    write_text(path, csv_text(rows, list(dict.fromkeys(name for row in rows for name in row))))
     return Path(path)
 
 
@@ -123,7 +123,7 @@ def append_csv(path: str | Path, row: Mapping[str, object], columns: Sequence[st
     A kill leaves whole lines, or a last one that is torn: `whole_lines` takes that off.
     """
     with open(path, "a", encoding="utf-8", newline="") as file:
-        file.write(_csv([row], columns, header=False))
+        file.write(csv_text([row], columns, header=False))
         file.flush()
         os.fsync(file.fileno())
 
@@ -165,7 +165,8 @@ def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def _csv(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool) -> str:
+def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool = True) -> str:
+    """Rows as `write_csv` writes them."""
     plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
     table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
     return table.to_csv(index=False, header=header, lineterminator="\n")
@@ -273,7 +274,8 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
 def shown(path: str | Path) -> str:
     """A path as people should see it: relative to the project where it lies inside."""
     path = Path(path)
-    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    text = str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    return text.encode(errors="replace").decode()  # a name that is no UTF-8 could not be printed
 
 
 def lock_folder(folder: str | Path) -> FileLock:
