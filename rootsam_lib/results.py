@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -297,6 +298,8 @@ def lock_folder(folder: str | Path) -> FileLock:
             f"{shown(folder)} is in use {held}: wait for it or end it first, since two at once would undo each "
             "other's work."
         ) from None
+    except NotImplementedError:  # a disk without locks, such as some network drives
+        warnings.warn(f"{shown(folder)} lies on a disk without locks: do not use it twice at once.", stacklevel=2)
     since = datetime.now().isoformat(" ", timespec="seconds")
     write_json(note, {"pid": os.getpid(), "host": platform.node(), "since": since})
     return lock

@@ -5,7 +5,7 @@ import yaml
 
 from rootsam_lib.__main__ import NOTEBOOKS, PROFILES, check_parameters, load_profile, main, notebook_parameters
 
-KNOWN = {"a.ipynb": {"SEED": 0, "RATE": 0.5, "DATA": "synthetic", "FLAG": True}}
+KNOWN = {"a.ipynb": {"SEED": 0, "LR": 0.5, "DATA": "synthetic", "FLAG": True}}
 
 
 def refused(capsys, *arguments) -> str:
@@ -33,8 +33,8 @@ def test_wrong_type_profile_and_number(capsys):
 
 def test_values_are_read_as_python_does():
     given = {"lr": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
-    assert check_parameters(given, KNOWN) == {"RATE": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
-    assert check_parameters({"RATE": 1, "SEED": 2.0, "DATA": 2024}, KNOWN) == {"RATE": 1, "SEED": 2, "DATA": "2024"}
+    assert check_parameters(given, KNOWN) == {"LR": 1e-4, "SEED": 3, "DATA": "folder", "FLAG": False}
+    assert check_parameters({"LR": 1, "SEED": 2.0, "DATA": 2024}, KNOWN) == {"LR": 1, "SEED": 2, "DATA": "2024"}
     for bad in ({"SEED": "3"}, {"SEED": True}, {"SEED": float("inf")}, {"FLAG": 1}):
         with pytest.raises(ValueError):
             check_parameters(bad, KNOWN)

@@ -73,7 +73,7 @@ class Table:
         if path.is_file() and path.stat().st_size:
             rows = read_csv(path, text=None)
             self.columns = list(rows[0]) if rows else []
-            if "scan" not in self.columns or csv_text(rows, self.columns).encode() != path.read_bytes():
+            if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != path.read_bytes()):
                 raise ValueError(
                     f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
                     "to keep it, and its scans are done again."
@@ -157,7 +157,9 @@ def segment_folder(
         done = {entry.name for entry in entries if is_done(entry, out, traits, scores, say)}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
-        masks = {row["mask_sha256"]: name for name, row in traits.rows.items()}  # to see when two scans have the same
+        masks = {
+            row.get("mask_sha256"): name for name, row in traits.rows.items()
+        }  # to see when two scans have the same
 
         failed = {}
         left = [entry for entry in entries if entry.name not in done]
