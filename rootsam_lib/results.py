@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -114,7 +115,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
     A text that a spreadsheet would run as a formula (a scan called =1+1) gets a ' in front; `read_csv` takes it off.
     """
-    write_text(path, _csv(rows, list(dict.fromkeys(name for row in rows for name in row)), header=True))
+    write_text(path, csv_text(rows, list(dict.fromkeys(name for row in rows for name in row))))
     return Path(path)
 
 
@@ -124,7 +125,7 @@ def append_csv(path: str | Path, row: Mapping[str, object], columns: Sequence[st
     A kill leaves whole lines, or a last one that is torn: `whole_lines` takes that off.
     """
     with open(path, "a", encoding="utf-8", newline="") as file:
-        file.write(_csv([row], columns, header=False))
+        file.write(csv_text([row], columns, header=False))
         file.flush()
         os.fsync(file.fileno())
 
@@ -166,7 +167,8 @@ def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def _csv(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool) -> str:
+def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool = True) -> str:
+    """Rows as `write_csv` writes them."""
     plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
     table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
     return table.to_csv(index=False, header=header, lineterminator="\n")
@@ -282,7 +284,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def shown(path: str | Path) -> str:
     """A path as people should see it: relative to the project where it lies inside."""
     path = Path(path)
-    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    text = str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    return text.encode(errors="replace").decode()  # a name that is no UTF-8 could not be printed
 
 
 def lock_folder(folder: str | Path) -> FileLock:
@@ -304,6 +307,8 @@ def lock_folder(folder: str | Path) -> FileLock:
             f"{shown(folder)} is in use {held}: wait for it or end it first, since two at once would undo each "
             "other's work."
         ) from None
+    except NotImplementedError:  # a disk without locks, such as some network drives
+        warnings.warn(f"{shown(folder)} lies on a disk without locks: do not use it twice at once.", stacklevel=2)
     since = datetime.now().isoformat(" ", timespec="seconds")
     write_json(note, {"pid": os.getpid(), "host": platform.node(), "since": since})
     return lock

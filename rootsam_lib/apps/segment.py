@@ -34,6 +34,7 @@ from rootsam_lib.results import (
     append_csv,
     check_name,
     claim_folder,
+    csv_text,
     file_hash,
     progress,
     read_csv,
@@ -70,11 +71,14 @@ class Table:
         if path.is_file():
             whole_lines(path)
         if path.is_file() and path.stat().st_size:
-            read = read_csv(path, text=None)
-            if read and "scan" not in read[0]:
-                raise ValueError(f"{shown(path)} has no column scan: put the table back, or give another folder.")
-            self.rows = {row["scan"]: row for row in read}
-            self.columns = list(read[0]) if read else []
+            rows = read_csv(path, text=None)
+            self.columns = list(rows[0]) if rows else []
+            if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != path.read_bytes()):
+                raise ValueError(
+                    f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
+                    "to keep it, and its scans are done again."
+                )
+            self.rows = {row["scan"]: row for row in rows}
 
     def add(self, row: Mapping[str, object]) -> None:
         """Add a scan's row, on the disk before this returns."""
@@ -153,7 +157,9 @@ def segment_folder(
         done = {entry.name for entry in entries if is_done(entry, out, traits, scores, say)}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
-        masks = {row["mask_sha256"]: name for name, row in traits.rows.items()}  # to see when two scans have the same
+        masks = {
+            row.get("mask_sha256"): name for name, row in traits.rows.items()
+        }  # to see when two scans have the same
 
         failed = {}
         left = [entry for entry in entries if entry.name not in done]
