@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from rootsam_lib import HOME
-from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.evaluation.bootstrap import estimates, tube_weights
 from rootsam_lib.evaluation.protocols import score_images, summary_terms
+from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.metrics import dilate
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import RUNS, provenance, write_json

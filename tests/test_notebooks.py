@@ -110,4 +110,4 @@ def test_links_resolve_and_dollars_are_no_formula(lesson):
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", cell.source):
                 assert target.startswith("https://") or (path.parent / target).exists(), target
-            assert not re.search(r"(?<!\\)\$\d[\d,.]*(\s|$)", cell.source), "two bare dollar signs would set a formula: write \\$"
+            assert not re.search(r"(?<!\\)\$\d[\d,.]*(\s|$)", cell.source), "two bare dollars set a formula"
