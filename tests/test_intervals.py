@@ -28,10 +28,12 @@ def test_images_of_one_tube_are_drawn_together():
         tube_weights([], np.random.default_rng(0))
 
 
-def test_one_tube_has_no_spread_and_many_alike_have_none_either():
+def test_one_tube_has_no_interval_and_many_alike_have_one_of_no_width():
     one = tube_weights(["a"] * 5, np.random.default_rng(0), 50)
     values = RatioTerms(np.arange(5.0), np.ones(5))
-    assert estimate(values, one) == (2.0, 2.0, 2.0)
+    for found in (estimate(values, one), difference(values, values, one), relative_gain(values, values, one)):
+        assert math.isnan(found.low) and math.isnan(found.high)
+    assert estimate(values, one).value == 2
     alike = tube_weights(list("abcde"), np.random.default_rng(0), 50)
     assert estimate(RatioTerms(np.full(5, 0.25), np.ones(5)), alike) == pytest.approx((0.25, 0.25, 0.25))
 

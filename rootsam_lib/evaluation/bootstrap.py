@@ -74,20 +74,26 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _estimate(value: float, samples: np.ndarray, weights: np.ndarray) -> Estimate:
+    """One tube alone says nothing about others: no interval (NaN), and not one of no width."""
+    several = (weights != weights[0]).any()
+    return Estimate(value, *(interval(samples) if several else (float("nan"), float("nan"))))
+
+
 def estimate(terms: RatioTerms, weights: np.ndarray) -> Estimate:
     """A score with its interval, from `tube_weights`."""
-    return Estimate(terms.value, *interval(terms.samples(weights)))
+    return _estimate(terms.value, terms.samples(weights), weights)
 
 
 def relative_gain(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new / old - 1 with its paired interval: both models on the same images and the same draws."""
-    samples = ratio(new.samples(weights), old.samples(weights)) - 1
-    return Estimate(new.value / old.value - 1 if old.value else float("nan"), *interval(samples))
+    value = new.value / old.value - 1 if old.value else float("nan")
+    return _estimate(value, ratio(new.samples(weights), old.samples(weights)) - 1, weights)
 
 
 def difference(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new - old with its paired interval."""
-    return Estimate(new.value - old.value, *interval(new.samples(weights) - old.samples(weights)))
+    return _estimate(new.value - old.value, new.samples(weights) - old.samples(weights), weights)
 
 
 def estimates(scores: Mapping[str, RatioTerms], weights: np.ndarray) -> dict[str, list[float]]:
@@ -111,11 +117,11 @@ def agreement(
         lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
         raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
     off = predicted - true
-    spread, deviation, number = true.var(), off.std(ddof=1), len(set(tubes))
+    spread, deviation = true.var(), off.std(ddof=1)
     both_vary = spread > 0 and predicted.var() > 0
     result = {
         "scans": len(true),
-        "tubes": number,
+        "tubes": len(set(tubes)),
         "r2": float(1 - (off**2).mean() / spread) if spread else float("nan"),
         "r2_fitted": float(np.corrcoef(predicted, true)[0, 1] ** 2) if both_vary else float("nan"),
         "limits_low": float(off.mean() - 1.96 * deviation),
@@ -125,8 +131,6 @@ def agreement(
     for key, terms in {"bias": mean_terms(off), "relative_bias": RatioTerms(off, true)}.items():
         value, low, high = estimate(terms, weights)
         result |= {key: value, f"{key}_low": low, f"{key}_high": high}
-        if number == 1:
-            result |= {f"{key}_low": float("nan"), f"{key}_high": float("nan")}
     return result
 
 
