@@ -172,6 +172,7 @@ def save_checkpoint(model: RootSAM, path: str | Path, about: Mapping[str, object
     state = {key: value.contiguous() for key, value in model.sam.state_dict().items()}
     with atomic(path) as partial:
         save_file(state, partial, metadata={"rootsam": json.dumps(about, sort_keys=True)})
+        partial.chmod(0o644)  # safetensors' own choice hides the file from other users
 
 
 def read_about(path: str | Path) -> dict[str, object]:

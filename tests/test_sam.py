@@ -147,10 +147,11 @@ def test_moving_the_prompts_moves_the_mask():
     picture[:, 150:220, 150:220] = (60, 120, 200)
     features = model.encode(picture)
     here, there = (
-        model.decode(features, torch.full((1, 1, 2), float(x)), torch.ones(1, 1).long()).logits > 0 for x in (70, 185)
+        model.decode(features, torch.full((1, 1, 2), float(x)), torch.ones(1, 1).long()).logits[0, 0] > 0
+        for x in (70, 185)
     )
-    assert (here != there).sum() > 500
-    assert here[0, 70, 70] and there[0, 185, 185]
+    assert (here != there).sum() > 500 / 16  # one logit per 4 px
+    assert here[17, 17] and there[46, 46]
 
 
 @pytest.mark.parametrize(
