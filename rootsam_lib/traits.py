@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
+from skimage.morphology import skeletonize
 
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.metrics import EIGHT, thinned
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
+EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 
 
@@ -83,6 +84,14 @@ def trace(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEANING) -> 
         centre_lines = thinned(centre_lines)  # what is left of a branch point is no corner
     paths = [] if skeleton is None else [skeleton.path_coordinates(i) for i in range(skeleton.n_paths)]
     return Tracing(mask, centre_lines, paths, [2 * distance[tuple(path.astype(int).T)] for path in paths])
+
+
+def thinned(mask: np.ndarray) -> np.ndarray:
+    """The centre lines of a mask, both bool (H, W), one pixel wide: Lee et al. 1994.
+
+    Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
+    """
+    return skeletonize(mask, method="lee") > 0
 
 
 def _without_specks(mask: np.ndarray, smallest: float, neighbours: np.ndarray | None = None) -> np.ndarray:
@@ -279,3 +288,61 @@ def _cell(value: object) -> object:
     if isinstance(value, (float, np.floating)):
         return "" if np.isnan(value) else f"{value:.6g}"
     return "" if value is None else value
+
+
+def agreement(
+    predicted: Sequence[float],
+    true: Sequence[float],
+    tubes: Sequence[str],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, float]:
+    """How well a trait of predicted masks agrees with that of the true ones, scan by scan.
+
+    r2: 1 - (sum of squared differences) / (spread of the true values): the share explained *without* a calibration, so
+    a bias counts. r2_fitted: squared correlation, what papers usually print; it forgives any bias. bias: mean of
+    predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
+    _high) from `resamples` bootstrap draws of whole tubes, since scans of one tube resemble each other; with one tube
+    it is NaN. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986).
+    Raises ValueError for lists of different lengths or fewer than two scans.
+    """
+    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    if not len(predicted) == len(true) == len(tubes) or len(true) < 2:
+        lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
+        raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
+    difference = predicted - true
+    numbers = {tube: np.flatnonzero([other == tube for other in tubes]) for tube in dict.fromkeys(tubes)}
+    groups = list(numbers.values())
+    sums = np.array([(len(group), difference[group].sum(), true[group].sum()) for group in groups])
+    rng = np.random.default_rng(seed)
+    drawn = sums[rng.integers(len(groups), size=(resamples, len(groups)))].sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        samples = {"bias": drawn[:, 1] / drawn[:, 0], "relative_bias": drawn[:, 1] / drawn[:, 2]}
+    spread, deviation = true.var(), difference.std(ddof=1)
+    both_vary = spread > 0 and predicted.var() > 0
+    result = {
+        "scans": len(true),
+        "tubes": len(groups),
+        "r2": float(1 - (difference**2).mean() / spread) if spread else float("nan"),
+        "r2_fitted": float(np.corrcoef(predicted, true)[0, 1] ** 2) if both_vary else float("nan"),
+        "bias": float(difference.mean()),
+        "relative_bias": float(difference.sum() / true.sum()) if true.sum() else float("nan"),
+        "limits_low": float(difference.mean() - 1.96 * deviation),
+        "limits_high": float(difference.mean() + 1.96 * deviation),
+    }
+    for key, values in samples.items():
+        finite = values[np.isfinite(values)]
+        low, high = np.percentile(finite, [2.5, 97.5]) if len(groups) > 1 and len(finite) else (np.nan, np.nan)
+        result |= {f"{key}_low": float(low), f"{key}_high": float(high)}
+    return result
+
+
+def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
+    """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
+
+    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
+    nothing was predicted, or nothing is there.
+    """
+    if not sum(predicted) or not sum(true):
+        raise ValueError("the sum of the predicted or of the true values is 0: calibrate on scans that have roots.")
+    return float(sum(true) / sum(predicted))

@@ -129,7 +129,8 @@ def test_models_on_scans_larger_than_a_patch(small_scans):
     model = build_sam("nano")
     whole = evaluate({"base": Predictor(model, tile_size=256)}, tile(scan, 256), scans=[scan], draws=20)
     tables = whole["tables"]  # one tile is the whole scan: its score is that of the patch
-    assert tables["whole scans"]["base"]["root_iou"] == pytest.approx(tables["automatic"]["base"]["root_iou"])
+    pair = [tables[table]["base"]["root_iou"] for table in ("whole scans", "automatic")]
+    assert pair[0] == pytest.approx(pair[1], nan_ok=True)
     assert whole["models"]["base"]["model"].startswith("nano (SAM2.1 decoder")
     mask = Predictor(model, tile_size=128)(scan.image, None)
     assert mask.shape == scan.mask.shape and mask.dtype == bool

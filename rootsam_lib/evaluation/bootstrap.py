@@ -74,68 +74,28 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _estimate(value: float, samples: np.ndarray, weights: np.ndarray) -> Estimate:
+    """One tube alone says nothing about others: no interval (NaN), and not one of no width."""
+    several = (weights != weights[0]).any()
+    return Estimate(value, *(interval(samples) if several else (float("nan"), float("nan"))))
+
+
 def estimate(terms: RatioTerms, weights: np.ndarray) -> Estimate:
     """A score with its interval, from `tube_weights`."""
-    return Estimate(terms.value, *interval(terms.samples(weights)))
+    return _estimate(terms.value, terms.samples(weights), weights)
 
 
 def relative_gain(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new / old - 1 with its paired interval: both models on the same images and the same draws."""
-    samples = ratio(new.samples(weights), old.samples(weights)) - 1
-    return Estimate(new.value / old.value - 1 if old.value else float("nan"), *interval(samples))
+    value = new.value / old.value - 1 if old.value else float("nan")
+    return _estimate(value, ratio(new.samples(weights), old.samples(weights)) - 1, weights)
 
 
 def difference(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new - old with its paired interval."""
-    return Estimate(new.value - old.value, *interval(new.samples(weights) - old.samples(weights)))
+    return _estimate(new.value - old.value, new.samples(weights) - old.samples(weights), weights)
 
 
 def estimates(scores: Mapping[str, RatioTerms], weights: np.ndarray) -> dict[str, list[float]]:
     """[value, low, high] of several scores, as results files hold them."""
     return {name: list(estimate(terms, weights)) for name, terms in scores.items()}
-
-
-def agreement(
-    predicted: Sequence[float], true: Sequence[float], tubes: Sequence[str], seed: int = 0, draws: int = 2000
-) -> dict[str, float]:
-    """How well a trait of predicted masks agrees with that of the true ones, scan by scan.
-
-    r2: 1 - (sum of squared differences) / (spread of the true values): the share explained *without* a calibration, so
-    a bias counts. r2_fitted: squared correlation, what papers usually print; it forgives any bias. bias: mean of
-    predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
-    _high) over tubes; with one tube it is NaN. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland &
-    Altman 1986). Raises ValueError for lists of different lengths or fewer than two scans.
-    """
-    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
-    if not len(predicted) == len(true) == len(tubes) or len(true) < 2:
-        lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
-        raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
-    off = predicted - true
-    spread, deviation, number = true.var(), off.std(ddof=1), len(set(tubes))
-    both_vary = spread > 0 and predicted.var() > 0
-    result = {
-        "scans": len(true),
-        "tubes": number,
-        "r2": float(1 - (off**2).mean() / spread) if spread else float("nan"),
-        "r2_fitted": float(np.corrcoef(predicted, true)[0, 1] ** 2) if both_vary else float("nan"),
-        "limits_low": float(off.mean() - 1.96 * deviation),
-        "limits_high": float(off.mean() + 1.96 * deviation),
-    }
-    weights = tube_weights(tubes, np.random.default_rng(seed), draws)
-    for key, terms in {"bias": mean_terms(off), "relative_bias": RatioTerms(off, true)}.items():
-        value, low, high = estimate(terms, weights)
-        result |= {key: value, f"{key}_low": low, f"{key}_high": high}
-        if number == 1:
-            result |= {f"{key}_low": float("nan"), f"{key}_high": float("nan")}
-    return result
-
-
-def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
-    """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
-
-    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
-    nothing was predicted, or nothing is there.
-    """
-    if not sum(predicted) or not sum(true):
-        raise ValueError("the sum of the predicted or of the true values is 0: calibrate on scans that have roots.")
-    return float(sum(true) / sum(predicted))
