@@ -153,39 +153,40 @@ def segment_folder(
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
         names = [entry.name for entry in entries]
         if gone := [name for name in traits.rows if name not in set(names)]:
-            say(f"{gone[0]}: no longer in {folder.name}, like {len(gone) - 1} others: rows dropped, their masks stay.")
+            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         done = {entry.name for entry in entries if is_done(entry, out, traits, scores, say)}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
-        masks = {
-            row.get("mask_sha256"): name for name, row in traits.rows.items()
-        }  # to see when two scans have the same
+        mask_of = {row.get("mask_sha256"): name for name, row in traits.rows.items()}
 
         failed = {}
         left = [entry for entry in entries if entry.name not in done]
         for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
             try:
                 trait, score = _segment(entry, predictor, out, dpi, prompts.get(entry.name), measuring)
-                if score:
-                    scores.add(score)
-                traits.add(trait)  # last: without it a scan counts as not done
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise OSError(
-                        error.errno, f"{error.strerror}: make room and run it again, it goes on where it was", str(out)
-                    ) from None
+                    raise
                 failed[entry.name] = _reason(error, entry)
                 say(f"failed: {entry.name}: {failed[entry.name]}")
                 continue
+            if score:
+                scores.add(score)
+            traits.add(trait)  # last: without it a scan counts as not done
             if trait["qc_all_background"]:
                 say(f"{entry.name}: no root was found: if it has some, look at the model's training and input_scale.")
-            elif (other := masks.setdefault(trait["mask_sha256"], entry.name)) != entry.name:
+            elif (other := mask_of.setdefault(trait["mask_sha256"], entry.name)) != entry.name:
                 say(f"{entry.name}: its mask is exactly that of {other}: check whether both are the same image.")
         traits.keep(names)
         scores.keep(names)
         text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
         rows = read_csv(traits.path, text) if traits.rows else []
         return Report(rows, traits.path, len(done), failed)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            todo = "make room and run it again, it goes on where it was"
+            raise OSError(error.errno, f"{error.strerror}: {todo}", str(out)) from None
+        raise
     finally:
         lock.release()
 
@@ -250,17 +251,17 @@ def is_done(entry: Entry, out: Path, traits: Table, scores: Table, say: Callable
 
     A mask that somebody changed since is set aside, since it will be made again.
     """
-    row, score, (mask, overlay_file) = (
-        traits.rows.get(entry.name),
-        scores.rows.get(entry.name),
-        output_files(entry.name, out),
-    )
+    row, score = traits.rows.get(entry.name), scores.rows.get(entry.name)
     if row is None:
         return False
 
     def same(file: Path, hashed: object) -> bool:
-        return file.is_file() and file_hash(file) == hashed
+        try:
+            return file.is_file() and file_hash(file) == hashed
+        except OSError:  # not readable: it fails by itself when it is done again
+            return False
 
+    mask, overlay_file = output_files(entry.name, out)
     if mask.is_file() and not same(mask, row.get("mask_sha256")) and _opens(mask):
         aside = mask.with_name(f"{mask.stem}-changed-{file_hash(mask)[:6]}.png")
         os.replace(mask, aside)
