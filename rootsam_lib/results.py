@@ -171,9 +171,10 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
 
 
 def shown(path: str | Path) -> str:
-    """A path as people should see it: relative to the project where it lies inside."""
+    """A path as people should see it: relative to the project where it lies inside, and fit to print."""
     path = Path(path)
-    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    text = str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
+    return os.fsencode(text).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 cannot be printed
 
 
 def record(profile: str, lesson: str, metrics: dict[str, object], parameters: dict[str, object]) -> Path:

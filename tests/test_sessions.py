@@ -15,7 +15,8 @@ from PIL import Image
 
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.scans import Scan, read_mask
+from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.triage import triage
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import obey, segment

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from rootsam_lib.checkpoints import weights_hash
-from rootsam_lib.data.scans import Scan, open_image, parse_date, parse_dpi, parse_tube, read_image
+from rootsam_lib.data.images import read_image, resolution
+from rootsam_lib.data.scans import Scan, parse_date, parse_tube
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor_corrector import Click, Corrector
 from rootsam_lib.results import shown, write_json, write_text
@@ -56,10 +57,9 @@ class ImageFiles(Sequence):
 
     def __getitem__(self, index: int) -> Scan:
         path = self.paths[index]
-        opened = open_image(path)
-        dpi = parse_dpi(path, opened.info.get("dpi"))
+        dpi, _ = resolution(path)
         tube = parse_tube(path.stem) or path.stem
-        return Scan(read_image(opened), None, path.stem, tube, parse_date(path.stem), 25.4 / dpi if dpi else None)
+        return Scan(read_image(path), None, path.stem, tube, parse_date(path.stem), 25.4 / dpi if dpi else None)
 
 
 def image_hash(image: np.ndarray) -> str:

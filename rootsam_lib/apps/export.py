@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, label
 
-from rootsam_lib.data.scans import Scan, open_image, parse_tube
+from rootsam_lib.data.images import open_image
+from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.predictor_corrector import Click
 from rootsam_lib.prompts import ROOT, SOIL
 from rootsam_lib.results import shown, write_json

@@ -22,16 +22,17 @@ from PIL import Image
 
 from rootsam_lib.checkpoints import MODELS, build_sam, weights_hash
 from rootsam_lib.data.datasets import Entry, find_pairs, load_entry
-from rootsam_lib.data.scans import Scan, parse_dpi
+from rootsam_lib.data.images import resolution
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
 from rootsam_lib.lessons.checks import Repeats, check_background
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import segment
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.results import progress, read_json, write_json
+from rootsam_lib.results import progress, read_json, write_csv, write_json
 from rootsam_lib.training.loop import load_stage
-from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row, write_traits
+from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row
 
 
 class Report(NamedTuple):
@@ -141,7 +142,7 @@ def segment_folder(
         write_image(out / f"{scan.name}-mask.png", np.where(found.mask, 255, 0).astype(np.uint8))
         for name, rows in tables.items():  # the rows last: without them a scan counts as not done
             if rows:
-                write_traits([rows[e.name] for e in entries if e.name in rows], out / name)
+                write_csv(out / name, [rows[e.name] for e in entries if e.name in rows])
     rows = [tables["traits.csv"][e.name] for e in entries if e.name in tables["traits.csv"] and e.name not in failed]
     return Report(rows, out / "traits.csv", skipped, failed)
 
@@ -179,9 +180,8 @@ def check_resolution(entries: Sequence[Entry], dpi: float | None) -> None:
     silent = []
     for entry in entries:
         try:
-            with Image.open(entry.image) as opened:
-                stated = parse_dpi(entry.image, opened.info.get("dpi"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            stated, _ = resolution(entry.image)
+        except (OSError, ValueError):
             continue  # it fails by itself later, in its own sentence
         if not stated:
             silent.append(entry.image)
