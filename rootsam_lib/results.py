@@ -273,10 +273,10 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
 
 
 def shown(path: str | Path) -> str:
-    """A path as people should see it: relative to the project where it lies inside."""
+    """A path as people should see it: relative to the project where it lies inside, and fit to print."""
     path = Path(path)
     text = str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
-    return text.encode(errors="replace").decode()  # a name that is no UTF-8 could not be printed
+    return os.fsencode(text).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 cannot be printed
 
 
 def lock_folder(folder: str | Path) -> FileLock:
