@@ -282,10 +282,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def shown(path: str | Path) -> str:
-    """A path as people should see it: relative to the project where it lies inside."""
+    """A path as people should see it: relative to the project where it lies inside, and fit to print."""
     path = Path(path)
     text = str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
-    return text.encode(errors="replace").decode()  # a name that is no UTF-8 could not be printed
+    return os.fsencode(text).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 cannot be printed
 
 
 def lock_folder(folder: str | Path) -> FileLock:

@@ -1,17 +1,17 @@
 """Root traits: from a mask and the edge of a pixel to millimetres of root, one tidy row a scan, and its quality.
 
-A trait is only as good as its mask: judge a model's traits against those of the true masks (`agreement`), and look at
-the QC columns of a scan before you use its row.
+Where the edge of a pixel is not known (cracks, vessels and fungi seldom have dpi) everything is in pixels, and the
+names of the columns say so: `root_length_px` in place of `root_length_mm`.
+
+A trait is only as good as its mask: judge a model's traits against those of the true masks (`evaluation.agreement`),
+and look at the QC columns of a scan before you use its row.
 """
 
-import csv
-import io
 import itertools
-import os
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +19,12 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
 from skimage.morphology import skeletonize
 
+from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
+CLASSES_PX = (4, 8, 12)  # about the same at 300 dpi
 EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 
@@ -31,17 +33,19 @@ _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 class Cleaning:
     """What is taken off a mask before it is measured; (0, 0) takes nothing off.
 
-    speck_mm2: pieces of root, and holes in roots, smaller than this are noise. spur_diameters: a branch that ends
-    freely and is shorter than so many diameters of the root where it leaves is a bump on its edge and no lateral.
-    Raises ValueError for a value below 0.
+    speck_mm2: pieces of root, and holes in roots, smaller than this are noise; speck_px: the same in pixels, where the
+    edge of a pixel is not known; at 300 dpi the defaults are equal. spur_diameters: a branch that ends freely and is
+    shorter than so many diameters of the root where it leaves is a bump on its edge and no lateral.
+    Raises ValueError for a value below 0 or that is no number.
     """
 
     speck_mm2: float = 0.1
     spur_diameters: float = 1.0
+    speck_px: float = 14
 
     def __post_init__(self) -> None:
-        if min(self.speck_mm2, self.spur_diameters) < 0:
-            raise ValueError(f"{self} has a value below 0: 0 takes nothing off.")
+        for name, value in vars(self).items():
+            checked(name, value, 0)
 
 
 CLEANING = Cleaning()
@@ -57,8 +61,10 @@ class Tracing(NamedTuple):
     diameters: list[np.ndarray]
 
 
-def trace(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEANING) -> Tracing:
+def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING) -> Tracing:
     """Clean a mask, bool (H, W), thin it to centre lines, prune their spurs, and walk along them.
+
+    mm_per_px: the edge of a pixel, by which specks are judged; None where it is not known.
 
     A spur runs from the middle of a root to a bump on its edge, so it is about half a diameter long, plus the bump.
     Where several meet only the shortest goes, and then all are looked at again: a root's own forked tip keeps a branch.
@@ -68,9 +74,9 @@ def trace(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEANING) -> 
     """
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"the mask is {mask.dtype} {mask.shape}, but must be bool (H, W): threshold it first.")
-    if not (mm_per_px and mm_per_px > 0):
+    if mm_per_px is not None and not 0 < mm_per_px < math.inf:
         raise ValueError(f"mm_per_px is {mm_per_px}: give the edge of a pixel in mm, 25.4 / dpi (300 dpi: 0.0847).")
-    smallest = cleaning.speck_mm2 / mm_per_px**2
+    smallest = cleaning.speck_px if mm_per_px is None else cleaning.speck_mm2 / mm_per_px**2
     mask = ~_without_specks(~_without_specks(mask, smallest, EIGHT), smallest)
     centre_lines = thinned(mask)
     distance = distance_transform_edt(mask)
@@ -165,36 +171,48 @@ def root_length_mm(
 
 
 def measure(
-    mask: np.ndarray, mm_per_px: float, classes_mm: Sequence[float] = CLASSES_MM, cleaning: Cleaning = CLEANING
+    mask: np.ndarray,
+    mm_per_px: float | None,
+    classes: Sequence[float] | None = None,
+    cleaning: Cleaning = CLEANING,
 ) -> dict[str, float]:
-    """The traits of one mask, bool (H, W), with units in their names.
+    """The traits of one mask, bool (H, W), with units in their names: mm, or px where mm_per_px is None.
 
-    Length ("smoothed", and Kimura's for comparison with other papers), length per cm² of window (all pixels are
-    window), area, mean diameter (weighted by length; NaN without roots), length by diameter with bounds classes_mm (a
-    bound belongs to the class above it), and branch points (where roots cross there are one or two as well).
+    Length ("smoothed", and Kimura's for comparison with other papers), length per area of window (per cm², or per px²;
+    all pixels are window), area, mean diameter (weighted by length; NaN without roots), length by diameter (classes:
+    their bounds, CLASSES_MM or CLASSES_PX when None; a bound belongs to the class above it), and branch points (where
+    roots cross there are one or two as well).
     Raises ValueError for bounds that do not rise, and what `trace` raises.
     """
-    if list(classes_mm) != sorted(set(classes_mm)) or not len(classes_mm) or classes_mm[0] <= 0:
-        raise ValueError(f"classes_mm is {tuple(classes_mm)}: give rising bounds in mm, such as {CLASSES_MM}.")
+    unit, size = ("px", 1.0) if mm_per_px is None else ("mm", mm_per_px)
+    if classes is None:
+        classes = CLASSES_PX if mm_per_px is None else CLASSES_MM
+    if not len(classes) or not all(low < high < math.inf for low, high in itertools.pairwise((0, *classes))):
+        raise ValueError(f"classes is {tuple(classes)}: give rising bounds in {unit}, such as {CLASSES_MM} mm.")
     tracing = trace(mask, mm_per_px, cleaning)
-    lengths = np.concatenate([np.zeros(0), *(segment_lengths(path) for path in tracing.paths)]) * mm_per_px
-    kimura = sum(segment_lengths(path, "kimura").sum() for path in tracing.paths) * mm_per_px
+    lengths = np.concatenate([np.zeros(0), *(segment_lengths(path) for path in tracing.paths)]) * size
+    kimura = sum(segment_lengths(path, "kimura").sum() for path in tracing.paths) * size
     between = [(along[:-1] + along[1:]) / 2 for along in tracing.diameters]
-    diameters = np.concatenate([np.zeros(0), *between]) * mm_per_px
+    diameters = np.concatenate([np.zeros(0), *between]) * size
     total = float(lengths.sum())
-    by_class = np.bincount(np.searchsorted(classes_mm, diameters, side="right"), lengths, len(classes_mm) + 1)
-    names = [f"below_{classes_mm[0]:g}_mm"]
-    names += [f"{low:g}_to_{high:g}_mm" for low, high in itertools.pairwise(classes_mm)]
-    names += [f"from_{classes_mm[-1]:g}_mm"]
+    by_class = np.bincount(np.searchsorted(classes, diameters, side="right"), lengths, len(classes) + 1)
+    names = [f"below_{classes[0]:g}", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(classes))]
+    names.append(f"from_{classes[-1]:g}")
+    per_area = "px_per_px2" if mm_per_px is None else "mm_per_cm2"
     return {
-        "root_length_mm": total,
-        "root_length_kimura_mm": float(kimura),
-        "length_density_mm_per_cm2": total / (mask.size * mm_per_px**2 / 100),
-        "root_area_mm2": float(tracing.mask.sum() * mm_per_px**2),
-        "mean_diameter_mm": float((diameters * lengths).sum() / total) if total else float("nan"),
-        **{f"length_mm_diameter_{name}": float(part) for name, part in zip(names, by_class, strict=True)},
+        f"root_length_{unit}": total,
+        f"root_length_kimura_{unit}": float(kimura),
+        f"length_density_{per_area}": total / window_area(mask, mm_per_px),
+        f"root_area_{unit}2": float(tracing.mask.sum() * size**2),
+        f"mean_diameter_{unit}": float((diameters * lengths).sum() / total) if total else float("nan"),
+        **{f"length_{unit}_diameter_{n}_{unit}": float(part) for n, part in zip(names, by_class, strict=True)},
         "branch_points": int(label(branch_pixels(tracing.centre_lines), EIGHT)[1]),
     }
+
+
+def window_area(mask: np.ndarray, mm_per_px: float | None) -> float:
+    """The area that a scan shows, in cm², or in px² where the edge of a pixel is not known."""
+    return float(mask.size if mm_per_px is None else mask.size * mm_per_px**2 / 100)
 
 
 def parse_location(name: str) -> int | None:
@@ -211,10 +229,9 @@ def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0, top_mm: 
     top_mm: length of the tube from the soil surface to the top of the first window (negative when that one starts
     above the soil). Raises ValueError for an angle outside 0 to 90 or a window without height.
     """
-    if not 0 < tube_angle <= 90:
-        raise ValueError(f"tube_angle is {tube_angle}: give the tube's angle to the horizontal, above 0 to 90 degrees.")
-    if window_mm <= 0:
-        raise ValueError(f"window_mm is {window_mm}: give the height of a window along the tube in mm, above 0.")
+    checked("tube_angle", tube_angle, 0, 90, above=True)
+    checked("window_mm", window_mm, 0, above=True)
+    checked("top_mm", top_mm, -1e6)
     return float(((location - 0.5) * window_mm + top_mm) * np.sin(np.deg2rad(tube_angle)))
 
 
@@ -239,110 +256,27 @@ def trait_row(
     window_mm: float | None = None,
     tube_angle: float = 45.0,
     top_mm: float = 0.0,
-    classes_mm: Sequence[float] = CLASSES_MM,
+    classes: Sequence[float] | None = None,
     cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
     """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and `quality`.
 
     window_mm, tube_angle and top_mm belong to `depth_mm`; without window_mm the image's height is taken. The depth is
-    None where the name holds no location. Raises what these functions raise.
+    None where the name holds no location, or the window's height is not known. Raises what these functions raise.
     """
     size = scan.mm_per_px
-    measured = measure(mask, size, classes_mm, cleaning)
+    measured = measure(mask, size, classes, cleaning)
     location = parse_location(scan.name)
-    window = window_mm or mask.shape[0] * size
+    window = mask.shape[0] * size if window_mm is None and size else window_mm
+    known = location is not None and window is not None
     return {
         "scan": scan.name,
         "tube": scan.tube,
         "location": location,
         "date": scan.date,
-        "depth_mm": None if location is None else depth_mm(location, window, tube_angle, top_mm),
+        "depth_mm": depth_mm(location, window, tube_angle, top_mm) if known else None,
         "mm_per_px": size,
-        "window_cm2": mask.size * size**2 / 100,
+        f"window_{'cm2' if size else 'px2'}": window_area(mask, size),
         **measured,
         **quality(mask, scan.image, predicted_iou),
     }
-
-
-def write_traits(rows: Iterable[Mapping[str, object]], path: str | Path) -> Path:
-    """Write rows as a CSV, atomically: numbers with six digits, what is not known empty. Raises ValueError for no row,
-    or rows whose columns differ."""
-    rows = list(rows)
-    if not rows:
-        raise ValueError("there is no row to write: segment at least one scan.")
-    if len({tuple(row) for row in rows}) > 1:
-        raise ValueError("the rows have different columns: measure all scans with the same diameter classes.")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows([_cell(value) for value in row.values()] for row in rows)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(table.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
-    return path
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
-
-
-def agreement(
-    predicted: Sequence[float],
-    true: Sequence[float],
-    tubes: Sequence[str],
-    seed: int = 0,
-    resamples: int = 2000,
-) -> dict[str, float]:
-    """How well a trait of predicted masks agrees with that of the true ones, scan by scan.
-
-    r2: 1 - (sum of squared differences) / (spread of the true values): the share explained *without* a calibration, so
-    a bias counts. r2_fitted: squared correlation, what papers usually print; it forgives any bias. bias: mean of
-    predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
-    _high) from `resamples` bootstrap draws of whole tubes, since scans of one tube resemble each other; with one tube
-    it is NaN. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986).
-    Raises ValueError for lists of different lengths or fewer than two scans.
-    """
-    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
-    if not len(predicted) == len(true) == len(tubes) or len(true) < 2:
-        lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
-        raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
-    difference = predicted - true
-    numbers = {tube: np.flatnonzero([other == tube for other in tubes]) for tube in dict.fromkeys(tubes)}
-    groups = list(numbers.values())
-    sums = np.array([(len(group), difference[group].sum(), true[group].sum()) for group in groups])
-    rng = np.random.default_rng(seed)
-    drawn = sums[rng.integers(len(groups), size=(resamples, len(groups)))].sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        samples = {"bias": drawn[:, 1] / drawn[:, 0], "relative_bias": drawn[:, 1] / drawn[:, 2]}
-    spread, deviation = true.var(), difference.std(ddof=1)
-    both_vary = spread > 0 and predicted.var() > 0
-    result = {
-        "scans": len(true),
-        "tubes": len(groups),
-        "r2": float(1 - (difference**2).mean() / spread) if spread else float("nan"),
-        "r2_fitted": float(np.corrcoef(predicted, true)[0, 1] ** 2) if both_vary else float("nan"),
-        "bias": float(difference.mean()),
-        "relative_bias": float(difference.sum() / true.sum()) if true.sum() else float("nan"),
-        "limits_low": float(difference.mean() - 1.96 * deviation),
-        "limits_high": float(difference.mean() + 1.96 * deviation),
-    }
-    for key, values in samples.items():
-        finite = values[np.isfinite(values)]
-        low, high = np.percentile(finite, [2.5, 97.5]) if len(groups) > 1 and len(finite) else (np.nan, np.nan)
-        result |= {f"{key}_low": float(low), f"{key}_high": float(high)}
-    return result
-
-
-def length_factor(predicted: Sequence[float], true: Sequence[float]) -> float:
-    """What predicted values are to be multiplied by so that their sum is the true one's: a calibration.
-
-    Fit it on scans that no score is reported on (the "val" part), and say that it was used. Raises ValueError where
-    nothing was predicted, or nothing is there.
-    """
-    if not sum(predicted) or not sum(true):
-        raise ValueError("the sum of the predicted or of the true values is 0: calibrate on scans that have roots.")
-    return float(sum(true) / sum(predicted))

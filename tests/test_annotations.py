@@ -17,7 +17,8 @@ from rootsam_lib.apps.export import (
 )
 from rootsam_lib.data.datasets import load_parts, load_scans
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.data.scans import Scan, read_mask
+from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.predictor import Click
 from rootsam_lib.results import write_image
 from rootsam_lib.training.config import stage2

@@ -170,7 +170,7 @@ def checkpoint(bench: Bench, nan: bool = False, about: bool = True) -> Path:
     model, path = build_sam("nano"), bench.place / "model.safetensors"
     if nan:
         with torch.no_grad():
-            next(model.sam.parameters()).fill_(float("nan"))
+            model.sam.no_mem_embed.fill_(float("nan"))
     if about:
         save_checkpoint(model, path, {"input_scale": 1.0, "patch_size": 64})
     else:
@@ -186,6 +186,9 @@ CASES = [
     option("--dpi=-300", what="dpi is -300"),
     option("--dpi", "0", what="dpi is 0"),
     option("--dpi", "1e9", what="at most 10000"),
+    option("--mask-coding", "0-1", what="mask_coding is '0-1': give soil/root"),
+    option("--max-megapixels", "nan", what="max_megapixels is nan"),
+    option("--max-megapixels", "0", what="max_megapixels is 0"),
     option("--window-mm", "nan", what="window_mm is nan"),
     option("--window-mm", "inf", what="window_mm is inf"),
     option("--window-mm=-5", what="window_mm is -5"),
@@ -242,7 +245,7 @@ CASES = [
         "two images, one name",
         lambda b: ([b.image(n) for n in ("a/b.png", "c/b.png", "a-b.png")], b.segment()),
         "refused",
-        "would both be written as a-b: rename one",
+        "would both be called a-b: rename one",
     ),
     # --- Scans: one fault, one scan
     Case("an empty image", lambda b: (b.image("bad.png", b""), b.segment())[1], "failed", "bad.png cannot be read"),
@@ -294,8 +297,18 @@ CASES = [
         "failed",
         "bad.png: OverflowError: too big",
     ),
-    odd_name("x" * 240 + ".png"),
-    odd_name(b"caf\xe9.png"),
+    Case(
+        "a long name",
+        lambda b: (b.image("x" * 250 + ".png"), b.segment())[1],
+        "right",
+        lambda b, report: len(report.rows) == 2 and not report.failed and b.segment().skipped == 2,
+    ),
+    Case(
+        "a name that is no UTF-8",
+        lambda b: (b.image(b"caf\xe9.png"), b.segment())[1],
+        "right",
+        lambda b, report: [row["scan"] for row in report.rows] == ["caf%e9", "good"] and b.segment().skipped == 2,
+    ),
     odd_name("two\nlines.png"),
     odd_name("bell\a.png"),
     odd_name("back\\slash.png"),

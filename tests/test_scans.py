@@ -1,6 +1,7 @@
-"""Scans and sets of scans: what is read, what is refused and in which words, splits, tiles, downloads."""
+"""Sets of scans: what is found, said and refused, names and groups, splits, tiles, downloads (pixels: test_images)."""
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 
@@ -11,16 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rootsam_lib.data import datasets
-from rootsam_lib.data.datasets import load_scans, read_folder, read_segroot, segroot_index
+from rootsam_lib.data.datasets import load_parts, load_scans, read_folder, read_segroot, segroot_index
 from rootsam_lib.data.scans import (
     Scan,
+    describe_groups,
     grouped_split,
     leak_report,
     parse_date,
-    parse_dpi,
     parse_tube,
-    read_image,
-    read_mask,
     tile,
 )
 
@@ -36,10 +35,6 @@ def write(path: Path, pixels: np.ndarray, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
-
-
-def rgb(red: np.ndarray, green: np.ndarray, blue: np.ndarray, *alpha: np.ndarray) -> np.ndarray:
-    return np.stack([red, green, blue, *alpha], axis=-1).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- names
@@ -60,102 +55,6 @@ def rgb(red: np.ndarray, green: np.ndarray, blue: np.ndarray, *alpha: np.ndarray
 )
 def test_tube_and_date_are_read_from_the_name(name, tube, date):
     assert (parse_tube(name), parse_date(name)) == (tube, date)
-
-
-@pytest.mark.parametrize(
-    ("path", "metadata", "dpi"),
-    [
-        ("a/X_DPI120.jpg", (300, 300), 120),
-        ("Peanut_736x552_DPI150/X.jpg", None, 150),
-        ("scans_600dpi/X.png", None, 600),
-        ("a/X.jpg", (300, 300), 300),
-        ("a/X.jpg", (100, 100), None),  # what SegRoot's files say, and is wrong
-        ("a/X.jpg", (72, 72), None),
-        ("a/X.jpg", (300, 150), None),
-    ],
-)
-def test_dpi_is_believed_only_where_it_is_sensible(path, metadata, dpi):
-    assert parse_dpi(path, metadata) == dpi
-
-
-# ---------------------------------------------------------------- pixels
-
-INDEXED = Image.fromarray(MASK.astype(np.uint8))
-INDEXED.putpalette([0, 0, 0, 128, 0, 0])
-SOFT = np.where(MASK, 255, 0).astype(np.uint8)
-SOFT[3, :] = np.linspace(0, 100, 32).astype(np.uint8)  # a grey edge that lies outside
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        pytest.param(GREY, id="0/255"),
-        pytest.param(MASK.astype(np.uint8), id="0/1"),
-        pytest.param(MASK.astype(np.uint16) * 65535, id="16 bits"),
-        pytest.param(MASK, id="1 bit"),
-        pytest.param(rgb(GREY, GREY, GREY), id="RGB"),
-        pytest.param(rgb(GREY, GREY, GREY, np.full_like(GREY, 255)), id="RGBA, alpha 255"),
-        pytest.param(rgb(MASK, MASK, MASK, np.full_like(GREY, 255)), id="RGBA 0/1, alpha 255"),
-        pytest.param(rgb(0 * GREY, GREY, 0 * GREY), id="green roots"),
-        pytest.param(np.stack([GREY, np.full_like(GREY, 255)], axis=-1), id="grey, alpha 255"),
-        pytest.param(INDEXED, id="palette"),
-        pytest.param(SOFT, id="grey edges"),
-    ],
-)
-def test_lossless_masks_of_every_kind_read_the_same(pixels, tmp_path):
-    path = tmp_path / "m.png"
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
-    mask = read_mask(path)
-    assert mask.dtype == bool
-    np.testing.assert_array_equal(mask, MASK)
-
-
-def test_jpeg_mask_is_thresholded_above_127(tmp_path):
-    path = write(tmp_path / "m.jpg", GREY, quality=60)
-    assert len(np.unique(np.asarray(Image.open(path)))) > 2  # compression did blur it
-    np.testing.assert_array_equal(read_mask(path), np.asarray(Image.open(path)) > 127)
-    assert (read_mask(path) != MASK).mean() < 0.01
-
-
-def test_mask_without_roots_is_empty_not_full(tmp_path):
-    assert not read_mask(write(tmp_path / "a.png", 0 * GREY)).any()
-    opaque = rgb(0 * GREY, 0 * GREY, 0 * GREY, np.full_like(GREY, 255))
-    assert not read_mask(write(tmp_path / "b.png", opaque)).any()
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [
-        pytest.param(np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 3, "values 0, 1, 2, but", id="labels"),
-        pytest.param(rgb(GREY, GREY[::-1], 0 * GREY), "4 colours|3 colours", id="coloured classes"),
-        pytest.param(rgb(0 * GREY, 0 * GREY, 0 * GREY, GREY), "alpha channel", id="drawn in alpha"),
-    ],
-)
-def test_masks_that_cannot_be_understood_are_refused(pixels, message, tmp_path):
-    with pytest.raises(ValueError, match=message) as refused:
-        read_mask(write(tmp_path / "m.png", pixels))
-    assert "m.png" in str(refused.value)
-
-
-def test_doubtful_masks_are_warned_about(tmp_path):
-    with pytest.warns(UserWarning, match=r"inv\.png: 87% of the pixels are root; if the mask is inverted"):
-        read_mask(write(tmp_path / "inv.png", 255 - GREY))
-    third = GREY.copy()
-    third[20:] = 127
-    with pytest.warns(UserWarning, match="no third class"):
-        np.testing.assert_array_equal(read_mask(write(tmp_path / "third.png", third)), MASK)
-
-
-def test_images_become_upright_rgb_bytes(tmp_path):
-    grey16 = write(tmp_path / "g.png", np.linspace(0, 65535, 24 * 32).astype(np.uint16).reshape(24, 32))
-    image = read_image(grey16)
-    assert image.dtype == np.uint8 and image.shape == (24, 32, 3) and image.min() == 0 and image.max() == 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
-    np.testing.assert_array_equal(read_image(write(tmp_path / "e.png", IMAGE, exif=exif)), np.rot90(IMAGE, -1))
-    Image.fromarray(IMAGE).quantize(16).save(tmp_path / "p.png")
-    assert read_image(tmp_path / "p.png").shape == (24, 32, 3)
-    np.testing.assert_array_equal(read_image(write(tmp_path / "a.png", np.dstack([IMAGE, GREY]))), IMAGE)
 
 
 def test_scan_refuses_wrong_arrays():
@@ -307,6 +206,128 @@ def test_masks_without_an_image_are_warned_about(tmp_path):
     write(tmp_path / "B-mask.png", GREY)
     with pytest.warns(UserWarning, match=r"1 masks belong to no image \(first: B-mask\.png\)"):
         read_folder(tmp_path)
+
+
+# ---------------------------------------------------------------- what a folder says
+
+
+def test_resolution_of_a_folder_is_said(tmp_path):
+    write(tmp_path / "a_300dpi.png", IMAGE)
+    write(tmp_path / "b.png", IMAGE, dpi=(600, 600))
+    write(tmp_path / "c_600dpi.png", IMAGE, dpi=(300, 300))
+    write(tmp_path / "d.jpg", IMAGE)
+    said = []
+    scans = read_folder(tmp_path, need_masks=False, say=said.append)
+    sizes = [scan.mm_per_px and round(25.4 / scan.mm_per_px) for scan in scans]
+    assert sizes == [300, 600, 600, None]
+    assert said == [
+        "resolution: 300 dpi from the name (1 image); 600 dpi from the metadata (1 image); 600 dpi from the name, "
+        "against 300 in the metadata (1 image); no resolution (1 image) (give dpi, --dpi on the command line, for "
+        "millimetres: without it lengths are in pixels)"
+    ]
+    said.clear()
+    assert {scan.mm_per_px for scan in read_folder(tmp_path, need_masks=False, dpi=300, say=said.append)} == {
+        25.4 / 300
+    }
+    assert "300 dpi as given (2 images); " in said[0] and "against 600 dpi from the metadata (1 image)" in said[0]
+    with pytest.raises(ValueError, match=r"dpi is 0\.0847: .*edge of a pixel in mm, that is 300 dpi"):
+        read_folder(tmp_path, need_masks=False, dpi=0.0847)
+    write(tmp_path / "e_2dpi.png", IMAGE)
+    with pytest.raises(ValueError, match=r"e_2dpi\.png: the resolution in its name is 2: give a number, 50 or more"):
+        read_folder(tmp_path, need_masks=False)
+    assert len(read_folder(tmp_path, need_masks=False, dpi=300)) == 5
+
+
+def test_a_pipe_and_a_folder_with_an_image_s_name(tmp_path):
+    pairs(tmp_path, "a")
+    (tmp_path / "folder.png").mkdir()
+    assert len(read_folder(tmp_path)) == 1
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
+    with pytest.raises(ValueError, match=r"pipe\.png has no mask"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"pipe\.png is no regular file"):
+        read_folder(tmp_path, need_masks=False)
+
+
+def test_every_scan_has_a_name_of_its_own_that_can_be_written(tmp_path):
+    pairs(tmp_path, "T001_a", os.fsdecode(b"caf\xe9"), "long" * 60)
+    entries = datasets.find_pairs(tmp_path, need_masks=True)
+    names = [entry.name for entry in entries]
+    assert "caf%e9" in names and all(len(name.encode()) <= 200 for name in names) and len(set(names)) == 3
+    assert all(entry.mask is not None for entry in entries)
+    for scan in read_folder(tmp_path):
+        (tmp_path / f"{scan.name}-overlay.txt").write_text(scan.name, encoding="utf-8")
+    write(tmp_path / "more" / "a" / "b.png", IMAGE)
+    write(tmp_path / "more" / "other" / "b.png", IMAGE)
+    write(tmp_path / "more" / "a-b.png", IMAGE)
+    message = r"a/b\.png and .*a-b\.png would both be called a-b: rename one"
+    with pytest.raises(ValueError, match=message):
+        datasets.find_pairs(tmp_path / "more", need_masks=False)
+
+
+def test_webp_is_read(tmp_path):
+    write(tmp_path / "a.webp", IMAGE, lossless=True)
+    write(tmp_path / "a-mask.webp", GREY, lossless=True)
+    (scan,) = read_folder(tmp_path)
+    np.testing.assert_array_equal(scan.image, IMAGE)
+    np.testing.assert_array_equal(scan.mask, MASK)
+
+
+def test_large_scans_are_named(tmp_path):
+    pairs(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"a\.png has 0\.0 megapixels, and max_megapixels is 0\.0001: raise it"):
+        read_folder(tmp_path, max_megapixels=1e-4)
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_time_points_are_told_from_tubes(tmp_path):
+    pairs(tmp_path, *(f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)))
+    said = []
+    with pytest.warns(UserWarning, match=r"plot0 occurs with T1, T2, T3: .*give group_by .* '\^\(plot\\d\+\)'"):
+        read_folder(tmp_path, "train", say=said.append)
+    assert said[0] == "18 scans in 3 groups by tube: T001 (6), T002 (6), T003 (6)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = {
+            s: read_folder(tmp_path, s, group_by=r"^(plot\d+)", say=said.append) for s in ("train", "valid", "test")
+        }
+    assert said[3].startswith(r"18 scans in 6 groups by group_by '^(plot\\d+)': plot0 (3), plot1 (3)")
+    assert leak_report(parts) == {} and sum(map(len, parts.values())) == 18
+    assert {scan.tube for scans in parts.values() for scan in scans} == {f"plot{plot}" for plot in range(6)}
+    both = load_parts("folder", "test", tmp_path, group_by=r"plot\d+", say=lambda line: None)
+    assert leak_report(both) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "doubtful"),
+    [
+        (["Untitled_T001_L1", "Untitled_T002_L1", "Untitled_T003_L1"], False),  # as SegRoot's
+        (["maize_T001", "peanut_T002", "oak_T003"], False),
+        (["T001_a", "T002_a", "T003_a"], False),
+        (["plot0_T1", "plot0_T2", "plot0_T3"], True),
+        (["a_T1", "a_T2", "b_T1", "b_T2"], True),
+        (["a", "b", "c"], False),
+    ],
+)
+def test_which_names_may_be_time_points(names, doubtful):
+    said, doubt = describe_groups({name: parse_tube(name) or name for name in names})
+    assert bool(doubt) == doubtful and said.startswith(f"{len(names)} scans in ")
+
+
+def test_groups_from_folders_and_wrong_patterns(tmp_path):
+    for plot in ("north", "south", "west"):
+        pairs(tmp_path / plot, f"{plot}_1", f"{plot}_2")
+    pairs(tmp_path, "stray")
+    entries = datasets.find_pairs(tmp_path, True, "(north|south|west)/")
+    assert [entry.tube for entry in entries] == ["north", "north", "south", "south", "stray", "west", "west"]
+    said, _ = describe_groups({entry.name: entry.tube for entry in entries}, "x")
+    assert said.endswith("1 names say no group and are each their own")
+    with pytest.raises(ValueError, match=r"group_by is '\(', no regular expression"):
+        datasets.find_pairs(tmp_path, True, "(")
+    with pytest.raises(ValueError, match=r"group_by is 'plot', which fits no name"):
+        datasets.find_pairs(tmp_path, True, "plot")
 
 
 # ---------------------------------------------------------------- one call

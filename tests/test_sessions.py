@@ -19,7 +19,8 @@ from PIL import Image
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.scans import Scan, read_mask
+from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import Click, Predictor, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click

@@ -1,6 +1,5 @@
 """Root traits: lines of known length and width at many angles, pruning, the table, and agreement by hand."""
 
-import csv
 import math
 
 import numpy as np
@@ -10,12 +9,11 @@ from skan import Skeleton
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import dilate
+from rootsam_lib.results import read_csv, write_csv
 from rootsam_lib.traits import (
     METHODS,
     Cleaning,
-    agreement,
     depth_mm,
-    length_factor,
     measure,
     parse_location,
     quality,
@@ -23,7 +21,6 @@ from rootsam_lib.traits import (
     segment_lengths,
     trace,
     trait_row,
-    write_traits,
 )
 
 RAW = Cleaning(0, 0)
@@ -102,7 +99,7 @@ def test_length_by_diameter():
     assert parts[1] == pytest.approx(20, rel=0.03) and parts[2] == pytest.approx(19, rel=0.06)
     assert parts[0] < 0.7 and parts[3] == 0
     assert row["length_density_mm_per_cm2"] == pytest.approx(row["root_length_mm"] / 12)
-    for bad in ((), (0.5, 0.3), (0.3, 0.3), (0, 1)):
+    for bad in ((), (0.5, 0.3), (0.3, 0.3), (0, 1), (0.3, math.nan), (1, math.inf)):
         with pytest.raises(ValueError, match="rising bounds"):
             measure(mask, 0.1, bad)
 
@@ -178,13 +175,14 @@ def test_masks_without_roots_and_with_dots_only():
 
 def test_bad_input_is_one_sentence():
     mask = line(0, 4)
-    for size in (0, None, -1):
+    for size in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"mm_per_px .* 25.4 / dpi"):
             measure(mask, size)
     with pytest.raises(ValueError, match="must be bool"):
         measure(mask.astype(int), 0.1)
-    with pytest.raises(ValueError, match="below 0"):
-        Cleaning(-1, 0)
+    for wrong in ((-1, 0), (0, math.nan), (math.inf, 0), (0, "1"), (0, 0, -1)):
+        with pytest.raises(ValueError, match=r"(speck_mm2|spur_diameters|speck_px) is .*: give a number, 0 or more"):
+            Cleaning(*wrong)
 
 
 def test_location_and_depth():
@@ -193,7 +191,7 @@ def test_location_and_depth():
     assert parse_location("Larch_T1_LEFT") is None and parse_location("XL004") is None
     assert depth_mm(1, 200, 90) == pytest.approx(100) and depth_mm(3, 200, 30) == pytest.approx(250)
     assert depth_mm(1, 200, 90, top_mm=-50) == pytest.approx(50)
-    for angle in (0, -10, 91):
+    for angle in (0, -10, 91, math.nan):
         with pytest.raises(ValueError, match="tube_angle"):
             depth_mm(1, 200, angle)
     with pytest.raises(ValueError, match="window_mm"):
@@ -215,46 +213,28 @@ def test_table(tmp_path):
     scans = [Scan(image, None, "a_T002_L004_x", "T002", "2017-04-11", 0.1), Scan(image, None, "b", "b", "", 0.1)]
     rows = [trait_row(scans[0], line(20, 4), 0.5), trait_row(scans[1], np.zeros((400, 400), bool))]
     assert rows[0]["depth_mm"] == pytest.approx(3.5 * 40 * math.sqrt(0.5)) and rows[1]["depth_mm"] is None
-    with open(write_traits(rows, tmp_path / "new" / "traits.csv"), newline="") as file:
-        read = list(csv.DictReader(file))
+    read = read_csv(write_csv(tmp_path / "traits.csv", rows))
     assert [row["scan"] for row in read] == ["a_T002_L004_x", "b"] and list(read[0]) == list(rows[0])
-    assert float(read[0]["root_length_mm"]) == pytest.approx(rows[0]["root_length_mm"], rel=1e-5)
-    assert read[1]["mean_diameter_mm"] == read[1]["depth_mm"] == read[1]["qc_predicted_iou"] == ""
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["traits.csv"]  # nothing half written
-    with pytest.raises(ValueError, match="no row"):
-        write_traits([], tmp_path / "x.csv")
-    with pytest.raises(ValueError, match="different columns"):
-        write_traits([rows[0], {"scan": "c"}], tmp_path / "x.csv")
+    assert read[0]["root_length_mm"] == pytest.approx(rows[0]["root_length_mm"])
+    assert read[1]["mean_diameter_mm"] is read[1]["depth_mm"] is read[1]["qc_predicted_iou"] is None
 
 
-def test_agreement_by_hand():
-    result = agreement([1.0, 2.0, 4.0, 5.0], [1.0, 3.0, 3.0, 5.0], ["a", "a", "b", "b"])
-    assert result["bias"] == 0 and result["relative_bias"] == 0 and (result["scans"], result["tubes"]) == (4, 2)
-    assert result["r2"] == pytest.approx(1 - 2 / 8)
-    assert result["r2_fitted"] == pytest.approx(np.corrcoef([1, 2, 4, 5], [1, 3, 3, 5])[0, 1] ** 2)
-    deviation = math.sqrt(2 / 3)
-    assert (result["limits_low"], result["limits_high"]) == pytest.approx((-1.96 * deviation, 1.96 * deviation))
-    doubled = agreement([2.0, 4.0, 8.0], [1.0, 2.0, 4.0], ["a", "b", "c"])
-    assert doubled["r2_fitted"] == pytest.approx(1) and doubled["r2"] < 0 and doubled["relative_bias"] == 1
-    assert doubled["relative_bias_low"] == pytest.approx(1) == pytest.approx(doubled["relative_bias_high"])
-
-
-def test_interval_resamples_whole_tubes():
-    # Two tubes of three equal scans: a resample holds tube a twice, both, or tube b twice, so bias is 0, 1 or 2.
-    predicted, true = [0.0] * 3 + [2.0] * 3, [0.0] * 6
-    result = agreement(predicted, true, ["a"] * 3 + ["b"] * 3, seed=3)
-    assert (result["bias_low"], result["bias"], result["bias_high"]) == (0, 1, 2)
-    by_scan = agreement(predicted, true, list("abcdef"), seed=3)
-    assert 0 < by_scan["bias_low"] < by_scan["bias_high"] < 2
-    assert agreement(predicted, true, list("abcdef"), seed=3) == pytest.approx(by_scan, nan_ok=True)
-    assert math.isnan(agreement([1.0, 2.0], [1.0, 1.0], ["a", "a"])["bias_low"])
-    with pytest.raises(ValueError, match="at least two scans"):
-        agreement([1.0], [1.0], ["a"])
-    with pytest.raises(ValueError, match="for every scan"):
-        agreement([1.0, 2.0], [1.0], ["a", "b"])
-
-
-def test_length_factor():
-    assert length_factor([1.0, 3.0], [2.0, 6.0]) == 2
-    with pytest.raises(ValueError, match="have roots"):
-        length_factor([0.0], [2.0])
+def test_without_a_resolution_everything_is_in_pixels():
+    mask = line(20, 4)
+    mask[5:8, 5:9] = True  # a speck of 12 px: noise
+    image = np.zeros((*mask.shape, 3), np.uint8)
+    row = trait_row(Scan(image, None, "a_T002_L004_x", "T002", "2017-04-11", None), mask)
+    at_300_dpi = trait_row(Scan(image, None, "a_T002_L004_x", "T002", "2017-04-11", 25.4 / 300), mask)
+    assert not [name for name in row if "mm" in name and name not in ("mm_per_px", "depth_mm")]
+    assert row["mm_per_px"] is row["depth_mm"] is None and row["window_px2"] == mask.size
+    assert row["root_length_px"] == pytest.approx(300 - 4, abs=3)
+    assert row["root_length_px"] == pytest.approx(at_300_dpi["root_length_mm"] * 300 / 25.4)
+    assert row["root_area_px2"] == pytest.approx(line(20, 4).sum())
+    assert row["mean_diameter_px"] == pytest.approx(4, abs=0.5)
+    assert row["length_density_px_per_px2"] == pytest.approx(row["root_length_px"] / mask.size)
+    classes = [name for name in row if name.startswith("length_px_diameter")]
+    assert classes == [f"length_px_diameter_{part}_px" for part in ("below_4", "4_to_8", "8_to_12", "from_12")]
+    assert sum(row[name] for name in classes) == pytest.approx(row["root_length_px"])
+    assert measure(mask, None, cleaning=Cleaning(speck_px=0))["root_area_px2"] == pytest.approx(mask.sum())
+    with_window = trait_row(Scan(image, None, "a_L004", "a", "", None), mask, window_mm=20)
+    assert with_window["depth_mm"] == pytest.approx(3.5 * 20 * math.sqrt(0.5))

@@ -69,7 +69,7 @@ class ImageFiles(Sequence):
 
     def __getitem__(self, index: int) -> Scan:
         path, name = self.paths[index], self.names[index]
-        return load_entry(Entry(path, None, name, parse_tube(name) or name, None), None)
+        return load_entry(Entry(path, None, name, parse_tube(name) or name, None))
 
 
 def image_hash(image: np.ndarray) -> str:
@@ -78,8 +78,8 @@ def image_hash(image: np.ndarray) -> str:
 
 
 def traits(mask: np.ndarray, scan: Scan) -> dict[str, float]:
-    """`traits.measure` of a mask, or nothing where the size of a pixel is not known."""
-    return measure_traits(mask, scan.mm_per_px) if scan.mm_per_px else {}
+    """`traits.measure` of a scan's mask."""
+    return measure_traits(mask, scan.mm_per_px)
 
 
 def read_log(path: str | Path) -> dict:

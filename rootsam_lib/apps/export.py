@@ -10,7 +10,8 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from rootsam_lib import checked
-from rootsam_lib.data.scans import Scan, open_image, parse_tube
+from rootsam_lib.data.images import open_image
+from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.predictor import Click
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.results import check_names, claim_folder, shown, write_image, write_json

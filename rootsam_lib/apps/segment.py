@@ -9,6 +9,7 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
 """
 
 import argparse
+import contextlib
 import difflib
 import errno
 import os
@@ -24,7 +25,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from rootsam_lib import checked
-from rootsam_lib.data.datasets import Entry, find_pairs, load_entry
+from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
+from rootsam_lib.data.masks import checked_coding, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
@@ -109,6 +112,8 @@ def segment_folder(
     out: str | Path | None = None,
     *,
     dpi: float | None = None,
+    mask_coding: str | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
     prompts: Mapping[str, Prompts] | None = None,
     window_mm: float | None = None,
     tube_angle: float = 45.0,
@@ -120,20 +125,25 @@ def segment_folder(
     For every image X, of any size, it writes X-mask.png (0 and 255), X-overlay.jpg, and a row of traits.csv; where a
     mask lies beside the image (by the names that `datasets.read_folder` knows), a row of scores.csv as well.
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
-    what each states (see `scans.parse_dpi`). prompts: points by scan name, see `read_prompts`; None for all roots.
-    window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets one line for each scan that fails, in which no
-    root was found, or whose mask is another one's.
+    what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
+    masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
+    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets
+    one line for what was found in the files, and for each scan that fails, in which no root was found, or whose mask
+    is another one's.
 
     One scan is in memory at a time. What was done with the same settings, from the same bytes of image and true mask
     and with outputs that are still as they were written, is not done again; so an interrupted call goes on where it
     was. A mask that was changed since is kept under another name and made again.
     Raises ValueError or FileNotFoundError before any work: for a folder without images, settings that cannot be, two
-    images with one output name, prompts that fit no scan, and an `out` that holds other files or results of other
-    settings, or that another process writes to.
+    images of one name, masks that leave open what is root, prompts that fit no scan, and an `out` that holds other
+    files or results of other settings, or that another process writes to.
     """
     folder = Path(folder).expanduser()
     if dpi is not None:
-        dpi = checked("dpi", dpi, 50, 10_000)
+        dpi = checked_dpi(dpi)
+    if mask_coding is not None:
+        mask_coding = checked_coding(mask_coding)
+    max_megapixels = checked("max_megapixels", max_megapixels, 0, above=True)
     if window_mm is not None:
         window_mm = checked("window_mm", window_mm, 0, above=True)
     tube_angle = checked("tube_angle", tube_angle, 0, 90, above=True)
@@ -141,7 +151,6 @@ def segment_folder(
     out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    check_output_names(entries)
     prompts = dict(prompts or {})
     check_prompts(prompts, entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
@@ -153,48 +162,68 @@ def segment_folder(
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
         names = [entry.name for entry in entries]
         if gone := [name for name in traits.rows if name not in set(names)]:
-            say(f"{gone[0]}: no longer in {folder.name}, like {len(gone) - 1} others: rows dropped, their masks stay.")
-        done = {entry.name for entry in entries if is_done(entry, out, traits, scores, say)}
+            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
+        done = {entry.name for entry in entries if is_done(entry, out, traits, scores, mask_coding, say)}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
-        masks = {
-            row.get("mask_sha256"): name for name, row in traits.rows.items()
-        }  # to see when two scans have the same
+        mask_of = {row.get("mask_sha256"): name for name, row in traits.rows.items()}
 
         failed = {}
         left = [entry for entry in entries if entry.name not in done]
+        how = _look(entries, left, dpi, mask_coding, max_megapixels, say)
         for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
             try:
-                trait, score = _segment(entry, predictor, out, dpi, prompts.get(entry.name), measuring)
-                if score:
-                    scores.add(score)
-                traits.add(trait)  # last: without it a scan counts as not done
+                trait, score = _segment(entry, predictor, out, how, prompts.get(entry.name), measuring)
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise OSError(
-                        error.errno, f"{error.strerror}: make room and run it again, it goes on where it was", str(out)
-                    ) from None
+                    raise
                 failed[entry.name] = _reason(error, entry)
                 say(f"failed: {entry.name}: {failed[entry.name]}")
                 continue
+            if score:
+                scores.add(score)
+            traits.add(trait)  # last: without it a scan counts as not done
             if trait["qc_all_background"]:
                 say(f"{entry.name}: no root was found: if it has some, look at the model's training and input_scale.")
-            elif (other := masks.setdefault(trait["mask_sha256"], entry.name)) != entry.name:
+            elif (other := mask_of.setdefault(trait["mask_sha256"], entry.name)) != entry.name:
                 say(f"{entry.name}: its mask is exactly that of {other}: check whether both are the same image.")
         traits.keep(names)
         scores.keep(names)
         text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
         rows = read_csv(traits.path, text) if traits.rows else []
         return Report(rows, traits.path, len(done), failed)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            todo = "make room and run it again, it goes on where it was"
+            raise OSError(error.errno, f"{error.strerror}: {todo}", str(out)) from None
+        raise
     finally:
         lock.release()
+
+
+def _look(
+    entries: Sequence[Entry],
+    left: Sequence[Entry],
+    dpi: float | None,
+    mask_coding: str | None,
+    max_megapixels: float,
+    say: Callable[[str], object],
+) -> dict[str, object]:
+    """Find what the files that are left say of themselves, and say it: the arguments of `load_entry`."""
+    if left:
+        with contextlib.suppress(ValueError):  # of one name, which fails by itself
+            say(folder_resolution(left, dpi)[1])
+    if mask_coding is None and any(entry.mask for entry in left):
+        mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
+        say(found)
+    return {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
 
 
 def _segment(
     entry: Entry,
     predictor: Predictor,
     out: Path,
-    dpi: float | None,
+    how: Mapping[str, object],
     prompts: Prompts | None,
     measuring: Mapping[str, object],
 ) -> tuple[dict[str, object], dict[str, object] | None]:
@@ -205,8 +234,8 @@ def _segment(
         if not file.is_file():
             raise ValueError(f"{file} is no regular file: take it out of the folder.")
     hashes = {"image_sha256": file_hash(entry.image)}
-    truth = {"truth_sha256": file_hash(entry.mask)} if entry.mask else {}
-    scan = load_entry(entry, dpi)
+    truth = {"mask_coding": how["mask_coding"], "truth_sha256": file_hash(entry.mask)} if entry.mask else {}
+    scan = load_entry(entry, **how)
     predictor.set_image(scan.image)
     masks, predicted_iou, _ = predictor.predict(*(prompts or (None, None)))
     mask = masks[0]
@@ -245,30 +274,35 @@ def output_files(name: str, out: Path) -> tuple[Path, Path]:
     return out / f"{name}-mask.png", out / f"{name}-overlay.jpg"
 
 
-def is_done(entry: Entry, out: Path, traits: Table, scores: Table, say: Callable[[str], object]) -> bool:
+def is_done(
+    entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None, say: Callable[[str], object]
+) -> bool:
     """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written.
 
     A mask that somebody changed since is set aside, since it will be made again.
     """
-    row, score, (mask, overlay_file) = (
-        traits.rows.get(entry.name),
-        scores.rows.get(entry.name),
-        output_files(entry.name, out),
-    )
+    row, score = traits.rows.get(entry.name), scores.rows.get(entry.name)
     if row is None:
         return False
 
     def same(file: Path, hashed: object) -> bool:
-        return file.is_file() and file_hash(file) == hashed
+        try:
+            return file.is_file() and file_hash(file) == hashed
+        except OSError:  # not readable: it fails by itself when it is done again
+            return False
 
+    mask, overlay_file = output_files(entry.name, out)
     if mask.is_file() and not same(mask, row.get("mask_sha256")) and _opens(mask):
         aside = mask.with_name(f"{mask.stem}-changed-{file_hash(mask)[:6]}.png")
         os.replace(mask, aside)
         say(f"{entry.name}: its mask was changed since it was written: kept as {aside.name}, and made again.")
     files = {"image_sha256": entry.image, "mask_sha256": mask, "overlay_sha256": overlay_file}
-    return all(same(file, row.get(name)) for name, file in files.items()) and (
-        entry.mask is None or (score is not None and same(entry.mask, score.get("truth_sha256")))
-    )
+    if not all(same(file, row.get(name)) for name, file in files.items()):
+        return False
+    if entry.mask is None:
+        return True
+    coded = score is not None and mask_coding in (None, score.get("mask_coding"))
+    return coded and same(entry.mask, score.get("truth_sha256"))
 
 
 def _opens(path: Path) -> bool:
@@ -293,15 +327,6 @@ def _reason(error: Exception, entry: Entry) -> str:
     if isinstance(error, MemoryError) or "out of memory" in said:
         return f"{entry.image} does not fit into memory ({said}): use smaller tiles, or cut the image."
     return said if isinstance(error, (ValueError, OSError)) else f"{entry.image}: {type(error).__name__}: {said}"
-
-
-def check_output_names(entries: Sequence[Entry]) -> None:
-    """Raises ValueError for two images whose outputs would have one name, also where a disk ignores upper case."""
-    seen: dict[str, Entry] = {}
-    for entry in entries:
-        other = seen.setdefault(entry.name.casefold(), entry)
-        if other is not entry:
-            raise ValueError(f"{other.image} and {entry.image} would both be written as {entry.name}: rename one.")
 
 
 def read_prompts(path: str | Path) -> dict[str, Prompts]:
@@ -364,8 +389,8 @@ def segment_command(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
-            options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts,
-            window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
+            options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
+            max_megapixels=options.max_megapixels, window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,18 +14,18 @@ import numpy as np
 import pooch
 
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution, turn
+from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
 from rootsam_lib.data.scans import (
     Scan,
+    describe_groups,
+    group_pattern,
     grouped_split,
     leak_report,
-    open_image,
     parse_date,
-    parse_dpi,
     parse_tube,
-    read_image,
-    read_mask,
 )
-from rootsam_lib.results import cache_dir, progress
+from rootsam_lib.results import cache_dir, progress, shown
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
@@ -33,7 +33,7 @@ SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -59,15 +59,13 @@ def load_scans(
     limit: int | None = None,
     seed: int = 0,
     size: tuple[int, int] = (1024, 1024),
-    *,
-    dpi: float | None = None,
-    need_masks: bool = True,
+    **options: object,
 ) -> list[Scan]:
     """Scans of one part of one source; `split` is "train", "valid", "test" or "all".
 
     - "synthetic": drawn from `seed` at `size` (height, width) with exact masks; `limit` scans, else 24, 4 and 8.
     - "segroot": `read_segroot`, with its published split; `data_dir` names an existing copy.
-    - "folder": `read_folder` over your own images and masks in `data_dir`; `dpi` and `need_masks` belong to it.
+    - "folder": `read_folder` over your own images and masks in `data_dir`; `options` belong to it.
 
     `data_dir` falls back on the environment variable ROOTSAM_DATA. At most `limit` scans, spread over the part.
     Raises ValueError for an unknown source or split, and what the readers raise.
@@ -83,7 +81,7 @@ def load_scans(
         data_dir = data_dir or os.environ.get("ROOTSAM_DATA")
         if not data_dir:
             raise ValueError("source 'folder' needs data_dir (or ROOTSAM_DATA): the folder of your images and masks.")
-        return read_folder(data_dir, split, need_masks=need_masks, dpi=dpi, limit=limit, seed=seed)
+        return read_folder(data_dir, split, limit=limit, seed=seed, **options)
     raise ValueError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}.")
 
 
@@ -94,12 +92,14 @@ def load_parts(
     limit: int | None = None,
     seed: int = 0,
     val_share: float = 0.2,
+    **options: object,
 ) -> dict[str, list[Scan]]:
     """The three parts that an honest score needs: {"train": [...], "val": [...], "test": [...]}.
 
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
-    end. `limit` (0 or None: all) bounds the train and the test split each. Raises what `load_scans` raises.
+    end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
+    what `load_scans` raises.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -107,7 +107,7 @@ def load_parts(
         raise ValueError(f"LIMIT is {limit}: give the most scans per split, or 0 for all.")
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}: it must lie between 0 and 1.")
-    train = load_scans(source, "train", data_dir, limit or None, seed)
+    train = load_scans(source, "train", data_dir, limit or None, seed, **options)
     if len({scan.tube for scan in train}) < 2:
         raise ValueError(
             f"all {len(train)} scans of the train split are of one tube, and others are needed to choose the best "
@@ -115,7 +115,8 @@ def load_parts(
         )
     shares = {"train": 1 - val_share, "val": val_share}
     parts = grouped_split(train, shares, np.random.default_rng(seed))
-    return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed)}
+    options["say"] = lambda sentence: None  # of the whole folder, and said already
+    return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
@@ -160,7 +161,7 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     if unknown := sum(known is None for known in files.values()):
         warnings.warn(f"SegRoot {split}: checksum not known for {unknown} files: not verified.", stacklevel=2)
     entries = [Entry(folder / f"{n}.jpg", folder / f"{n}-mask.jpg", n, parse_tube(n), None) for n in names]
-    return _load_all(entries, index["dpi"], f"SegRoot {split}")
+    return _load_all(entries, f"SegRoot {split}", dpi=index["dpi"], mask_coding="0/255")
 
 
 def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) -> Path:
@@ -175,7 +176,9 @@ def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) 
         )
     for name, known in files.items():
         if known and hashlib.sha256((folder / name).read_bytes()).hexdigest() != known:
-            raise ValueError(f"{folder / name} is not SegRoot's file (its SHA-256 differs); copy or download it again.")
+            raise ValueError(
+                f"{shown(folder / name)} is not SegRoot's file (its SHA-256 differs); copy or download it again."
+            )
     return folder
 
 
@@ -207,45 +210,94 @@ def read_folder(
     dpi: float | None = None,
     limit: int | None = None,
     seed: int = 0,
+    mask_coding: str | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    group_by: str | None = None,
+    say: Callable[[str], object] = print,
 ) -> list[Scan]:
     """Scans from a folder of images and masks, subfolders included. An image X finds its mask as X-mask, X_mask, GT_X
     or mask_X beside it, or under the same name (or one of those) where `images` is replaced by `masks` or `GT`.
 
-    Where folders are called train, valid (val) and test, those are the split; else `grouped_split` makes one by tube
-    from `seed`, 0.7 / 0.15 / 0.15. An image without a tube in its name is a group of its own. With `need_masks=False`
-    images without a mask are read too. `dpi` is the scanner's resolution in dots per inch; without it `scans.parse_dpi`
-    looks for one, else `mm_per_px` is None.
+    Where folders are called train, valid (val) and test, those are the split; else `grouped_split` makes one from
+    `seed`, 0.7 / 0.15 / 0.15, that keeps the scans of one group together: a tube, or what `group_by`, a regular
+    expression, finds in the name or path (its first bracket, or all of it). An image without is a group of its own.
+    With `need_masks=False` images without a mask are read too.
+
+    What is found in the files, of all of the folder whatever the split, goes to `say` in one sentence each: the groups;
+    the resolution (`images.resolution`, unless `dpi` gives it in dots per inch; without any, `mm_per_px` is None); and
+    what is root in the masks (`masks.find_coding`, unless `mask_coding` gives it).
 
     Raises FileNotFoundError for a missing or empty folder, ValueError for an image without a mask (before any file is
-    opened), a mask of another size, and any file that cannot be read.
+    opened), a mask of another size or coding, and any file that cannot be read.
     """
     _check(split, limit)
     root = Path(data_dir)
-    entries = find_pairs(root, need_masks)
+    entries = found = find_pairs(root, need_masks, group_by)
     stated = sorted({entry.part for entry in entries if entry.part})
+    if split != "all":
+        groups, doubt = describe_groups({entry.name: entry.tube for entry in entries}, group_by)
+        say(groups)
+        if doubt:
+            warnings.warn(f"{shown(root)}: {doubt}", stacklevel=2)
     if split != "all" and stated:
         parts = {part: [entry for entry in entries if entry.part == part] for part in stated}
         if split not in parts:
-            raise ValueError(f"{root} has a folder for {', '.join(stated)}, but none for {split}; add it.")
+            raise ValueError(f"{shown(root)} has a folder for {', '.join(stated)}, but none for {split}; add it.")
         if leaks := leak_report(parts):
-            warnings.warn(f"{root}: tubes in more than one part of the split: {', '.join(leaks)}.", stacklevel=2)
+            told = f"{shown(root)}: tubes in more than one part of the split: {', '.join(leaks)}."
+            warnings.warn(told, stacklevel=2)
         entries = parts[split]
     elif split != "all":
-        if not any(parse_tube(entry.image.stem) for entry in entries):
-            warnings.warn(f"{root}: no tube in the file names (…_T012_…), so the split is by image.", stacklevel=2)
+        if all(entry.tube == entry.name for entry in entries):
+            told = f"{shown(root)}: no tube in the file names (…_T012_…), so the split is by image."
+            warnings.warn(told, stacklevel=2)
         entries = grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed))[split]
-    return _load_all(_limited(entries, limit), dpi, f"{root.name} {split}")
+    _, pixel_size = folder_resolution(found, dpi)
+    say(pixel_size)
+    masks = [entry.mask for entry in found if entry.mask]
+    if masks and mask_coding is None:
+        mask_coding, what = find_coding(masks, max_megapixels)
+        say(what)
+    how = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+    return _load_all(_limited(entries, limit), f"{root.name} {split}", **how)
 
 
-def find_pairs(root: Path, need_masks: bool) -> list[Entry]:
-    """The images of a folder with their masks, by the names that `read_folder` knows, without opening any."""
+def folder_resolution(entries: Sequence[Entry], dpi: float | None = None) -> tuple[dict[str, float | None], str]:
+    """The dots per inch of every image, {name: dpi or None}, and where they are from, in one sentence.
+
+    dpi: of all images, whatever they say. Raises ValueError for a resolution that none can have.
+    """
+    given = None if dpi is None else checked_dpi(dpi)
+    found, sources = {}, Counter()
+    for entry in entries:
+        try:
+            stated, source = resolution(entry.image)
+        except ValueError:
+            if given is None:
+                raise
+            stated, source = None, "a name that says none"
+        if given is not None:
+            against = stated and abs(given / stated - 1) > 0.01
+            stated, source = given, f"{given:g} dpi as given" + (f", against {source}" if against else "")
+        found[entry.name] = stated
+        sources[source] += 1
+    said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
+    none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
+    return found, f"resolution: {said}{none if None in found.values() else ''}"
+
+
+def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> list[Entry]:
+    """The images of a folder with their masks, by the names that `read_folder` knows, without opening any.
+
+    Every entry has a name of its own, in UTF-8 and of at most 200 bytes, so that results can be called by it.
+    """
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; set data_dir to a folder of images.")
+        raise FileNotFoundError(f"{shown(root)} is not a folder; set data_dir to a folder of images.")
     images: dict[tuple[str, ...], Path] = {}
     masks: dict[tuple[str, ...], Path] = {}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if path.suffix.lower() not in _SUFFIXES or any(part.startswith(".") for part in inside.parts):
+        if path.suffix.lower() not in _SUFFIXES or any(part.startswith(".") for part in inside.parts) or path.is_dir():
             continue
         key, is_mask = _key(inside)
         if need_masks and any(folder.endswith("nomask") for folder in key[:-1]):
@@ -253,23 +305,45 @@ def find_pairs(root: Path, need_masks: bool) -> list[Entry]:
         table, kind = (masks, "masks") if is_mask else (images, "images")
         if key in table:
             raise ValueError(
-                f"{table[key]} and {path} are two {kind} of one name; keep one, or call a mask X-mask.png."
+                f"{shown(table[key])} and {shown(path)} are two {kind} of one name; "
+                "keep one, or call a mask X-mask.png."
             )
         table[key] = path
     if not images:
-        raise FileNotFoundError(f"{root} holds no images ({', '.join(sorted(_SUFFIXES))}); check data_dir.")
+        raise FileNotFoundError(f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}); check data_dir.")
     bare = [path for key, path in images.items() if key not in masks]
     if need_masks and bare:
-        raise ValueError(f"{bare[0]} has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}.")
+        none = f"has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}."
+        raise ValueError(f"{shown(bare[0])} {none}")
     if orphans := [path for key, path in masks.items() if key not in images]:
-        warnings.warn(f"{root}: {len(orphans)} masks belong to no image (first: {orphans[0].name}).", stacklevel=3)
-    stems = Counter(path.stem for path in images.values())
-    entries = []
+        first = shown(orphans[0].name)
+        warnings.warn(f"{shown(root)}: {len(orphans)} masks belong to no image (first: {first}).", stacklevel=3)
+    stems = Counter(key[-1] for key in images)
+    taken: dict[str, Path] = {}
+    entries, pattern, fits = [], group_pattern(group_by), False
     for key, path in images.items():
-        name = path.stem if stems[path.stem] == 1 else "-".join((*key[:-1], path.stem))
+        name = _name(path.stem if stems[key[-1]] == 1 else "-".join((*key[:-1], path.stem)))
+        if (other := taken.setdefault(name.lower(), path)) != path:
+            raise ValueError(f"{shown(other)} and {shown(path)} would both be called {name}: rename one of them.")
+        if pattern is None:
+            group = parse_tube(path.stem)
+        else:
+            match = pattern.search(path.stem) or pattern.search(path.relative_to(root).with_suffix("").as_posix())
+            group = (match[1] if pattern.groups else match[0]) if match else ""
+            fits |= bool(group)
         part = next((_PART_FOLDERS[folder] for folder in key[:-1] if folder in _PART_FOLDERS), None)
-        entries.append(Entry(path, masks.get(key), name, parse_tube(path.stem) or name, part))
+        entries.append(Entry(path, masks.get(key), name, _name(group or name), part))
+    if pattern is not None and not fits:
+        raise ValueError(f"group_by is {group_by!r}, which fits no name (first: {entries[0].name}): correct it.")
     return entries
+
+
+def _name(name: str) -> str:
+    """A name that every file system, table and terminal takes: bytes that are no UTF-8 as %e9, a long one shortened."""
+    name = os.fsencode(name).decode("utf-8", "backslashreplace").replace("\\x", "%")
+    if len(name.encode()) <= 200:
+        return name
+    return name.encode()[:180].decode("utf-8", "ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
@@ -285,24 +359,59 @@ def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
     return (*kept, stem.lower()), in_masks or affix is not None
 
 
-def _load_all(entries: Sequence[Entry], dpi: float | None, what: str) -> list[Scan]:
-    return [load_entry(entry, dpi) for entry in progress(entries, what, "scan", disable=len(entries) <= 4)]
+def _load_all(entries: Sequence[Entry], what: str, **how: object) -> list[Scan]:
+    return [load_entry(entry, **how) for entry in progress(entries, what, "scan", disable=len(entries) <= 4)]
 
 
-def load_entry(entry: Entry, dpi: float | None) -> Scan:
-    """Read one image and its mask. Raises ValueError, in one sentence, for what cannot be read or does not fit."""
-    opened = open_image(entry.image)
-    image = read_image(opened)
-    mask = None if entry.mask is None else read_mask(entry.mask)
-    if mask is not None and mask.shape != image.shape[:2]:
-        (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-        turned = " (turned by its EXIF orientation)" if opened.size != (width, height) else ""
-        raise ValueError(
-            f"{entry.mask} is {mask_width} × {mask_height} pixels, but its image {entry.image.name} is "
-            f"{width} × {height}{turned}; export the mask at the image's size."
-        )
-    dpi = dpi or parse_dpi(entry.image, opened.info.get("dpi"))
+def load_entry(
+    entry: Entry,
+    dpi: float | None = None,
+    mask_coding: str | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Scan:
+    """Read one image and its mask. None as dpi or mask_coding: look for it in this image and mask alone.
+
+    A mask that was drawn on an image before its EXIF orientation turned it is turned alike, with a warning. Raises
+    FileNotFoundError or ValueError, in one sentence, for what cannot be read or does not fit.
+    """
+    dpi = resolution(entry.image)[0] if dpi is None else checked_dpi(dpi)
+    if mask_coding is not None:
+        checked_coding(mask_coding)
+    opened = open_image(entry.image, max_megapixels)
+    image, mask = read_image(opened), None
+    if entry.mask is not None:
+        drawn = open_image(entry.mask, max_megapixels)
+        orientations = opened.info["orientation"], drawn.info["orientation"]
+        mask = _aligned(read_mask(drawn, mask_coding, max_megapixels), image.shape[:2], *orientations, entry)
     return Scan(image, mask, entry.name, entry.tube, parse_date(entry.image.stem), 25.4 / dpi if dpi else None)
+
+
+def _aligned(mask: np.ndarray, size: tuple[int, int], of_image: int, of_mask: int, entry: Entry) -> np.ndarray:
+    """A mask as its image of this size lies, given the EXIF orientations of both.
+
+    Raises ValueError where their sizes differ, or both ways of laying it fit.
+    """
+    name = shown(entry.mask)
+    if of_image == of_mask and mask.shape == size:
+        return mask
+    alike = turn(mask, of_image) if of_mask == 1 else mask
+    if mask.shape == size and (of_mask != 1 or alike.shape == size):
+        raise ValueError(
+            f"{shown(entry.image)} has EXIF orientation {of_image}, but its mask {shown(entry.mask.name)} {of_mask}, "
+            "and both ways of laying it fit: save both upright, without an EXIF orientation."
+        )
+    if mask.shape == size:
+        return mask
+    if alike.shape == size:
+        warnings.warn(
+            f"{name} has the size of its image before EXIF orientation {of_image}: turned alike.", stacklevel=3
+        )
+        return alike
+    turned = " (turned by its EXIF orientation)" if of_image > 4 else ""
+    raise ValueError(
+        f"{name} is {mask.shape[1]} × {mask.shape[0]} pixels, but its image {shown(entry.image.name)} is "
+        f"{size[1]} × {size[0]}{turned}; export the mask at the image's size."
+    )
 
 
 def _limited(items: list[_T], limit: int | None) -> list[_T]:

@@ -1,29 +1,25 @@
-"""One scan: the type, reading an image or a mask from a file, splits that keep a tube together, tiling.
+"""One scan: the type, what its name says, splits that keep a tube together, tiling.
 
 A minirhizotron is a clear tube in the soil; a scanner inside it looks at the roots that grow along the wall. The same
 tube is scanned at several depths on several dates, so two scans of one tube show partly the same roots: a split that
 puts them in two parts leaks. `grouped_split` keeps a tube in one part, `leak_report` names the tubes that are not.
-Whole sets of scans (SegRoot, your folder, drawn ones) are read by `datasets.load_scans`.
+Files are read by `images` and `masks`, whole sets of scans (SegRoot, your folder, drawn ones) by `datasets.load_scans`.
 """
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
 
 _TUBE = re.compile(r"(?:^|[_\-. ])(?:T|[Tt]ube[_\-. ]?)(\d{1,4})(?=[_\-. ]|$)")
 _DATES = (
     (re.compile(r"(?<!\d)(\d{4})[._-](\d\d)[._-](\d\d)(?!\d)"), "%Y-%m-%d"),
     (re.compile(r"(?<!\d)(\d\d)\.(\d\d)\.(\d\d)(?!\d)"), "%d-%m-%y"),
 )
-_DPI = re.compile(r"DPI_?(\d{2,4})(?!\d)|(?<!\d)(\d{2,4})_?dpi(?!_?\d)", re.IGNORECASE)
 _T = TypeVar("_T")
 
 
@@ -85,95 +81,6 @@ def parse_date(name: str) -> str:
     return ""
 
 
-def parse_dpi(path: str | Path, metadata: tuple[float, float] | None = None) -> float | None:
-    """Dots per inch: `DPI120` or `300dpi` in the file's or its folder's name, else the image's own entry where it can
-    be believed (equal both ways and from 120 up), else None."""
-    if found := _DPI.search("/".join(Path(path).parts[-2:])):
-        return float(found[1] or found[2])
-    # 72, 96 and 100 are what software writes unasked: SegRoot's scans at 300 dpi say 100.
-    if metadata and abs(metadata[0] - metadata[1]) < 1 and 120 <= metadata[0] <= 9600:
-        return float(metadata[0])
-    return None
-
-
-def open_image(path: Path) -> Image.Image:
-    """A decoded PIL image; its metadata stays readable. Raises FileNotFoundError or ValueError with one sentence."""
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            return opened
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; check the folder's name.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); delete it and copy or download it again."
-        ) from None
-
-
-def read_image(source: str | Path | Image.Image) -> np.ndarray:
-    """An image file (or opened image) as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation; grey and palette
-    images become RGB, alpha is dropped, 16-bit grey is scaled over its full range. Raises ValueError if unreadable."""
-    opened = source if isinstance(source, Image.Image) else open_image(Path(source))
-    upright = ImageOps.exif_transpose(opened)
-    if upright.mode == "F":
-        raise ValueError(f"{opened.filename} holds floating-point pixels; save it with 8 or 16 bits a channel.")
-    if upright.mode.startswith("I"):
-        grey = np.clip(np.asarray(upright, dtype=np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(upright.convert("RGB"))
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """A mask file as (H, W) bool, True is root.
-
-    JPEG: above 127, for its compression blurs values. Lossless files: the larger of two values (0/1, 0/255), or above
-    half the largest where edges are grey. Colour masks are read by their brightest colour channel, and alpha is never
-    counted: many RGBA masks have alpha 255 everywhere (PlantRootSeg).
-
-    Raises ValueError for an unreadable file, a mask with more than two classes, and one drawn in the alpha channel;
-    warns when more than half of the pixels are root, because then the mask is probably inverted.
-    """
-    path = Path(path)
-    opened = open_image(path)
-    lossy = opened.format == "JPEG"
-    opened = ImageOps.exif_transpose(opened)
-    if opened.mode in ("P", "PA"):
-        opened = opened.convert("RGBA")
-    pixels = np.atleast_3d(np.asarray(opened))
-    colours = pixels[..., :-1] if opened.mode in ("RGBA", "LA") else pixels
-    values = colours.max(axis=2)
-    if colours.shape[2] == 3 and not lossy and (values - colours.min(axis=2)).max() > 32:  # colours, not greys
-        codes = colours.astype(np.uint32) @ np.array([1, 256, 65536], dtype=np.uint32)
-        if (count := len(np.unique(codes))) > 2:
-            raise ValueError(_too_many(path, f"{count} colours"))
-    if colours.shape[2] < pixels.shape[2] and np.ptp(values) == 0 and np.ptp(pixels[..., -1]) > 0:
-        raise ValueError(f"{path} draws its mask in the alpha channel; save it as black and white.")
-    mask = values > 127 if lossy else _two_classes(values, path)
-    if (share := mask.mean()) > 0.5:
-        inverted = f"{path}: {share:.0%} of the pixels are root; if the mask is inverted, save it with roots white."
-        warnings.warn(inverted, stacklevel=2)
-    return mask
-
-
-def _two_classes(values: np.ndarray, path: Path) -> np.ndarray:
-    if values.dtype == bool:
-        return values
-    levels = np.unique(values)
-    if len(levels) <= 2:
-        return values == levels[-1] if levels[-1] > 0 else np.zeros(values.shape, bool)
-    listed = "the values " + ", ".join(str(value) for value in levels[:6]) + (", …" if len(levels) > 6 else "")
-    if levels[-1] <= 32:  # labels, not shades
-        raise ValueError(_too_many(path, listed))
-    if len(levels) <= 8:  # shades of an edge, or a third class such as 127: cannot be told apart
-        cut = f"pixels above {levels[-1] / 2:g} are taken as root; check that no third class is meant."
-        warnings.warn(f"{path} holds {listed}: {cut}", stacklevel=3)
-    return values > levels[-1] / 2
-
-
-def _too_many(path: Path, what: str) -> str:
-    return f"{path} holds {what}, but a mask has two classes; save one with root 255 and everything else 0."
-
-
 def _tube_of(item: object) -> str:
     return (parse_tube(item) or item) if isinstance(item, str) else item.tube
 
@@ -214,6 +121,43 @@ def leak_report(parts: Mapping[str, Iterable[object]]) -> dict[str, list[str]]:
         for tube in {_tube_of(item) for item in items}:
             where.setdefault(tube, []).append(part)
     return {tube: found for tube, found in sorted(where.items()) if len(found) > 1}
+
+
+def group_pattern(group_by: str | None) -> re.Pattern | None:
+    """A compiled `group_by`. Raises ValueError for what is no regular expression."""
+    try:
+        return None if group_by is None else re.compile(group_by)
+    except re.error as error:
+        raise ValueError(
+            f"group_by is {group_by!r}, no regular expression ({error}): try one as '^(plot\\d+)'."
+        ) from None
+
+
+def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> tuple[str, str]:
+    """The groups, {name of a scan: group}, that a split will keep together, in one sentence; and a warning where they
+    may be time points, else "".
+
+    Time points of one place (plot0_T1, plot0_T2, plot1_T1, …) look like tubes: what stands before them then occurs with
+    several of them.
+    """
+    sizes = Counter(groups.values())
+    listed = ", ".join(f"{group} ({count})" for group, count in sorted(sizes.items())[:8])
+    said = f"{len(groups)} scans in {len(sizes)} groups by {f'group_by {group_by!r}' if group_by else 'tube'}: {listed}"
+    said += ", …" if len(sizes) > 8 else ""
+    alone = sum(name == group for name, group in groups.items())
+    said += f"; {alone} names say no group and are each their own" if 0 < alone < len(groups) else ""
+    places: dict[str, set[str]] = {}
+    for name in () if group_by else groups:
+        if found := _TUBE.search(name):
+            places.setdefault(name[: found.start()], set()).add(found[0].strip("_-. "))
+    for place, tubes in sorted(places.items()):
+        if place and len(tubes) > 1 and (len(places) > 1 or place[-1].isdigit()):
+            pattern = re.sub(r"\d+", r"\\d+", re.escape(place))
+            return said, (
+                f"{place} occurs with {', '.join(sorted(tubes)[:3])}: if these are time points and no tubes, scans of "
+                f"one place land in several parts; give group_by (--group-by), such as '^({pattern})'."
+            )
+    return said, ""
 
 
 def check_masks(items: Iterable[Scan | Patch]) -> None:

@@ -1,0 +1,261 @@
+"""What an image file says: its pixels as 8-bit RGB, how it is turned, and its resolution.
+
+Nothing is guessed in silence: a range of values that was scaled gives a warning, `resolution` returns a sentence with
+its number, and what cannot be known is refused with what to do next.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from rootsam_lib import checked
+from rootsam_lib.results import shown
+
+MAX_MEGAPIXELS = 250.0  # RGB, scores and mask of such a scan take about 3 GB of memory
+DPI_RANGE = (50.0, 10_000.0)  # what scanners and cameras over roots have
+UNASKED_DPI = (72, 96, 100)  # what software writes unasked: SegRoot's scans at 300 dpi say 100
+BITS = (8, 10, 12, 14, 16, 24, 31)
+ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128  # EXIF and TIFF tags
+BITS_PER_SAMPLE, SUBFILE_TYPE = 0x0102, 0x00FE  # TIFF tags
+_NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
+
+# Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@contextmanager
+def header(path: str | Path) -> Iterator[Image.Image]:
+    """A PIL image whose pixels are not decoded yet; its size and metadata can be read.
+
+    Raises FileNotFoundError, or ValueError for what is no regular file (a named pipe would wait for ever) or no image.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise FileNotFoundError(f"{shown(path)} does not exist: check its name.")
+        regular = path.is_file()
+        opened = Image.open(path) if regular else None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from None
+    if opened is None:
+        raise ValueError(
+            f"{shown(path)} is no regular file (a folder, pipe or device): put an image file in its place."
+        )
+    with opened:
+        yield opened
+
+
+def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+    """A decoded PIL image; its metadata stays readable, info["orientation"] (1 to 8, as EXIF counts) among them.
+
+    Raises what `header` raises, and ValueError, in one sentence, for an image of more than max_megapixels (million
+    pixels), a file of several pages, and one that cannot be decoded.
+    """
+    checked("max_megapixels", max_megapixels, 0, above=True)
+    path = Path(path)
+    with header(path) as opened:
+        megapixels = opened.width * opened.height / 1e6
+        if megapixels > max_megapixels:
+            raise ValueError(
+                f"{shown(path)} has {megapixels:.1f} megapixels, and max_megapixels is {max_megapixels:g}: raise it "
+                f"(--max-megapixels) if {megapixels * 0.012:.1f} GB of memory are free, or cut the scan into pieces."
+            )
+        try:
+            if (pages := _pages(opened)) > 1:
+                raise _Pages(pages)
+            deep = ";16" in str(opened.tile) or _bits(opened) > 8  # colours of 16 bits, which Pillow cuts to 8
+            turned = 1 if opened.format == "PNG" else opened.getexif().get(ORIENTATION, 1)
+            opened.load()
+            if opened.format == "PNG":  # whose EXIF may stand behind the pixels
+                turned = opened.getexif().get(ORIENTATION, 1)
+        except _Pages as several:
+            raise ValueError(
+                f"{shown(path)} holds {several} pages or frames: save the one that is meant as a file of its own."
+            ) from None
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise _unreadable(path, error) from None
+        if opened.format == "TIFF" and _bits(opened) > 8 and turned != 1:
+            raise ValueError(  # decoders differ in how they turn these
+                f"{shown(path)} has more than 8 bits and EXIF orientation {turned}: save it upright, without one."
+            )
+        opened.info |= {"deep": deep and opened.mode in ("RGB", "RGBA"), "orientation": turned}
+        return opened
+
+
+class _Pages(Exception):
+    """More than one page."""
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = str(error).replace(str(path), path.name).strip(".") or type(error).__name__
+    reason = reason.encode("utf-8", "replace").decode()
+    return ValueError(
+        f"{shown(path)} cannot be read as an image ({reason}): it is damaged or of a kind that is not read; copy it "
+        "again, or save it as PNG."
+    )
+
+
+def _pages(opened: Image.Image) -> int:
+    """How many pages are pictures of their own: thumbnails inside a TIFF are not, nor is a phone's second view."""
+    frames = getattr(opened, "n_frames", 1)
+    if frames == 1 or opened.format == "MPO":
+        return 1
+    if opened.format != "TIFF":
+        return frames
+    pages = 0
+    for number in range(frames):
+        opened.seek(number)
+        pages += not opened.tag_v2.get(SUBFILE_TYPE, 0) & 1
+    opened.seek(0)
+    return pages
+
+
+def _bits(opened: Image.Image) -> int:
+    """Bits of a TIFF's values; 8 for other formats."""
+    return max(np.atleast_1d(opened.tag_v2.get(BITS_PER_SAMPLE, 8))) if opened.format == "TIFF" else 8
+
+
+def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+    """An image file (or what `open_image` gave) as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+
+    Grey and palette images become RGB, alpha is dropped. Values of more than 8 bits are scaled by the range that the
+    file uses (10-bit values in a 16-bit file by 1023), floating-point ones by 1 or, above that, as integers; a warning
+    says so. Raises what `open_image` raises, and ValueError for values that are negative or no number.
+    """
+    opened = source if isinstance(source, Image.Image) else open_image(source, max_megapixels)
+    path = Path(opened.filename)
+    if opened.info["deep"]:
+        pixels = _to_8_bits(deep_colours(path), "16-bit", path)
+    elif opened.mode == "F" or opened.mode.startswith("I"):
+        kind = "floating-point" if opened.mode == "F" else "16-bit" if ";16" in opened.mode else "32-bit"
+        pixels = np.repeat(_to_8_bits(np.asarray(opened), kind, path)[..., None], 3, axis=2)
+    else:
+        try:
+            pixels = np.array(opened.convert("RGB"))
+        except ValueError as error:
+            raise _unreadable(path, error) from None
+    return upright(pixels, opened)
+
+
+def deep_colours(path: Path) -> np.ndarray:
+    """The pixels of a file with colours of 16 bits, uint16 (H, W, 3), not turned: Pillow would drop the lower half."""
+    how = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), how)
+    if pixels is None or pixels.ndim != 3:
+        raise ValueError(f"{shown(path)} has colours of 16 bits that cannot be decoded: save it with 8 bits.")
+    return pixels[..., ::-1]
+
+
+def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
+    """Values of any range as uint8, scaled by the smallest usual range that holds them."""
+    low, top = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(top)):
+        raise ValueError(f"{shown(path)} holds pixels that are no number (NaN or infinite): save it as 8-bit PNG.")
+    if low < 0 or top >= 2 ** BITS[-1]:
+        raise ValueError(f"{shown(path)} holds values from {low:g} to {top:g}: scale them to 0 to 255 and save again.")
+    if values.dtype.kind == "f" and top <= 1:
+        full, said = 1, "values from 0 to 1"
+    else:
+        bits = next(bits for bits in BITS if top < 2**bits)
+        full, said = 2**bits - 1, f"{bits}-bit values"
+    if full != 65535:
+        warnings.warn(f"{kind} images hold {said}: scaled so that {full} becomes 255.", stacklevel=3)
+    return np.clip(values * np.float32(255 / full) + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def upright(pixels: np.ndarray, opened: Image.Image) -> np.ndarray:
+    """Pixels of an opened image, turned as its EXIF orientation asks."""
+    return pixels if opened.format == "TIFF" else turn(pixels, opened.info["orientation"])  # Pillow turns TIFF itself
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W) or (H, W, C) turned upright from an EXIF orientation of 1 to 8; another one leaves them alone."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels if orientation == 1 else np.ascontiguousarray(pixels)
+
+
+# --- resolution
+
+
+def resolution(path: str | Path) -> tuple[float | None, str]:
+    """An image's dots per inch, or None, and where they are from, for people to read.
+
+    First what a name says: `DPI120` or `300dpi`, a number directly bound to "dpi", in the file's name or else in one of
+    the three folders above. Else the file's metadata (JFIF, PNG, TIFF, EXIF; inch or cm), where they can be believed:
+    equal both ways, within `DPI_RANGE`, and not 72, 96 or 100. Raises ValueError for a name that says two resolutions
+    or one that no scanner has.
+    """
+    path = Path(path)
+    named, stated = _named_dpi(path), _stated_dpi(path)
+    if named and stated and abs(named / stated - 1) > 0.01:
+        return named, f"{named:g} dpi from the name, against {stated:g} in the metadata"
+    if named:
+        return named, f"{named:g} dpi from the name"
+    return (stated, f"{stated:g} dpi from the metadata") if stated else (None, "no resolution")
+
+
+def _named_dpi(path: Path) -> float | None:
+    for name in (path.stem, *(folder.name for folder in list(path.parents)[:3])):
+        found = {int(before or after) for before, after in _NAMED_DPI.findall(name)}
+        if len(found) > 1:
+            listed = " and ".join(str(number) for number in sorted(found))
+            raise ValueError(f"{shown(path)} is named {listed} dpi: give dpi (--dpi), or rename it.")
+        if found:
+            return checked_dpi(found.pop(), f"{shown(path)}: the resolution in its name")
+    return None
+
+
+def _stated_dpi(path: Path) -> float | None:
+    """What a file's metadata say, where that can be believed; files that cannot be read fail elsewhere."""
+    try:
+        with header(path) as opened:
+            exif = {} if opened.format == "PNG" else opened.getexif()  # which would decode a PNG
+            from_exif = opened.format == "JPEG" and not opened.info.get("jfif_unit")  # whatever the unit is
+            pairs = [] if from_exif else [opened.info.get("dpi")]
+            if (unit := exif.get(RESOLUTION_UNIT, 2)) in (2, 3):
+                factor = 2.54 if unit == 3 else 1  # per cm
+                pairs.append([(exif.get(tag) or 0) * factor for tag in (X_RESOLUTION, Y_RESOLUTION)])
+    except Exception:  # damaged metadata fail in many ways, and are as good as none
+        return None
+    for pair in pairs:
+        try:
+            x, y = (float(number) for number in pair or ())
+        except (TypeError, ValueError, ZeroDivisionError):  # no pair, or a rational such as 0/0
+            continue
+        whole = round(x, 1)
+        if DPI_RANGE[0] <= x <= DPI_RANGE[1] and abs(x - y) < 0.01 * x and whole not in UNASKED_DPI:
+            return whole  # PNG rounds to dots per metre: 299.9994
+    return None
+
+
+def checked_dpi(dpi: float, name: str = "dpi") -> float:
+    """A resolution in dots per inch, if it can be one.
+
+    Raises ValueError, with the likely cause, for one outside `DPI_RANGE`.
+    """
+    low, high = DPI_RANGE
+    try:
+        return float(checked(name, dpi, low, high))
+    except ValueError as error:
+        hint = ""
+        if not isinstance(dpi, (str, bool)) and dpi and math.isfinite(dpi):
+            for factor, unit in ((25.4, "the edge of a pixel in mm"), (25_400, "the edge of a pixel in µm")):
+                if not hint and low <= factor / dpi <= high:
+                    hint = f" If it is {unit}, that is {factor / dpi:.0f} dpi."
+            if not hint and low <= dpi * 0.0254 <= high:
+                hint = f" If it is pixels per metre, that is {dpi * 0.0254:.0f} dpi."
+        raise ValueError(f"{error}{hint}") from None

@@ -1,0 +1,324 @@
+"""Masks: in every coding the right pixels are root and it is said, or one sentence asks what is root."""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rootsam_lib.data.datasets import read_folder, read_segroot
+from rootsam_lib.data.masks import find_coding, read_mask
+
+MASK = np.zeros((120, 160), bool)
+MASK[20:24, 10:140] = True
+MASK[60:69, 20:150] = True
+MASK[80:118, 50:53] = True
+GREY = MASK.astype(np.uint8) * 255
+NONE, FULL = np.zeros_like(GREY), np.full_like(GREY, 255)
+SHARE = f"{100 * MASK.mean():.2g}"
+
+
+def rgb(red, green, blue, *alpha):
+    return np.stack([red, green, blue, *alpha], axis=-1).astype(np.uint8)
+
+
+def write(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options) if isinstance(pixels, np.ndarray) else pixels.save(path, **options)
+    return path
+
+
+def numbered(shape, count, step=1, dtype=np.uint16):
+    """`count` lines, each with a number of its own."""
+    pixels = np.zeros(shape, dtype)
+    for number in range(count):
+        pixels[2 + 3 * number, 5 : shape[1] - 5 - number] = (number + 1) * step
+    return pixels
+
+
+INDEXED = Image.fromarray(MASK.astype(np.uint8))
+INDEXED.putpalette([0, 0, 0, 128, 0, 0])
+SOFT = cv2.GaussianBlur(GREY, (0, 0), 0.7)
+
+LOSSLESS = [
+    pytest.param(GREY, "coded 0/255", id="0/255"),
+    pytest.param(MASK.astype(np.uint8), "coded 0/1", id="0/1"),
+    pytest.param(MASK.astype(np.uint8) * 100, "coded 0/100", id="0/100"),
+    pytest.param(MASK.astype(np.uint8) * 127, "coded 0/127", id="0/127"),
+    pytest.param(MASK.astype(np.uint8) + 1, "coded 1/2", id="1/2"),
+    pytest.param(MASK.astype(np.uint16) * 65535, "coded 0/65535", id="16 bits"),
+    pytest.param(MASK.astype(np.uint16), "coded 0/1", id="16 bits 0/1"),
+    pytest.param(MASK.astype(np.int32) * 70_000_000, "coded 0/70000000", id="32 bits"),
+    pytest.param(MASK, "coded 0/255", id="1 bit"),
+    pytest.param(rgb(GREY, GREY, GREY), "coded 0/255", id="RGB"),
+    pytest.param(rgb(GREY, GREY, GREY, FULL), "coded 0/255", id="RGBA, alpha 255"),
+    pytest.param(rgb(MASK, MASK, MASK, FULL), "coded 0/1", id="RGBA 0/1, alpha 255"),
+    pytest.param(rgb(FULL, FULL, FULL, GREY), "coded 0/255", id="white on transparent"),
+    pytest.param(np.stack([GREY, FULL], axis=-1), "coded 0/255", id="grey, alpha 255"),
+    pytest.param(rgb(GREY, NONE, NONE), "painted red", id="red"),
+    pytest.param(rgb(NONE, NONE, GREY), "painted blue", id="blue"),
+    pytest.param(rgb(FULL, 255 - GREY, 255 - GREY), "painted red", id="red on white"),
+    pytest.param(rgb(GREY, np.where(MASK, 0, GREY[::-1]), NONE, np.where(MASK | MASK[::-1], 180, 0)),
+                 r"painted red \(root\) and green \(soil\)", id="RootPainter"),
+    pytest.param(INDEXED, "painted red", id="palette"),
+    pytest.param(SOFT, "coded 0/255 with grey edges", id="grey edges"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pixels", "how"), LOSSLESS)
+def test_lossless_masks_of_every_kind_read_the_same_and_it_is_said(pixels, how, tmp_path):
+    path = write(tmp_path / ("m.tif" if getattr(pixels, "dtype", None) == np.int32 else "m.png"), pixels)
+    coding, said = find_coding([path])
+    assert pytest.approx(MASK.mean(), rel=0.2) == read_mask(path).mean()
+    mask = read_mask(path, coding)
+    expected = SOFT > 127 if pixels is SOFT else MASK
+    assert mask.dtype == bool and np.array_equal(mask, expected)
+    assert np.array_equal(read_mask(path), mask)
+    share = f"{100 * expected.mean():.2g}"
+    assert said.startswith("masks " + how.replace("\\", "")) and said.endswith(f"root share {share} % ({path})")
+
+
+def test_floating_point_masks(tmp_path):
+    tifffile.imwrite(tmp_path / "m.tif", MASK.astype(np.float32))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), MASK)
+    tifffile.imwrite(tmp_path / "soft.tif", (SOFT / 255).astype(np.float32))
+    np.testing.assert_array_equal(read_mask(tmp_path / "soft.tif"), SOFT > 127)
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((9, 9), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"nan\.tif holds pixels that are no number"):
+        read_mask(tmp_path / "nan.tif")
+
+
+def test_16_bit_colours_keep_their_lower_half(tmp_path):
+    cv2.imwrite(str(tmp_path / "m.png"), np.dstack([MASK.astype(np.uint16)] * 3))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize("root", [50, 100, 127, 200, 255])
+@pytest.mark.parametrize("colours", [False, True], ids=["grey", "rgb"])
+def test_jpeg_masks_are_read_by_their_own_root_value(root, quality, colours, tmp_path):
+    pixels = MASK.astype(np.uint8) * root
+    path = write(tmp_path / "m.jpg", rgb(pixels, pixels, pixels) if colours else pixels, quality=quality)
+    _, said = find_coding([path])
+    np.testing.assert_array_equal(read_mask(path), MASK)
+    found = int(said.split("0/")[1].split(" ")[0])
+    assert abs(found - root) <= 3 and said.endswith(f"root share {SHARE} % ({path})")
+
+
+def test_jpeg_masks_of_0_and_1(tmp_path):
+    for quality in (95, 100):
+        path = write(tmp_path / "a.jpg", MASK.astype(np.uint8), quality=quality)
+        assert (read_mask(path) != MASK).sum() < 20 and find_coding([path])[0] == "0/1"
+    with pytest.raises(ValueError, match=r"b\.jpg is a JPEG of values up to \d, which its compression has blurred"):
+        read_mask(write(tmp_path / "b.jpg", MASK.astype(np.uint8), quality=75))
+    with pytest.warns(UserWarning, match=r"only 0\.00% of the pixels are root\. A JPEG of small values such as 0/1"):
+        read_mask(write(tmp_path / "c.jpg", MASK.astype(np.uint8), quality=30))
+
+
+def test_jpeg_of_0_and_255_is_thresholded_above_127_exactly(tmp_path):
+    for quality in (10, 30, 60, 90):
+        path = write(tmp_path / "m.jpg", GREY, quality=quality)
+        assert len(np.unique(np.asarray(Image.open(path)))) > 2  # compression did blur it
+        np.testing.assert_array_equal(read_mask(path), np.asarray(Image.open(path)) > 127)
+
+
+@given(quality=st.integers(5, 100), seed=st.integers(0, 99), root=st.sampled_from([90, 127, 160, 255]))
+@settings(max_examples=40, deadline=None)
+def test_any_jpeg_mask_is_right_or_refused(quality, seed, root):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((96, 128), bool)
+    for _ in range(rng.integers(2, 12)):
+        row, column = rng.integers(0, 90), rng.integers(0, 60)
+        mask[row : row + rng.integers(2, 9), column : column + rng.integers(10, 60)] = True
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(root)).save(file, "JPEG", quality=quality)
+    path = _scratch / "m.jpg"
+    path.write_bytes(file.getvalue())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert (read_mask(path) != mask).mean() < 0.01
+        except ValueError as refused:
+            assert quality < 40 and "give mask_coding" in str(refused)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def scratch(tmp_path_factory):
+    global _scratch
+    _scratch = tmp_path_factory.mktemp("masks")
+
+
+@pytest.mark.parametrize(("count", "step", "dtype"), [(38, 1, np.uint8), (60, 1, np.uint16), (12, 20, np.uint8)])
+def test_numbers_of_single_roots_are_all_root(count, step, dtype, tmp_path):
+    pixels = numbered((200, 220), count, step, dtype)
+    path = write(tmp_path / "m.png", pixels)
+    coding, said = find_coding([path])
+    assert coding == "labels" and f"a number for every root ({step} to {count * step})" in said
+    np.testing.assert_array_equal(read_mask(path), pixels > 0)
+
+
+def photograph():
+    return np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
+
+
+THIRD = GREY.copy()
+THIRD[100:] = 127
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("m.png", numbered((60, 80), 2), "holds the values 0, 1, 2;"),
+        ("m.png", numbered((60, 80), 5), "holds the values 0, 1, 2, 3, 4, 5;"),
+        ("m.png", THIRD, "holds the values 0, 127, 255;"),
+        ("m.jpg", THIRD, "holds many values between 0 and 255"),
+        ("m.png", photograph(), "holds the values 0, 1, 2, 3, 4, 5, 6, …"),
+        ("m.jpg", photograph(), "holds many values between"),
+        ("m.png", rgb(NONE, GREY, NONE), "painted green, which is root in some programs and soil in others"),
+        ("m.png", rgb(NONE, GREY, NONE, GREY), "painted green, which is root in some"),
+        ("m.jpg", rgb(NONE, GREY, NONE), "painted green, which is root in some"),
+        ("m.png", rgb(GREY, GREY[::-1], NONE), "painted red and green and yellow|holds . colours"),
+        ("m.png", rgb(GREY, NONE, GREY[::-1]), "painted red and blue"),
+        ("m.png", rgb(GREY, NONE, NONE) // 2 + rgb(THIRD, NONE, NONE) // 4, "holds . colours"),
+        ("m.png", rgb(NONE, NONE, NONE, GREY), "draws its mask in the alpha channel"),
+    ],
+)
+def test_ambiguous_masks_ask_for_the_coding(name, pixels, message, tmp_path):
+    path = write(tmp_path / name, pixels)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_mask(path)
+    assert "give mask_coding (--mask-coding), such as 0/255" in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_a_given_coding_is_obeyed(tmp_path):
+    third = write(tmp_path / "t.png", THIRD)
+    assert np.array_equal(read_mask(third, "0/255"), THIRD > 127) and np.array_equal(
+        read_mask(third, "labels"), THIRD > 0
+    )
+    assert np.array_equal(read_mask(third, "255/0"), THIRD < 127.5)
+    green = write(tmp_path / "g.png", rgb(GREY[::-1], GREY, NONE, FULL))
+    only = MASK & ~MASK[::-1]
+    assert np.array_equal(read_mask(green, "green"), only) and np.array_equal(read_mask(green, "red"), only[::-1])
+    alpha = write(tmp_path / "a.png", rgb(NONE, NONE, NONE, GREY))
+    assert np.array_equal(read_mask(alpha, "alpha"), MASK)
+    with pytest.raises(ValueError, match=r"t\.png has no alpha channel"):
+        read_mask(third, "alpha")
+    for wrong in ("", "root", "1", "255/255", "-1/2", 255):
+        with pytest.raises(ValueError, match=r"mask_coding is .*give soil/root, such as 0/255"):
+            read_mask(third, wrong)
+
+
+def test_masks_without_roots_are_empty_and_it_is_said(tmp_path):
+    opaque = rgb(NONE, NONE, NONE, FULL)
+    for name, pixels in (("a.png", NONE), ("b.png", opaque)):
+        with pytest.warns(UserWarning, match=rf"{name}: only 0\.00% of the pixels are root"):
+            assert not read_mask(write(tmp_path / name, pixels)).any()
+
+
+def test_full_and_inverted_masks_are_warned_about(tmp_path):
+    inverted = write(tmp_path / "inv.png", 255 - GREY)
+    message = r"inv\.png: 91% of the pixels are root; if the mask is inverted, give mask_coding 255/0, or"
+    with pytest.warns(UserWarning, match=message):
+        read_mask(inverted)
+    np.testing.assert_array_equal(read_mask(inverted, "255/0"), MASK)
+    with pytest.warns(UserWarning, match="100% of the pixels are root"):
+        assert read_mask(write(tmp_path / "full.png", FULL)).all()
+
+
+# ---------------------------------------------------------------- one coding for a folder
+
+
+def folder(path, *masks, image=None):
+    for number, pixels in enumerate(masks):
+        write(path / f"T{number:03d}.png", np.zeros((*MASK.shape, 3), np.uint8) if image is None else image)
+        write(path / f"T{number:03d}-mask.png", pixels)
+    return path
+
+
+def test_a_folder_s_masks_have_one_coding_and_it_is_said_once(tmp_path):
+    said = []
+    scans = read_folder(folder(tmp_path / "a", MASK.astype(np.uint8), NONE, MASK.astype(np.uint8)), say=said.append)
+    assert [int(scan.mask.sum()) for scan in scans] == [MASK.sum(), 0, MASK.sum()]
+    assert said[-1] == f"masks coded 0/1, root share {200 / 3 * MASK.mean():.2g} % (3 masks)"
+    assert said[0].startswith("resolution: no resolution (3 images) (give dpi") and len(said) == 2
+
+
+def test_a_value_means_the_same_in_every_mask_of_a_folder(tmp_path):
+    """Alone, a mask of 0 and 1 would be read as root 1; beside one of 0, 1 and 2 that is open."""
+    place = folder(tmp_path / "classes", MASK.astype(np.uint8), MASK.astype(np.uint8) * 2)
+    with pytest.raises(ValueError, match=r"holds the values 0, 1, 2 \(all 2 masks together\)"):
+        read_folder(place, say=print)
+    assert read_folder(place, mask_coding="1/2")[0].mask.sum() == 0
+    both = read_folder(folder(tmp_path / "files", MASK.astype(np.uint8), GREY))
+    assert all(np.array_equal(scan.mask, MASK) for scan in both)
+    red_alone = folder(tmp_path / "painted", rgb(GREY, NONE, NONE, GREY), rgb(NONE, GREY, NONE, GREY))
+    assert [scan.mask.sum() for scan in read_folder(red_alone)] == [MASK.sum(), 0]
+    with pytest.raises(ValueError, match=r"T001-mask\.png is grey, but .*T000-mask\.png is painted in colours"):
+        read_folder(folder(tmp_path / "mixed", rgb(GREY, NONE, NONE), GREY))
+    with pytest.raises(ValueError, match=r"is coded 0/10\d, but .* is coded 0/1"):
+        place = folder(tmp_path / "two", MASK.astype(np.uint8))
+        write(place / "T009.png", np.zeros((*MASK.shape, 3), np.uint8))
+        write(place / "T009-mask.jpg", MASK.astype(np.uint8) * 100, quality=70)
+        read_folder(place)
+
+
+def test_nearly_empty_and_nearly_full_folders_are_warned_about(tmp_path):
+    dot = NONE.copy()
+    dot[5, 5] = 255
+    with pytest.warns(UserWarning, match=r"3 masks: only 0\.00% of the pixels are root"):
+        read_folder(folder(tmp_path / "empty", NONE, dot, NONE))
+    with pytest.warns(UserWarning, match=r"T000-mask\.png: 91% .*\(2 of 2 masks hold more than half\).*255/0"):
+        read_folder(folder(tmp_path / "full", 255 - GREY, 255 - GREY))
+
+
+# ---------------------------------------------------------------- as the image lies
+
+
+def turned(path, image, mask, orientation, of_mask=1):
+    for name, pixels, tag in (("a.png", image, orientation), ("a-mask.png", mask, of_mask)):
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        write(path / name, pixels, exif=exif)
+    return path
+
+
+IMAGE = rgb(GREY, GREY // 2, NONE)
+
+
+def test_a_mask_lies_as_its_image(tmp_path):
+    scan = read_folder(turned(tmp_path / "both", IMAGE, GREY, 6, 6))[0]
+    np.testing.assert_array_equal(scan.mask, scan.image[..., 0] > 127)
+    scan = read_folder(turned(tmp_path / "upright", IMAGE, np.rot90(GREY, -1), 6))[0]
+    np.testing.assert_array_equal(scan.mask, scan.image[..., 0] > 127)
+    with pytest.warns(UserWarning, match="size of its image before EXIF orientation 6: turned alike"):
+        scan = read_folder(turned(tmp_path / "before", IMAGE, GREY, 6))[0]
+    np.testing.assert_array_equal(scan.mask, scan.image[..., 0] > 127)
+
+
+@pytest.mark.parametrize(("orientation", "of_mask", "square"), [(3, 1, 0), (2, 1, 0), (6, 1, 1), (1, 3, 0), (3, 2, 0)])
+def test_a_mask_that_may_lie_either_way_is_refused(orientation, of_mask, square, tmp_path):
+    cut = (slice(0, 120), slice(0, 120)) if square else ...
+    place = turned(tmp_path / "a", IMAGE[cut], GREY[cut].copy(), orientation, of_mask)
+    message = rf"EXIF orientation {orientation}, but its mask a-mask\.png {of_mask}, and both ways of laying it fit"
+    with pytest.raises(ValueError, match=message):
+        read_folder(place)
+
+
+# ---------------------------------------------------------------- SegRoot
+
+
+def test_segroot_masks_read_as_before(segroot):
+    """Above 127, for they are JPEG; and the coding that a folder's masks are found to have says the same."""
+    paths = sorted(segroot.rglob("*-mask.jpg"))[:4]
+    coding, said = find_coding(paths)
+    assert coding == "0/255" and said.startswith("masks coded 0/255 (JPEG), root share")
+    for path in paths:
+        np.testing.assert_array_equal(read_mask(path, coding), np.asarray(Image.open(path)).max(axis=2) > 127)
+    (scan,) = read_segroot("valid", segroot, limit=1)
+    (path,) = segroot.rglob(f"{scan.name}-mask.jpg")
+    np.testing.assert_array_equal(scan.mask, np.asarray(Image.open(path)).max(axis=2) > 127)
