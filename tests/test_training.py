@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import evaluate
-from rootsam_lib.evaluation.validation import prompt_use
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import FixedPrompts
 from rootsam_lib.results import read_json
@@ -210,18 +209,6 @@ def test_predictions_differ_from_the_base_model(stage, small_scans, base):
     assert len(results["counts"]["base"]) == len(results["patches"]) == 8
     assert automatic["stage1"]["root_iou"] != prompted["stage1"]["root_iou"]
     assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
-
-
-def test_a_model_that_ignores_its_points_is_seen(small_scans, monkeypatch):
-    patches, model = tile(small_scans[0], 256), build_sam("nano")
-    use = prompt_use(model, patches, FixedPrompts(5, 2))
-    assert use["true points"] > use["moved points"] and set(use) == {"true points", "moved points", "no points"}
-    decode = type(model).decode
-    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: decode(self, features))
-    deaf = prompt_use(model, patches, FixedPrompts(5, 2))
-    assert deaf["true points"] == deaf["moved points"] == deaf["no points"] == use["no points"]
-    with pytest.raises(ValueError, match="take more patches"):
-        prompt_use(model, [replace(p, mask=p.mask & False) for p in patches])
 
 
 def test_patches_without_roots_are_legal(stage, small_scans):
