@@ -92,7 +92,7 @@ class _Tile:
     row: int
     column: int
     embeddings: dict[tuple[int, int], Embedding] = field(default_factory=dict)
-    start: Tensor | None = None  # (1, 1, side / 4, side / 4): the logits that corrections begin with
+    start: Tensor | None = None  # low_res logits (1, 1, h / 4, w / 4) that corrections begin with
     first: tuple[np.ndarray, float] | None = None  # the answer without clicks: logits float32 (side, side), IoU
     answer: tuple[np.ndarray, float] | None = None
     clicks: tuple[Click, ...] = ()
@@ -104,8 +104,8 @@ class Predictor:
     input_scale: how much images are enlarged for the encoder. tile_size: px, a multiple of 32; overlap: px that
     neighbouring tiles share at least, a quarter of a tile when None. tta: every tile is also seen flipped left to
     right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). keep: hold
-    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5); without it the memory
-    of one tile is enough for an image of any size.
+    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail
+    path); without it the memory of one tile is enough for an image of any size.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -256,17 +256,17 @@ class Predictor:
 
     @torch.no_grad()
     def _begin(self, tile: _Tile, start: str) -> None:
-        tile.start, iou = self.model.decode(self._embed(tile))
+        logits, iou, tile.start = self.model.decode(self._embed(tile))
         if start == "empty":
-            tile.start = torch.full_like(tile.start, NO_ROOT)
-        tile.first = tile.answer = self._full(tile.start), float(iou)
+            logits, tile.start = torch.full_like(logits, NO_ROOT), torch.full_like(tile.start, NO_ROOT)
+        tile.first = tile.answer = self._full(logits), float(iou)
         tile.clicks = ()
 
     @torch.no_grad()
     def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
         points, labels = (x.to(self.model.device) for x in _tensors(clicks))
         fed = click_prompt(tile.start, points, labels, self.side)
-        logits, iou = self.model.decode(self._embed(tile), points, labels, fed)
+        logits, iou, _ = self.model.decode(self._embed(tile), points, labels, fed)
         return follow_clicks(self._full(logits), clicks), float(iou)
 
     def _full(self, logits: Tensor) -> np.ndarray:

@@ -52,7 +52,7 @@ def test_one_tile_is_the_models_own_answer(model):
 
 
 def test_constant_logits_have_no_seams(model, monkeypatch):
-    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]))
+    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]), torch.zeros(1, 1, 16, 16))
     monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
     _, estimate, logits = ask(model, np.zeros((150, 170, 3), np.uint8), 64, 24)
     np.testing.assert_allclose(logits, 2.5, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_constant_logits_have_no_seams(model, monkeypatch):
 
 
 def test_no_root_no_estimate(model, monkeypatch):
-    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]))
+    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]), torch.zeros(1, 1, 16, 16))
     monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
     mask, estimate, _ = ask(model, np.zeros((64, 64, 3), np.uint8), 64, 0)
     assert not mask.any() and np.isnan(estimate)
@@ -79,6 +79,21 @@ def test_flips_are_turned_back_and_averaged(model):
     found = ask(model, image, 64, 0, Prompts(points, labels), tta=True)[2]
     np.testing.assert_allclose(found, np.mean(by_hand, axis=0), atol=1e-4)
     assert np.abs(found - by_hand[0]).max() > 0.01
+
+
+def test_corrections_with_a_detail_path_begin_with_its_answer():
+    detailed = build_sam("nano").eval()
+    detailed.add_detail()
+    torch.nn.init.normal_(detailed.sam.sam_mask_decoder.detail.finer.weight, generator=torch.Generator().manual_seed(0))
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    predictor = Predictor(detailed, 2.0, 64, 0)
+    predictor.set_image(image)
+    first = predictor.correct()
+    assert (first == predictor.predict()[0][0]).all()
+    moved = predictor.correct([(10, 20, 1 - int(first[20, 10]))])
+    assert (moved != first)[:, :64].any() and (moved == first)[:, 64:].all()
+    assert not predictor.correct([], "empty").any()
+    assert predictor.correct([(10, 20, 1)], "empty")[20, 10]
 
 
 def test_a_point_reaches_only_the_tiles_it_lies_in(model):
