@@ -64,7 +64,7 @@ def score(model: RootSAM, scenes: int = 500, size: int = 512) -> dict[str, float
         for number in range(1, CLICKS + 1):
             new = [next_click(t, m) or (0, 0, -1) for t, m in zip(truth, masks, strict=True)]
             clicks = np.concatenate([clicks, np.array(new, np.float32)[:, None]], 1)
-            logits, predicted = model.decode(features, *_points_and_labels(clicks), fed, multimask=number == 1)
+            logits, predicted, _ = model.decode(features, *_points_and_labels(clicks), fed, multimask=number == 1)
             full = resize_logits(logits, truth.shape[1:]).cpu().numpy() > 0
             top = predicted.argmax(1).cpu()
             masks = full[np.arange(len(truth)), top.numpy()]
@@ -125,7 +125,7 @@ def segment_coins(model: RootSAM) -> Coins:
     truth = [labels == i for i in range(1, number + 1) if (labels == i).sum() > 300]
     features = model.eval().encode(np.repeat(picture[None, ..., None], 3, -1), size=512)
     clicks = np.array([next_click(coin, np.zeros_like(coin)) for coin in truth], np.float32)[:, None]
-    logits, predicted = model.decode(features, *_points_and_labels(clicks), multimask=True)
+    logits, predicted, _ = model.decode(features, *_points_and_labels(clicks), multimask=True)
     best = logits[torch.arange(len(truth)), predicted.argmax(1).cpu()][:, None]
     masks = (resize_logits(best, picture.shape)[:, 0] > 0).cpu().numpy()
     ious = np.array([iou(count(m, t)) for m, t in zip(masks, truth, strict=True)])
