@@ -16,7 +16,7 @@ import torch
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.predictor import segment
+from rootsam_lib.predictor_old import segment
 from rootsam_lib.results import provenance, write_json
 
 SCAN = (2273, 2550)

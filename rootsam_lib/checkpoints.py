@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -16,12 +16,12 @@ import sam2
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rootsam_lib.model import RootSAM, pick_device
-from rootsam_lib.results import cache_dir
+from rootsam_lib.results import atomic, cache_dir
 
 NANO = Path(__file__).parent / "nano"
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
@@ -116,7 +116,7 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
     """Build a model, load its weights and put it on the device of `pick_device`.
 
     name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
-    written by `save_weights` or Meta's .pt format, or None for random weights drawn from `seed`.
+    written by `save_checkpoint` or Meta's .pt format, or None for random weights drawn from `seed`.
     Raises ValueError for an unknown name or weights of another model, FileNotFoundError for a missing file.
     """
     if name not in MODELS:
@@ -151,21 +151,46 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
         )
         if any(key.startswith("sam_mask_decoder.detail.") for key in state):
             model.add_detail()
-        model.sam.load_state_dict({key: value.float() for key, value in state.items()})
+        state = {key: value.float() for key, value in state.items()}
+        model.sam.load_state_dict(state)
     except LOAD_ERRORS as error:
         raise ValueError(
             f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
             f"made from, or make it again ({(str(error).splitlines() or [''])[0][:120]})."
         ) from error
+    if odd := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"{path.name} holds numbers that are none (NaN or infinite, in {odd[0]}): train it again.")
 
 
-def save_weights(model: RootSAM, path: str | Path) -> None:
-    """Write the whole model's weights as safetensors, atomically."""
+def save_checkpoint(model: RootSAM, path: str | Path, about: Mapping[str, object] | None = None) -> None:
+    """Write the whole model's weights as safetensors, atomically, with a note of what they are and how to use them.
+
+    about: anything that JSON holds; `predictor.load_predictor` wants input_scale and patch_size (px). The model's name
+    and whether it has a detail path are added.
+    """
+    about = {**(about or {}), "model": model.name, "detail": model.sam.sam_mask_decoder.detail is not None}
+    state = {key: value.contiguous() for key, value in model.sam.state_dict().items()}
+    with atomic(path) as partial:
+        save_file(state, partial, metadata={"rootsam": json.dumps(about, sort_keys=True)})
+        partial.chmod(0o644)  # safetensors' own choice hides the file from other users
+
+
+def read_about(path: str | Path) -> dict[str, object]:
+    """What a checkpoint says of itself: see `save_checkpoint`.
+
+    Raises FileNotFoundError when it is missing, ValueError when it is damaged or says nothing.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in model.sam.state_dict().items()}, partial)
-    os.replace(partial, path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
+    try:
+        with safe_open(path, "pt") as opened:
+            about = json.loads((opened.metadata() or {}).get("rootsam", "null"))
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{path.name} is no safetensors file, or is damaged: make it again.") from error
+    if not isinstance(about, dict) or not {"model", "input_scale", "patch_size"} <= set(about):
+        raise ValueError(f"{path.name} does not say which model it is and how to use it: train the stage again.")
+    return about
 
 
 def weights_hash(module: nn.Module) -> str:

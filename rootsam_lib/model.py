@@ -212,37 +212,51 @@ class RootSAM(nn.Module):
         None stands for no prompt at all. P is B, or a multiple of B: several prompt sets per image, those of one image
         next to each other. mask_input: logits (P, 1, h / 4, w / 4) of an earlier prediction.
         """
-        decoder, prompt_encoder = self.sam.sam_mask_decoder, self.sam.sam_prompt_encoder
         embedding, high_res, image_size = self.embed(features) if isinstance(features, Features) else features
-        batch = embedding.shape[0]
+        images = embedding.shape[0]
         if points is None:
-            points, labels = torch.zeros(batch, 1, 2), torch.full((batch, 1), -1)
-        points, labels = points.to(self.device), labels.to(self.device)
-        if points.shape[0] % batch or points.shape[:2] != labels.shape:
+            points, labels = torch.zeros(images, 1, 2), torch.full((images, 1), -1)
+        if points.shape[0] % images or points.shape[:2] != labels.shape:
             raise ValueError(
-                f"points {tuple(points.shape)} and labels {tuple(labels.shape)} do not fit {batch} encoded images: "
+                f"points {tuple(points.shape)} and labels {tuple(labels.shape)} do not fit {images} encoded images: "
                 "give (P, N, 2) and (P, N) with P a multiple of the number of images."
             )
-        repeats = points.shape[0] // batch
-        if repeats > 1:
-            embedding, *high_res = (x.repeat_interleave(repeats, dim=0) for x in (embedding, *high_res))
+        # SAM2.1's prompt encoder has an embedding for label -1, so padding would change an answer: prompt sets of one
+        # length are decoded together, without any padding.
+        padded = labels.cpu() < 0
+        counts, first = (~padded).sum(1), padded.int().argsort(dim=1, stable=True)
+        groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]
+        image_of = torch.arange(len(points)) // (len(points) // images)
+        answers = []
+        for rows in groups:
+            kept = first[rows, : max(int(counts[rows[0]]), 1)]
+            own_points = points[rows[:, None], kept].to(self.device)
+            own_labels = labels[rows[:, None], kept].to(self.device)
+            whole = len(rows) == images == len(points)  # nothing to pick
+            picked = (x if whole else x[image_of[rows]] for x in (embedding, *high_res))
+            fed = mask_input if mask_input is None or whole else mask_input[rows]
+            answers.append(self._decode(*picked, own_points, own_labels, fed, image_size, multimask))
+        back = torch.cat(groups).argsort()
+        logits, iou = (x[0] if len(groups) == 1 else torch.cat(x)[back] for x in zip(*answers, strict=True))
+        return Prediction(logits, iou)
 
+    def _decode(self, embedding, fine4, fine8, points, labels, mask_input, image_size, multimask):
+        """sam2's prompt encoder and mask decoder, for prompt sets of one length."""
+        prompt_encoder = self.sam.sam_prompt_encoder
         # The prompt encoder only uses these sizes to normalise coordinates and to lay out the dense grid.
         prompt_encoder.input_image_size = image_size
         prompt_encoder.image_embedding_size = tuple(embedding.shape[-2:])
         sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=mask_input)
-        logits, iou, _, _ = decoder(
+        logits, iou, _, _ = self.sam.sam_mask_decoder(
             image_embeddings=embedding,
             image_pe=prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
             repeat_image=False,
-            high_res_features=list(high_res),
+            high_res_features=[fine4, fine8],
         )
-        return Prediction(logits, iou)
-
-    forward = decode  # what accelerate and DistributedDataParallel call
+        return logits, iou
 
     def parameter_table(self) -> list[dict[str, object]]:
         """One row a part: its name, its number of parameters, and whether it is trained or frozen.

@@ -1,22 +1,59 @@
-"""Whole scans: overlapping tiles, whose logits are blended so that no seam shows."""
+"""Ask a model about an image of any size: `set_image`, then `predict`, as with sam2's own `SAM2ImagePredictor`.
+
+    predictor = load_predictor("runs/quick/stage2-0123abcd")  # or "nano", or a checkpoint file
+    predictor.set_image(image)
+    masks, iou, logits = predictor.predict()                                  # no point: all roots
+    masks, iou, logits = predictor.predict(np.array([[310, 200]]), np.array([1]))  # the roots that carry the point
+    mask = predictor.correct([(310, 200, 1), (40, 52, 0)])                    # a mask, corrected click by click
+
+An image larger than a tile is cut into overlapping tiles, whose logits fade into each other so that no seam shows. A
+point is shown to the tiles that it lies in. The encoder runs once a tile; every further question runs the decoder only.
+"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from rootsam_lib.model import RootSAM, encoder_size, resize_logits
-from rootsam_lib.prompts import Prompts, stack_prompts
+from rootsam_lib import checked
+from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
+from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
+from rootsam_lib.prompts import ROOT, SOIL, Prompts, click_prompt
+
+STARTS = ("automatic", "empty")
+NO_ROOT = -10.0  # the logit of an empty start: soil, and by far
+FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps through rows and columns; -1 turns them round
 
 
-class Segmentation(NamedTuple):
-    """mask bool (H, W); logits float32 (H, W), 0 is the mask's edge; iou, the model's own estimate of its root IoU: the
-    mean over the tiles in which it finds root, NaN where it finds none."""
+class Click(NamedTuple):
+    """x to the right and y down, in whole pixels of the image; label 1 root, 0 soil."""
 
-    mask: np.ndarray
-    logits: np.ndarray
-    iou: float = float("nan")
+    x: int
+    y: int
+    label: int
+
+
+def parse_clicks(text: str) -> list[Click]:
+    """Clicks from a parameter: "x,y,label" joined by ";", such as "310,200,1;40,52,0"; "" is no click.
+
+    Raises ValueError, naming the entry, for anything else.
+    """
+    clicks = []
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        try:
+            x, y, label = (int(number) for number in entry.split(","))
+        except ValueError:
+            label = -1
+        if label not in (ROOT, SOIL):
+            raise ValueError(
+                f"click {entry!r} is not x,y,label: give whole pixels and 1 for root or 0 for soil, as in 310,200,1."
+            )
+        clicks.append(Click(x, y, label))
+    return clicks
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -25,7 +62,9 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
     return np.linspace(0, max(length - size, 0), count).round().astype(int).tolist()
 
 
-def obey(logits: np.ndarray, clicks: Iterable[Sequence[float]], reach: float = 5.0, margin: float = 2.0) -> np.ndarray:
+def follow_clicks(
+    logits: np.ndarray, clicks: Iterable[Sequence[float]], reach: float = 5.0, margin: float = 2.0
+) -> np.ndarray:
     """Correct mask logits, float32 (H, W), where the model did not follow a click: at least there the person is right.
 
     clicks: (x, y, label) in px of the logits, in the order in which they were made. Around a click whose logit is not
@@ -46,71 +85,227 @@ def obey(logits: np.ndarray, clicks: Iterable[Sequence[float]], reach: float = 5
     return logits
 
 
-@torch.no_grad()
-def segment(
-    model: RootSAM,
-    image: np.ndarray,
-    tile_size: int = 1024,
-    overlap: int = 128,
-    prompts: Prompts | None = None,
-    input_scale: float = 1.0,
-    tta: bool = False,
-) -> Segmentation:
-    """Find the roots of a whole scan.
+@dataclass
+class _Tile:
+    """A tile's place, its embedding under each flip, and its answer to the clicks in it so far."""
 
-    image: uint8 (H, W, 3) of any size; a side shorter than a tile is mirrored for the model and cut off again. Tiles
-    overlap by at least `overlap` px and fade into each other. prompts: points in pixels of the image, each shown to the
-    tiles that it lies in; None for the automatic mode. input_scale: how much tiles are enlarged for the encoder. tta: also
-    look at every tile flipped left to right, upside down and both, and average the logits; four times the work
-    (test-time augmentation). Memory is bounded by one tile and two float32 maps.
-    Raises ValueError for a tile size that is not a multiple of 32, or an overlap of half a tile or more.
+    row: int
+    column: int
+    embeddings: dict[tuple[int, int], Embedding] = field(default_factory=dict)
+    start: Tensor | None = None  # (1, 1, side / 4, side / 4): the logits that corrections begin with
+    first: tuple[np.ndarray, float] | None = None  # the answer without clicks: logits float32 (side, side), IoU
+    answer: tuple[np.ndarray, float] | None = None
+    clicks: tuple[Click, ...] = ()
+
+
+class Predictor:
+    """A model and how it is used on images.
+
+    input_scale: how much images are enlarged for the encoder. tile_size: px, a multiple of 32; overlap: px that
+    neighbouring tiles share at least, a quarter of a tile when None. tta: every tile is also seen flipped left to
+    right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). keep: hold
+    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5); without it the memory
+    of one tile is enough for an image of any size.
+    Raises ValueError for a setting that cannot be.
     """
-    if tile_size % 32 or not 0 <= overlap < tile_size // 2:
-        given = f"tile_size is {tile_size} and overlap {overlap}"
-        raise ValueError(f"{given}: give a multiple of 32, and less than half of it as overlap.")
-    model.eval()
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, max(tile_size - height, 0)), (0, max(tile_size - width, 0)), (0, 0)), mode="symmetric")
-    # A tile counts little near its own edge, where it knows least; 1e-3 keeps the scan's outermost pixels.
-    ramp = np.minimum(np.arange(1, tile_size + 1), np.arange(tile_size, 0, -1)).astype(np.float32)
-    ramp = np.clip(ramp / max(overlap, 1), 1e-3, 1)
-    weight = ramp[:, None] * ramp[None]
-    total, weights = (np.zeros(padded.shape[:2], np.float32) for _ in range(2))
-    flips = ((1, 1), (1, -1), (-1, 1), (-1, -1)) if tta else ((1, 1),)
-    estimates = []
-    for row in tile_starts(padded.shape[0], tile_size, overlap):
-        for column in tile_starts(padded.shape[1], tile_size, overlap):
-            window = (slice(row, row + tile_size), slice(column, column + tile_size))
-            tile = padded[window]
-            local = None if prompts is None else _inside(prompts, row, column, tile_size)
-            answers = [_ask(model, tile, local, input_scale, flip) for flip in flips]
-            logits = np.mean([logits for logits, _ in answers], axis=0)
-            if (logits > 0).any():
-                estimates.append(np.mean([estimate for _, estimate in answers]))
-            total[window] += weight * logits
-            weights[window] += weight
-    logits = (total / weights)[:height, :width]
-    return Segmentation(logits > 0, logits, float(np.mean(estimates)) if estimates else float("nan"))
+
+    def __init__(
+        self,
+        model: RootSAM,
+        input_scale: float = 1.0,
+        tile_size: int = 512,
+        overlap: int | None = None,
+        tta: bool = False,
+        keep: bool = True,
+    ):
+        self.model, self.tta, self.keep = model.eval(), tta, keep
+        self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
+        self.tile_size = checked("tile_size", tile_size, 32, 8192, whole=True)
+        if self.tile_size % 32:
+            raise ValueError(f"tile_size is {tile_size}: give a multiple of 32; 512 and 1024 are usual.")
+        most = self.tile_size // 2 - 1
+        self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
+        self._source: np.ndarray | None = None
+        self._tiles: list[_Tile] = []
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What answers are made by, for results files: the model's label, its weights' hash, and the settings."""
+        settings = {name: getattr(self, name) for name in ("input_scale", "tile_size", "overlap", "tta")}
+        return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Take an image, uint8 (H, W, 3), of any size; a side shorter than a tile is mirrored, and cut off again.
+
+        The same array again costs nothing. Raises ValueError for another shape or dtype.
+        """
+        if image is self._source:
+            return
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3).")
+        self._source, self.shape = image, image.shape[:2]
+        self.side = min(self.tile_size, 32 * -(-max(self.shape) // 32))
+        below_right = [(0, max(self.side - length, 0)) for length in self.shape]
+        self._padded = np.pad(image, (*below_right, (0, 0)), mode="symmetric")
+        overlap = min(self.overlap, self.side // 2 - 1)
+        # A tile counts little near its own edge, where it knows least; 1e-3 keeps the image's outermost pixels.
+        ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)
+        ramp = np.clip(ramp / max(overlap, 1), 1e-3, 1)
+        self._weight = ramp[:, None] * ramp[None]
+        rows, columns = (tile_starts(length, self.side, overlap) for length in self._padded.shape[:2])
+        self._tiles = [_Tile(row, column) for row in rows for column in columns]
+        self._start, self.clicks, self.mask = "", (), None
+
+    def predict(
+        self, point_coords: np.ndarray | None = None, point_labels: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mask of the image's roots: all of them without points, else those that carry a root point.
+
+        point_coords: (N, 2) as (x, y) px of the image. point_labels: (N,), 1 root, 0 soil; -1 stands for no point.
+        Returns masks bool (1, H, W), the model's own estimate of their root IoU, float (1,) (the mean over the tiles in
+        which it finds root, NaN where it finds none), and logits float32 (1, H, W), 0 at the mask's edge.
+        Raises ValueError before `set_image`, for a point outside of the image, and for another label.
+        """
+        self._needs_image()
+        points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
+        clicks = [self._checked((*place, label)) for place, label in points if label != -1]
+        answers = []
+        for tile in self._tiles:
+            inside = self._inside(tile, clicks)
+            turned = [self._decode(tile, inside, flip) for flip in (FLIPS if self.tta else FLIPS[:1])]
+            answers.append((np.mean([logits for logits, _ in turned], axis=0), np.mean([iou for _, iou in turned])))
+        logits = self._blend([logits for logits, _ in answers])
+        rooted = [iou for tile_logits, iou in answers if (tile_logits > 0).any()]
+        return (logits > 0)[None], np.array([np.mean(rooted) if rooted else np.nan]), logits[None]
+
+    def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
+        """The mask, bool (H, W), of one image and its prompts, None for none: what the protocols of evaluation ask."""
+        self.set_image(image)
+        return self.predict(*(prompts or (None, None)))[0][0]
+
+    def correct(self, clicks: Iterable[Sequence[float]] = (), start: str = "automatic") -> np.ndarray:
+        """A mask, bool (H, W), corrected by clicks, each (x, y, label) in px; only tiles whose clicks changed are
+        decoded again.
+
+        start: "automatic" (the mask of all roots) or "empty" (soil, until a tile gets its first click). The mask is a
+        function of the image, the weights and the list of clicks: the first mask's logits go back into the decoder with
+        every click stamped into them, and where the answer still does not follow a click, `follow_clicks` makes it. So
+        taking a click back or reading a list from a file ends at the same mask. (Feeding each answer into the next
+        question, as training does, needs all answers in between, and ended no better.)
+        Raises ValueError before `set_image`, for another start, a click outside of the image, and another label.
+        """
+        self._needs_image()
+        if start not in STARTS:
+            raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
+        clicks = tuple(self._checked(click) for click in clicks)
+        for tile in self._tiles:
+            if start != self._start or tile.answer is None:
+                self._begin(tile, start)
+            inside = self._inside(tile, clicks)
+            if inside != tile.clicks:
+                tile.clicks, tile.answer = inside, self._corrected(tile, inside) if inside else tile.first
+        # From nothing every time and in one order, so that the same clicks give the same mask to the last bit.
+        self._start, self.clicks, self.mask = start, clicks, self._blend([t.answer[0] for t in self._tiles]) > 0
+        return self.mask
+
+    @property
+    def predicted_iou(self) -> float:
+        """The model's own estimate of the corrected mask's IoU, mean over the tiles."""
+        return float(np.mean([tile.answer[1] for tile in self._tiles]))
+
+    def _needs_image(self) -> None:
+        if self._source is None:
+            raise ValueError("there is no image to answer for: call set_image(image) first.")
+
+    def _checked(self, click: Sequence[float]) -> Click:
+        x, y, label = click
+        height, width = self.shape
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width} × {height} px.")
+        if label not in (ROOT, SOIL):
+            raise ValueError(f"point ({x:g}, {y:g}) has label {label}: give 1 for root or 0 for soil.")
+        return Click(int(x), int(y), int(label))
+
+    def _inside(self, tile: _Tile, clicks: Iterable[Click]) -> tuple[Click, ...]:
+        """The clicks that lie in a tile, in its own pixels."""
+        local = (Click(x - tile.column, y - tile.row, label) for x, y, label in clicks)
+        return tuple(c for c in local if 0 <= c.x < self.side and 0 <= c.y < self.side)
+
+    @torch.no_grad()
+    def _embed(self, tile: _Tile, flip: tuple[int, int] = (1, 1)) -> Embedding:
+        if flip in tile.embeddings:
+            return tile.embeddings[flip]
+        piece = self._padded[tile.row : tile.row + self.side, tile.column : tile.column + self.side]
+        piece = np.ascontiguousarray(piece[:: flip[0], :: flip[1]])[None]
+        embedding = self.model.embed(self.model.encode(piece, encoder_size(self.side, self.input_scale)))
+        if self.keep:
+            tile.embeddings[flip] = embedding
+        return embedding
+
+    @torch.no_grad()
+    def _decode(self, tile: _Tile, clicks: Sequence[Click], flip: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """Logits float32 (side, side) of a tile and the estimate of their IoU; the tile is seen through a flip, and the
+        logits are turned back."""
+        (rows, columns), points, labels = flip, None, None
+        if clicks:
+            points, labels = _tensors(clicks)
+            turned = torch.tensor([columns < 0, rows < 0])
+            points = torch.where(turned, self.side - 1 - points, points)
+        answer = self.model.decode(self._embed(tile, flip), points, labels)
+        return self._full(answer.logits)[::rows, ::columns], float(answer.iou[0, 0])
+
+    @torch.no_grad()
+    def _begin(self, tile: _Tile, start: str) -> None:
+        tile.start, iou = self.model.decode(self._embed(tile))
+        if start == "empty":
+            tile.start = torch.full_like(tile.start, NO_ROOT)
+        tile.first = tile.answer = self._full(tile.start), float(iou)
+        tile.clicks = ()
+
+    @torch.no_grad()
+    def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
+        points, labels = (x.to(self.model.device) for x in _tensors(clicks))
+        fed = click_prompt(tile.start, points, labels, self.side)
+        logits, iou = self.model.decode(self._embed(tile), points, labels, fed)
+        return follow_clicks(self._full(logits), clicks), float(iou)
+
+    def _full(self, logits: Tensor) -> np.ndarray:
+        return resize_logits(logits, (self.side, self.side))[0, 0].cpu().numpy()
+
+    def _blend(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """One map of logits, float32 (H, W), from those of all tiles."""
+        height, width = self.shape
+        if len(tiles) == 1:
+            return tiles[0][:height, :width]
+        total, weights = (np.zeros(self._padded.shape[:2], np.float32) for _ in range(2))
+        for tile, logits in zip(self._tiles, tiles, strict=True):
+            window = (slice(tile.row, tile.row + self.side), slice(tile.column, tile.column + self.side))
+            total[window] += self._weight * logits
+            weights[window] += self._weight
+        return (total / weights)[:height, :width]
 
 
-def _ask(
-    model: RootSAM, tile: np.ndarray, prompts: Prompts | None, input_scale: float, flip: tuple[int, int]
-) -> tuple[np.ndarray, float]:
-    """Logits float32 (size, size) of one tile and the model's estimate of their IoU; the tile is seen through a flip
-    (rows, columns; -1 turns them round), and the logits are turned back."""
-    size, (rows, columns) = len(tile), flip
-    features = model.encode(np.ascontiguousarray(tile[::rows, ::columns])[None], encoder_size(size, input_scale))
-    points = labels = None
-    if prompts is not None:
-        turned = np.where((columns, rows) == np.array(-1), size - 1 - prompts.points, prompts.points)
-        points, labels = stack_prompts([Prompts(turned, prompts.labels)], model.device)
-    answer = model.decode(features, points, labels)
-    logits = resize_logits(answer.logits, (size, size))[0, 0].cpu().numpy()
-    return logits[::rows, ::columns], float(answer.iou[0, 0])
+def _tensors(clicks: Sequence[Click]) -> tuple[Tensor, Tensor]:
+    """Points float32 (1, N, 2) and labels int64 (1, N)."""
+    given = torch.tensor([clicks])
+    return given[..., :2].float(), given[..., 2]
 
 
-def _inside(prompts: Prompts, row: int, column: int, size: int) -> Prompts | None:
-    """The points that lie in a tile, in its own pixels; None where there are none."""
-    local = prompts.points - np.array([column, row], np.float32)
-    inside = ((local >= 0) & (local < size)).all(axis=1)
-    return Prompts(local[inside], prompts.labels[inside]) if inside.any() else None
+def load_predictor(source: str | Path, **changes: object) -> Predictor:
+    """A predictor that is used as its checkpoint says it was trained.
+
+    source: the folder of a trained stage, a checkpoint (.safetensors), or the name of a model before any training, such
+    as "nano". changes: arguments of `Predictor` that differ from the checkpoint's. Raises FileNotFoundError, with what
+    lies near, for anything else, and ValueError for a checkpoint that does not say what it is.
+    """
+    if str(source) in MODELS:
+        return Predictor(build_sam(str(source)), **changes)
+    path = Path(source).expanduser()
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        close = sorted(str(found.parent) for found in path.glob("**/stage*/best.safetensors"))
+        hint = f"such as {close[-1]}" if close else "as notebooks 03 and 04 make it, or nano for the base model"
+        raise FileNotFoundError(f"{path} is no trained stage: give the folder of one, {hint}.")
+    about = read_about(file)
+    settings = {"input_scale": about["input_scale"], "tile_size": min(int(about["patch_size"]), 1024)}
+    return Predictor(build_sam(str(about["model"]), file), **{**settings, **changes})

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
-from rootsam_lib.predictor import obey, tile_starts
+from rootsam_lib.predictor_old import obey, tile_starts
 from rootsam_lib.prompts import ROOT, SOIL, click_prompt
 
 STARTS = ("automatic", "empty")

@@ -6,6 +6,7 @@ for padding, which SAM2.1's prompt encoder ignores. A mask without roots is lega
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -114,6 +115,23 @@ def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5
     where roots are: never compare a score made with them to an automatic method's.
     """
     return sample_points(mask, n_root, n_soil, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+
+
+@dataclass(frozen=True)
+class FixedPrompts:
+    """The poster's protocol: every model gets the same seeded points, drawn once from the true mask, n_root and n_soil
+    of them per patch, with no person in the loop."""
+
+    n_root: int = 10
+    n_soil: int = 5
+    seed: int = 0
+
+    def draw(self, mask: np.ndarray, name: str) -> Prompts:
+        """The points of one image: see `fixed_prompts`."""
+        return fixed_prompts(mask, name, self.n_root, self.n_soil, self.seed)
+
+
+POSTER = FixedPrompts()
 
 
 def with_slips(prompts: Prompts, slip: float, shape: tuple[int, int], rng: np.random.Generator) -> Prompts:

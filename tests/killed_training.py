@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.training import feature_bank as features
@@ -56,7 +56,7 @@ def arrange_death(moment: str, call: int) -> None:
     elif moment == "checkpoint":
         training.torch.save = counted(torch.save)
     else:  # between the best weights, the history and the checkpoint
-        training.write_history = counted(training.write_history)
+        training.write_csv = counted(training.write_csv)
 
 
 def in_a_child(work) -> int:
@@ -76,7 +76,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     train, val, base = scans()[:2], scans()[2:], folder / "base.safetensors"
-    save_weights(build_sam("nano", weights=None, seed=0), base)
+    save_checkpoint(build_sam("nano", weights=None, seed=0), base)
 
     def run(name: str):
         return training.train_stage(CONFIG, train, val, folder / name, base, save_seconds=0)
@@ -101,7 +101,7 @@ def main(folder: Path) -> None:
     for file in ("best.safetensors", "history.csv"):
         assert (whole / file).read_bytes() == (killed / file).read_bytes(), f"{file} differs"
     a, b = (torch.load(each / "last.pt", weights_only=True) for each in (whole, killed))
-    assert all(a["model"][n].equal(b["model"][n]) and a["average"][n].equal(b["average"][n]) for n in a["model"])
+    assert all(a["model"][n].equal(b["model"][n]) and a["ema"][n].equal(b["ema"][n]) for n in a["model"])
     assert not (killed / "bank").exists()
     print(f"{kills} kills, same weights and history")
 

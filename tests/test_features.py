@@ -190,3 +190,30 @@ def test_a_full_disk_is_seen_before_the_work(model, patches, tmp_path, monkeypat
 def test_no_patch_is_refused(model):
     with pytest.raises(ValueError, match="no patch to encode"):
         FeatureBank(model, [])
+
+
+def test_what_is_not_filled_is_never_served(model, patches, tmp_path):
+    bank = FeatureBank(model, patches, PIPELINE, 2, refresh=1.0)
+    with pytest.raises(RuntimeError, match=r"is not in the bank yet: call fill\(0\)"):
+        bank.batch([0], [1], model.device)
+    bank.fill(0)
+    bank.epoch = 1  # as if fill(1) had been cut off: these views are of the epoch before
+    with pytest.raises(RuntimeError, match=r"call fill\(1\)"):
+        bank.batch([0], [1], model.device)
+
+
+def test_flipped_bytes_are_found_and_made_anew(model, patches, tmp_path, capsys):
+    def open_bank():
+        return FeatureBank(model, patches, PIPELINE, folder=tmp_path / "bank", most_gb=1)
+
+    open_bank().fill(0)
+    with open(tmp_path / "bank" / "map2.bin", "r+b") as file:
+        file.seek(100)
+        byte = file.read(1)
+        file.seek(100)
+        file.write(bytes([byte[0] ^ 1]))
+    again = open_bank()
+    assert again.fill(0) == 1 and "1 views on the disk are damaged and made anew" in capsys.readouterr().out
+    whole = FeatureBank(model, patches, PIPELINE)
+    whole.fill(0)
+    assert all(same(entry(again, slot), entry(whole, slot)) for slot in range(len(patches)))

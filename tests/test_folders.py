@@ -11,7 +11,7 @@ from PIL import Image
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment as folders
 from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dilate, iou
 from rootsam_lib.predictor import Segmentation
@@ -174,7 +174,7 @@ def test_a_stated_resolution_is_enough(model, scans):
 
 def test_runs(model, tmp_path):
     stage = tmp_path / "runs" / "stage2-01234567"
-    save_weights(model, stage / "best.safetensors")
+    save_checkpoint(model, stage / "best.safetensors")
     (stage / "history.csv").write_text("epoch\n0\n")
     write_json(stage / "stage.json", {"config": {"model": "nano", "input_scale": 1.5, "patch_size": 2048}})
     _, settings = load_run(stage)

@@ -19,8 +19,7 @@ from rootsam_lib.checkpoints import build_sam, weights_hash
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
-from rootsam_lib.predictor import segment
-from rootsam_lib.predictor_corrector import Corrector
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import error_click, fixed_prompts, sample_points
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.loop import train_stage
@@ -70,11 +69,12 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
     click = np.array([error_click(rng, np.roll(mask, 3, 1), mask) for _ in range(5)])
     stage = train_stage(CONFIG, train, [held_out], runs)
     model = stage.model()
-    found = segment(model, held_out.image, 128, 32, input_scale=1.5, tta=True)
-    prompted = segment(model, held_out.image, 128, 32, fixed_prompts(mask, held_out.name), input_scale=1.5)
-    corrector = Corrector(model, held_out.image, 1.5, 128)
+    found = Predictor(model, 1.5, 128, 32, tta=True)(held_out.image)
+    prompted = Predictor(model, 1.5, 128, 32)(held_out.image, fixed_prompts(mask, held_out.name))
+    corrector = Predictor(model, 1.5, 128, 16)
+    corrector.set_image(held_out.image)
     row, column = np.argwhere(mask)[100]
-    corrected = corrector.ask([(int(column), int(row), 1), (10, 200, 0)])
+    corrected = corrector.correct([(int(column), int(row), 1), (10, 200, 0)])
     predictors = {"base": ModelPredictor(build_sam(), 1.5), "stage1": ModelPredictor(model, 1.5)}
     patches = tile(held_out, 128)
     results = evaluate(predictors, patches, scans=[held_out], clicked=patches[:1], draws=50)
@@ -82,14 +82,14 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
         "hashes": {
             "prompts": digest(*(array for prompts in drawn for array in prompts), click),
             "weights": weights_hash(model),
-            "mask": digest(found.mask),
-            "prompted mask": digest(prompted.mask),
+            "mask": digest(found),
+            "prompted mask": digest(prompted),
             "corrected mask": digest(corrected),
         },
         "scores": {
             "losses": [row["loss"] for row in stage.history],
             "val": [row["val_score"] for row in stage.history],
-            "found": float(found.mask.mean()),
+            "found": float(found.mean()),
             "table": {
                 table: {name: {score: value[0] for score, value in row.items()} for name, row in rows.items()}
                 for table, rows in results["tables"].items()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.lessons.checks import (
     Repeats,
     SuspicionWarning,
@@ -75,7 +75,7 @@ def test_untrained_fine_features_are_noticed(tmp_path):
         model.sam.sam_mask_decoder.conv_s1.bias[0] += 0.5
     changes = check_trained(before, model.sam.state_dict())
     assert changes == pytest.approx({"conv_s0": 0.25, "conv_s1": 0.5})
-    save_weights(model, tmp_path / "after.safetensors")
+    save_checkpoint(model, tmp_path / "after.safetensors")
     assert check_trained(before, tmp_path / "after.safetensors") == changes  # files, too
     with pytest.raises(ValueError, match="conv_s7 is not in both"):
         check_trained(before, before, ("conv_s7",))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.model import Prediction
-from rootsam_lib.predictor import obey, segment, tile_starts
+from rootsam_lib.predictor_old import obey, segment, tile_starts
 from rootsam_lib.prompts import Prompts
 
 

@@ -1,13 +1,10 @@
-"""How `nano` was made: scenes, the trunk's conversion, the recipe, and a training that repeats and resumes exactly."""
+"""How `nano` was made: scenes, the trunk's conversion, and a training that repeats and resumes exactly."""
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +15,9 @@ import torch.nn.functional as F
 
 from rootsam_lib.checkpoints import NANO, build_sam
 from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, TimmTrunk
-from rootsam_lib.nano import card, pretraining, recipe
-from rootsam_lib.nano.scenes import follow, numbered_scene, object_sizes
+from rootsam_lib.nano import card, pretraining
+from rootsam_lib.nano.pretraining import Phase
+from rootsam_lib.nano.scenes import numbered_scene, object_sizes
 from rootsam_lib.prompts import error_click, stamp_clicks
 
 # EfficientNet-Lite0 as published: repeats, kernel, stride, expansion, channels in and out, for each stage.
@@ -33,8 +31,8 @@ STAGES = (
     (1, 3, 1, 6, 192, 320),
 )
 TINY = (
-    recipe.Phase(3, 64, 2, 2, 0.0, 0.0, fresh=1, pool=4),
-    recipe.Phase(3, 96, 1, 3, 1.0, 0.1, fresh=1, pool=3),
+    Phase(3, 64, 2, 2, 0.0, 0.0, fresh=1, pool=4),
+    Phase(3, 96, 1, 3, 1.0, 0.1, fresh=1, pool=3),
 )
 
 
@@ -95,7 +93,7 @@ def published_forward(state: dict[str, torch.Tensor], x: torch.Tensor) -> list[t
 
 def assert_same_features(state: dict[str, torch.Tensor]) -> None:
     trunk = TimmTrunk("tf_efficientnet_lite0").eval()
-    trunk.backbone.load_state_dict(pretraining.convert_lite0(state))
+    trunk.backbone.load_state_dict(pretraining.convert_lite0(state, trunk.backbone.state_dict()))
     x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         pairs = list(zip(trunk(x), published_forward(state, x), strict=True))
@@ -117,8 +115,8 @@ def test_real_imagenet_weights_convert():
 
 
 def test_folded_normalisation_is_the_published_one():
-    state = pretraining.convert_lite0(published_state())
     plain, folded = (timm.create_model("tf_efficientnet_lite0", features_only=True).eval() for _ in range(2))
+    state = pretraining.convert_lite0(published_state(), plain.state_dict())
     plain.load_state_dict(state)
     folded.load_state_dict(pretraining.fold_normalisation(state))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -141,15 +139,16 @@ def test_scenes_repeat_and_their_labels_fit(difficulty):
     assert not np.array_equal(numbered_scene(3, 0, 0, 96).image, numbered_scene(3, 1, 0, 96).image)
 
 
-def test_a_worker_draws_the_same_windows_and_a_late_start_sees_the_same():
-    phase = TINY[0]
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=follow, initargs=(os.getpid(),)) as executor:
-        parallel = list(pretraining.scene_windows(5, 1, phase, 0, executor))
-    alone = list(pretraining.scene_windows(5, 1, phase, 0, None))
-    late = list(pretraining.scene_windows(5, 1, phase, 2, None))
-    assert [len(w) for w in parallel] == [phase.pool] * phase.steps
-    for a, b in ((parallel[0], alone[0]), (parallel[-1], alone[-1]), (late[0], alone[2])):
-        assert all(np.array_equal(x.image, y.image) for x, y in zip(a, b, strict=True))
+def test_scenes_to_choose_from_depend_on_the_steps_number_alone():
+    whole = list(pretraining.training_scenes(5, TINY, 0))
+    assert [phase for phase, _ in whole] == [TINY[0]] * 3 + [TINY[1]] * 3
+    assert [len(scenes) for _, scenes in whole] == [4] * 3 + [3] * 3
+    for start in (2, 4):
+        late = list(pretraining.training_scenes(5, TINY, start))
+        assert len(late) == 6 - start
+        for (_, ours), (_, theirs) in zip(late, whole[start:], strict=True):
+            assert all(np.array_equal(a.image, b.image) for a, b in zip(ours, theirs, strict=True))
+    assert not np.array_equal(whole[0][1][0].image, whole[1][1][0].image)  # the window slides
 
 
 def test_clicks_fall_where_they_should():
@@ -165,7 +164,7 @@ def test_clicks_fall_where_they_should():
     assert error_click(rng, truth, truth)[2] == -1
     scenes = [numbered_scene(0, 1, i, 64, 0.0) for i in range(3)]
     for _ in range(10):
-        batch = recipe.draw_batch(rng, scenes, TINY[0])
+        batch = pretraining.draw_batch(rng, scenes, TINY[0])
         rows = np.arange(len(batch.truth))[:, None]
         x, y = batch.points.astype(int).transpose(2, 0, 1)
         assert ((batch.truth[rows, y, x] == batch.labels) | (batch.labels == -1)).all()
@@ -183,7 +182,7 @@ def test_mask_losses_know_right_from_wrong():
     truth = torch.zeros(1, 1, 16, 16)
     truth[..., 4:12, 4:12] = 1
     right = 40 * truth - 20
-    losses, iou = recipe.mask_losses(torch.cat([right, -right, torch.zeros_like(right)], 1), truth)
+    losses, iou = pretraining.mask_losses(torch.cat([right, -right, torch.zeros_like(right)], 1), truth)
     assert losses[0, 0] < 1e-3 < losses[0, 2] < losses[0, 1]
     assert iou[0].tolist() == [1, 0, 0]
 
@@ -192,10 +191,13 @@ def test_training_repeats_bit_for_bit_and_resumes_exactly(tmp_path):
     def run(name: str, *stops: int) -> tuple[list[float], dict]:
         losses = []
         for stop in stops:
-            losses += pretraining.train(tmp_path / name, 1.0, seed=4, phases=TINY, max_steps=stop, workers=0)
+            losses += pretraining.train(tmp_path / name, 1.0, seed=4, phases=TINY, max_steps=stop)
         return losses, torch.load(tmp_path / name / "last.pt", weights_only=True)
 
     whole, state = run("whole", 6)
+    assert whole[:3] == pytest.approx(
+        [7.0857, 6.7448, 4.9711], rel=1e-3
+    )  # what the training computed when nano was made
     for name, stops in (("again", (6,)), ("resumed", (2, 4, 6))):
         losses, other = run(name, *stops)
         assert losses == whole
@@ -214,7 +216,7 @@ import torch
 from rootsam_lib.nano.pretraining import Phase, train
 torch.set_num_threads(1)
 phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
-train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), workers=0, save_seconds=0.0)
+train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), save_seconds=0.0)
 """
 
 
@@ -229,7 +231,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     while not (tmp_path / "killed" / "last.pt").exists():
         assert run.poll() is None
         time.sleep(0.05)
-    time.sleep(1.5)  # somewhere in a later step, or in the writing of its checkpoint
+    time.sleep(0.7)  # somewhere in a later step, or in the writing of its checkpoint
     run.kill()
     run.wait()
     reached = step(tmp_path / "killed")
@@ -244,8 +246,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 def test_going_on_from_an_export(tmp_path):
     model = pretraining.new_model(5, None)
-    card.export(model, {"seed": 5, "steps": 2, "hours": 0.5, "curve": []}, None, tmp_path / "export")
-    pretraining.train(tmp_path / "on", 1.0, 4, TINY, start=tmp_path / "export", max_steps=4, workers=0)
+    card.export(model, {"seed": 5, "steps": 2, "hours": 0.5}, tmp_path / "export", scenes=1)
+    pretraining.train(tmp_path / "on", 1.0, 4, TINY, start=tmp_path / "export", max_steps=4)
     on, about = pretraining.load_averaged(tmp_path / "on")
     assert about["steps"] == 4 and about["hours"] >= 0.5 and about["earlier"]["seed"] == 5
     moved = {key for key, value in on.sam.state_dict().items() if not value.equal(model.sam.state_dict()[key])}
@@ -253,20 +255,33 @@ def test_going_on_from_an_export(tmp_path):
     assert any("mask_decoder" in key for key in moved)
     for key in frozen:  # stored in half precision, and else as it was
         torch.testing.assert_close(on.sam.state_dict()[key], model.sam.state_dict()[key], rtol=1e-3, atol=1e-6)
-    pretraining.train(tmp_path / "on", 1.0, 4, TINY, max_steps=5, workers=0)  # resumes, and remembers
+    pretraining.train(tmp_path / "on", 1.0, 4, TINY, max_steps=5)  # resumes, and remembers
     assert pretraining.load_averaged(tmp_path / "on")[1]["earlier"]["steps"] == 2
-    assert pretraining.lr(2, since=2) < pretraining.lr(150, since=2)
-    with pytest.raises(FileNotFoundError, match="--start"):
-        pretraining.train(tmp_path / "none", 1.0, start=tmp_path, max_steps=1, workers=0)
+    assert pretraining.learning_rate(2, since=2) < pretraining.learning_rate(150, since=2)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        pretraining.train(tmp_path / "none", 1.0, start=tmp_path, max_steps=1)
+
+
+def test_what_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="hours is nan"):
+        pretraining.train(tmp_path, float("nan"))
+    with pytest.raises(ValueError, match="seed is -1"):
+        pretraining.train(tmp_path, 1.0, seed=-1)
+    with pytest.raises(FileNotFoundError, match="no pretraining in"):
+        pretraining.load_averaged(tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"")
+    for reading in (lambda: pretraining.load_averaged(tmp_path), lambda: pretraining.train(tmp_path, 1.0)):
+        with pytest.raises(ValueError, match=r"last\.pt is damaged: delete it"):
+            reading()
 
 
 def test_loss_falls_on_one_batch():
     model = pretraining.new_model(0, None)
-    batch = recipe.draw_batch(np.random.default_rng(1), [numbered_scene(0, 1, 3, 64, 0.0)], TINY[0])
+    batch = pretraining.draw_batch(np.random.default_rng(1), [numbered_scene(0, 1, 3, 64, 0.0)], TINY[0])
     parts = [p for p in model.parameters() if p.requires_grad]
     optimizer, losses = torch.optim.AdamW(parts, 2e-3), []
     for _ in range(25):
-        loss, _ = recipe.recipe_loss(model, batch, False, np.random.default_rng(2))
+        loss, _ = pretraining.step_loss(model, batch, False, np.random.default_rng(2))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parts, 1.0)
@@ -277,17 +292,17 @@ def test_loss_falls_on_one_batch():
 
 def test_scores_and_export(tmp_path):
     model = pretraining.new_model(0, None).eval()
-    values = card.score(model, scenes=2, size=128, per_scene=1)
+    values = card.score(model, scenes=2, size=128)
     assert set(card.MEANING) | {"objects"} == set(values)
-    assert "yes" in card.table(dict.fromkeys(card.MEANING, 1.0) | {"objects": 3})
-    about = {"seed": 0, "steps": 1, "hours": 0.0}
-    (tmp_path / "scores.json").write_text(json.dumps({**about, "scores": values}))
-    card.export(model, about, tmp_path / "scores.json", tmp_path)
+    perfect = card.score_table(dict.fromkeys(card.MEANING, 1.0))
+    assert perfect.count("| yes |") == 5 and perfect.count("| no |") == 1  # it also covers the neighbours
+    card.export(model, {"seed": 0, "steps": 1, "hours": 0.0}, tmp_path, scenes=1)
     written = json.loads((tmp_path / "nano.json").read_text())
     weights = tmp_path / "nano.safetensors"
     assert weights.stat().st_size == written["bytes"] <= 10_000_000
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == written["sha256"]
-    assert written["scores"] == values
+    assert weights.stat().st_mode & 0o444 == 0o444  # all users of the machine may read it
+    assert set(written["scores"]) == set(values) and written["coins"]["coins"] == 24
     loaded = build_sam("nano", weights=weights)
     for key, value in model.sam.state_dict().items():
         torch.testing.assert_close(loaded.sam.state_dict()[key], value, rtol=1e-3, atol=1e-6)

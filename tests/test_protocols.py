@@ -13,11 +13,11 @@ from rootsam_lib.evaluation import protocols
 from rootsam_lib.evaluation import validation as evaluation
 from rootsam_lib.evaluation.peers import RidgeFilter, brightness_threshold, fit_ridge
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate, score_images, score_mask
-from rootsam_lib.evaluation.validation import FixedPrompts, score
 from rootsam_lib.metrics import DEFINITIONS, Counts, summarise
-from rootsam_lib.prompts import Prompts
+from rootsam_lib.prompts import FixedPrompts, Prompts
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.training.feature_bank import FeatureBank
+from rootsam_lib.training.loop import score
 
 
 def patch(mask: np.ndarray, number: int = 0, tube: str = "T001") -> Patch:

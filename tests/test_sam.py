@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from rootsam_lib import checkpoints as zoo
-from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_weights, weights_hash
-from rootsam_lib.evaluation.validation import predict
-from rootsam_lib.prompts import Prompts
+from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
+from rootsam_lib.model import resize_logits
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_the_detail_path_changes_nothing_until_it_learns_and_looks_at_neighbours
     difference = (detail(moved, eight)[0] - detail(four, eight)[0]).abs().sum(1)[0]
     assert difference[8, 8] > 0 and difference[8, 6] > 0 and difference[8, 3] == 0  # three filters of 3 x 3: 3 px
 
-    save_weights(model, tmp_path / "detail.safetensors")
+    save_checkpoint(model, tmp_path / "detail.safetensors")
     assert weights_hash(build_sam("nano", tmp_path / "detail.safetensors")) == weights_hash(model)
 
 
@@ -120,7 +119,7 @@ def test_points_are_in_pixels_of_the_image_whatever_the_encoder_sees(nano):
     picture = images(64, 64, 1)
     points, labels = torch.tensor([[[10.0, 12.0]]]), torch.tensor([[1]])
     features = nano.encode(picture, 128)
-    assert predict(nano, features, [Prompts(points[0].numpy(), labels[0].numpy())]).shape == (1, 64, 64)
+    assert resize_logits(nano.decode(features, points, labels).logits, features.image_size).shape == (1, 1, 64, 64)
     # The same features, said to come from a 128 px image: the same place has twice the coordinates.
     doubled = nano.decode(features._replace(image_size=(128, 128)), points * 2 + 0.5, labels)
     torch.testing.assert_close(nano.decode(features, points, labels).logits, doubled.logits, atol=1e-4, rtol=1e-4)
@@ -148,10 +147,11 @@ def test_moving_the_prompts_moves_the_mask():
     picture[:, 150:220, 150:220] = (60, 120, 200)
     features = model.encode(picture)
     here, there = (
-        predict(model, features, [Prompts(np.array([[x, x]], np.float32), np.array([1]))]) for x in (70, 185)
+        model.decode(features, torch.full((1, 1, 2), float(x)), torch.ones(1, 1).long()).logits[0, 0] > 0
+        for x in (70, 185)
     )
-    assert (here != there).sum() > 500
-    assert here[0, 70, 70] and there[0, 185, 185]
+    assert (here != there).sum() > 500 / 16  # one logit per 4 px
+    assert here[17, 17] and there[46, 46]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_points_that_do_not_fit_are_refused(nano):
 
 def test_save_and_load(nano, tiny, tmp_path):
     path = tmp_path / "a" / "nano.safetensors"
-    save_weights(nano, path)
+    save_checkpoint(nano, path)
     other = build_sam("nano", weights=None, seed=2)
     assert weights_hash(other) != weights_hash(nano)
     load_weights(other, path)
@@ -224,3 +224,24 @@ def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not be fetched"):
         download_checkpoint("small", url)
     assert not list((tmp_path / "cache").glob("*.pt"))
+
+
+def test_an_answer_does_not_depend_on_its_batch_mates():
+    """SAM2.1's prompt encoder embeds label -1: padding would change an answer by up to a fifth of its pixels."""
+    model, generator = build_sam().eval(), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (3, 128, 128, 3), dtype=torch.uint8, generator=generator)
+    points, labels = 127 * torch.rand(6, 5, 2, generator=generator), torch.full((6, 5), -1)
+    for row, count in enumerate((0, 1, 3, 5, 2, 3)):
+        labels[row, torch.randperm(5, generator=generator)[:count]] = torch.arange(count) % 2
+    fed = 5 * torch.randn(6, 1, 32, 32, generator=generator)
+    features = model.encode(images)
+    for mask_input in (None, fed):
+        together = model.decode(features, points, labels, mask_input)
+        for row in range(6):
+            given = labels[row] >= 0
+            own = (points[row][given][None], labels[row][given][None]) if given.any() else (None, None)
+            alone = model.decode(
+                model.encode(images[row // 2][None]), *own, None if mask_input is None else mask_input[row : row + 1]
+            )
+            torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(together.iou[row], alone.iou[0], atol=1e-5, rtol=1e-5)

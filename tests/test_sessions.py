@@ -19,8 +19,8 @@ from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.triage import triage
 from rootsam_lib.model import resize_logits
-from rootsam_lib.predictor import obey, segment
 from rootsam_lib.predictor_corrector import Click, Corrector, parse_clicks
+from rootsam_lib.predictor_old import obey, segment
 from rootsam_lib.prompts import click_prompt, next_click
 
 

@@ -13,6 +13,7 @@ from rootsam_lib.data.scans import tile
 from rootsam_lib.metrics import cl_dice
 from rootsam_lib.model import encoder_size
 from rootsam_lib.prompts import Prompts, click_prompt
+from rootsam_lib.training import step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
@@ -138,13 +139,14 @@ def test_in_some_views_only_clicks_tell_which_roots_are_wanted():
     assert not wanted_roots(masks, prompts, rngs, 0.0)[1].any() and masks[0].sum() == 3 * 108
 
 
-def test_the_first_round_still_learns_all_roots(patches):
+def test_the_first_round_still_learns_all_roots(patches, monkeypatch):
     model, config = build_sam("nano").train(), replace(CONFIG, no_prompt_share=1.0)
     batch = FeatureBank(model, patches).batch([0, 1], [0, 0], torch.device("cpu"))
 
     def losses(share: float) -> tuple[float, float]:
         rngs = [np.random.default_rng([3, i]) for i in range(2)]
-        whole, first = batch_loss(model, batch, replace(config, unwanted_share=share), 0, rngs, corrections=2)
+        monkeypatch.setattr(step, "UNWANTED_SHARE", share)
+        whole, first = batch_loss(model, batch, config, 0, rngs, corrections=2)
         return whole.item(), first.item()
 
     (all_roots, first), (some_roots, same) = losses(0.0), losses(1.0)
@@ -193,21 +195,21 @@ def test_ctrl_c_waits_for_the_end_of_a_step(usual_ctrl_c):
 def test_averaged_weights():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    run = Run(model, None, None, None)
+    run = Run(model, None, None)
     torch.nn.init.ones_(model.weight)
     run.end_step(0.0, 0.99)
-    assert float(run.average["weight"]) == pytest.approx(0.9)  # early on by more: 1 - 1/10
+    assert float(run.ema["weight"]) == pytest.approx(0.9)  # early on by more: 1 - 1/10
     for _ in range(2000):
         run.end_step(0.0, 0.99)
     torch.nn.init.zeros_(model.weight)
     run.end_step(0.0, 0.99)
-    assert float(run.average["weight"].detach()) == pytest.approx(0.99, abs=1e-4)
+    assert float(run.ema["weight"].detach()) == pytest.approx(0.99, abs=1e-4)
     with pytest.raises(KeyboardInterrupt), run.averaged():
         assert float(model.weight.detach()) == pytest.approx(0.99, abs=1e-4)
         raise KeyboardInterrupt
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
-    assert float(run.average["weight"].detach()) == 0  # no ema_decay
+    assert float(run.ema["weight"].detach()) == 0  # no ema_decay
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

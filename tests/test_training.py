@@ -9,16 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
-from rootsam_lib.evaluation.validation import FixedPrompts, prompt_use
+from rootsam_lib.evaluation.validation import prompt_use
+from rootsam_lib.prompts import FixedPrompts
 from rootsam_lib.results import read_json
 from rootsam_lib.training import loop as training
 from rootsam_lib.training import step
 from rootsam_lib.training.config import StageConfig, stage1, stage2, stage_pair
 from rootsam_lib.training.feature_bank import FeatureBank
-from rootsam_lib.training.loop import load_stage, train_stage
+from rootsam_lib.training.loop import train_stage
+from rootsam_lib.training.stage import code_of, load_stage, run_id, training_patches
 
 # From random weights; the loss around points would first teach them that most of a window is soil.
 CONFIG = StageConfig(
@@ -29,7 +31,7 @@ CONFIG = StageConfig(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_weights(build_sam("nano", weights=None, seed=0), path)
+    save_checkpoint(build_sam("nano", weights=None, seed=0), path)
     return path
 
 
@@ -147,7 +149,7 @@ def test_an_interruption_loses_nothing_but_the_step_in_hand(stage, small_scans, 
 
 def test_another_setting_lands_in_another_folder(stage, small_scans, base):
     identities = {
-        training._run_id(config, train, small_scans[2:], weights)
+        run_id(config, train, small_scans[2:], weights)
         for config, train, weights in (
             (CONFIG, small_scans[:2], "a"),
             (replace(CONFIG, seed=1), small_scans[:2], "a"),
@@ -227,7 +229,7 @@ def test_patches_without_roots_are_legal(stage, small_scans):
     row = results["tables"]["fixed prompts"]["stage1"]
     assert np.isnan(row["root_iou"][0]) and results["images"]["patches_without_roots"] == 4
     assert 0 <= row["soil_false_alarm"][0] <= 1
-    patches = training.training_patches([small_scans[0], soil], replace(CONFIG, soil_share=0.5))
+    patches = training_patches([small_scans[0], soil], replace(CONFIG, soil_share=0.5))
     assert any(not p.mask.any() for p in patches)
     bank = FeatureBank(stage.model(), tile(soil, 128))
     batch = bank.batch([0, 1, 2, 3], [0] * 4, torch.device("cpu"))
@@ -246,10 +248,14 @@ def test_patches_without_roots_are_legal(stage, small_scans):
         ({"soil_share": 1.0}, "soil_share"),
         ({"n_root": 0}, "n_root"),
         ({"families": ("blur",)}, "is unknown"),
-        ({"bank_gb": -1}, "in GB, or 0 for none"),
+        ({"bank_gb": -1}, "bank_gb is -1: give a number, 0 or more"),
         ({"precision": "fp8"}, "choose one of auto, no, fp16, bf16"),
         ({"schedule": "linear"}, "choose one of plateau, cosine"),
         ({"correction_share": 2}, "at most 1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"point_weight": float("inf")}, "point_weight is inf"),
+        ({"seed": -1}, "seed is -1"),
+        ({"epochs": 1.5}, "epochs is 1.5: give a whole number"),
         ({"input_scale": 0}, "input_scale is 0"),
         ({"micro_batches": 0}, "micro_batches is 0"),
     ],
@@ -273,9 +279,10 @@ def test_scans_without_masks_are_refused_by_name(small_scans, base, tmp_path):
         train_stage(CONFIG, [bare], small_scans[2:], tmp_path, base)
 
 
-def test_nan_stops_with_one_sentence(small_scans, base, tmp_path):
+def test_nan_stops_with_one_sentence(small_scans, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "CLIP_NORM", 1e18)
     with pytest.raises(FloatingPointError, match="lower lr"):
-        train_stage(replace(CONFIG, lr=1e18, clip_norm=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
+        train_stage(replace(CONFIG, lr=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
 
 
 def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):
@@ -285,5 +292,5 @@ def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):
     seen = []
     for number, variant in enumerate((text, reworded, changed)):
         (tmp_path / f"{number}.py").write_text(variant)
-        seen.append(training.code_of(tmp_path / f"{number}.py"))
+        seen.append(code_of(tmp_path / f"{number}.py"))
     assert seen[0] == seen[1] != seen[2]

@@ -12,7 +12,7 @@ import torch
 from accelerate import debug_launcher
 from killed_training import CONFIG, scans
 
-from rootsam_lib.checkpoints import build_sam, save_weights
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.training.loop import train_stage
 
 SETTING = replace(CONFIG, batch_size=4, epochs=4, correction_share=0.0)
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     """Leave one.json and two.json, the histories."""
     torch.set_num_threads(1)  # processes are forked, which threads do not survive
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(build_sam("nano", weights=None, seed=0), folder / "base.safetensors")
+    save_checkpoint(build_sam("nano", weights=None, seed=0), folder / "base.safetensors")
     debug_launcher(work, (str(folder), "two"), num_processes=2)
     work(str(folder), "one")
 

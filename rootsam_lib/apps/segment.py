@@ -28,10 +28,10 @@ from rootsam_lib.drawing import overlay
 from rootsam_lib.lessons.checks import Repeats, check_background
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.model import RootSAM
-from rootsam_lib.predictor import segment
+from rootsam_lib.predictor_old import segment
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import progress, read_json, write_csv, write_json
-from rootsam_lib.training.loop import load_stage
+from rootsam_lib.training.stage import load_stage
 from rootsam_lib.traits import CLEANING, Cleaning, root_length_mm, trait_row
 
 
@@ -85,7 +85,7 @@ def segment_folder(
     For every image X, of any size, it writes X-mask.png (0 and 255), X-overlay.jpg, and a row of traits.csv; where a
     mask lies beside the image (by the names that `datasets.read_folder` knows), a row of scores.csv as well.
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
-    each must state it (see `scans.parse_dpi`). prompts: points by scan name, see `read_prompts`; None for the automatic
+    each must state it (see `images.resolution`). prompts: points by scan name, see `read_prompts`; None for the automatic
     mode. window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets one line for each scan that fails.
     A scan without any root found, or with the mask of the one before, gives a warning (see `guards`).
     One scan is in memory at a time. A scan that was done with the same settings is not done again, so an interrupted

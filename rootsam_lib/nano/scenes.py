@@ -5,10 +5,6 @@ photometric nuisance, and a label map that says which visible pixel belongs to w
 soil, and no photograph is used.
 """
 
-import os
-import signal
-import threading
-import time
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +13,7 @@ import numpy as np
 KINDS = ("blob", "polygon", "ellipse", "ring", "glyph", "stroke", "wire", "region")
 _SHARES = np.array([0.22, 0.18, 0.14, 0.08, 0.07, 0.14, 0.09, 0.08])
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
-_FOUR = 4  # vertices are given to cv2 in 1/16 px, so that edges are anti-aliased at their true place
+_SUBPIXEL_BITS = 4  # vertices are given to cv2 in 1/16 px, so that edges are anti-aliased at their true place
 
 
 class Scene(NamedTuple):
@@ -70,21 +66,8 @@ def draw_scene(rng: np.random.Generator, size: int, difficulty: float = 1.0) -> 
 
 def numbered_scene(seed: int, stream: int, index: int, size: int, difficulty: float = 1.0) -> Scene:
     """Scene `index` of a stream: always the same one. Stream 0 is for held-out scenes, phase p of training takes p."""
-    cv2.setNumThreads(1)  # it runs beside a training that wants the cores
+    cv2.setNumThreads(1)  # the last digits of what cv2 computes may depend on its number of threads
     return draw_scene(np.random.default_rng([seed, stream, size, index]), size, difficulty)
-
-
-def follow(parent: int) -> None:
-    """For a worker that draws scenes: end with the process that started it, even when that one was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(2)
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training stops first, then its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def object_sizes(scene: Scene) -> np.ndarray:
@@ -180,8 +163,8 @@ def _shape(rng: np.random.Generator, kind: str, size: int, relative: float, diff
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
     def fill(points: np.ndarray, value: int = 255) -> None:
-        fixed = np.round((points @ turn.T + centre) * 2**_FOUR).astype(np.int32)
-        cv2.fillPoly(alpha, [fixed], value, cv2.LINE_AA, _FOUR)
+        fixed = np.round((points @ turn.T + centre) * 2**_SUBPIXEL_BITS).astype(np.int32)
+        cv2.fillPoly(alpha, [fixed], value, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     if kind == "blob":
@@ -217,8 +200,8 @@ def _shape(rng: np.random.Generator, kind: str, size: int, relative: float, diff
         path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1), 0) * length / 40
         path = (path - path.mean(0)) @ turn.T + centre
         width = rng.uniform(0.02, 0.07) if kind == "stroke" else rng.uniform(0.008, 0.016 + 0.014 * (1 - difficulty))
-        fixed = np.round(path * 2**_FOUR).astype(np.int32)
-        cv2.polylines(alpha, [fixed], False, 255, max(2, round(width * size)), cv2.LINE_AA, _FOUR)
+        fixed = np.round(path * 2**_SUBPIXEL_BITS).astype(np.int32)
+        cv2.polylines(alpha, [fixed], False, 255, max(2, round(width * size)), cv2.LINE_AA, _SUBPIXEL_BITS)
     else:  # a region: the level set of smooth noise, cut to one piece around its centre
         field = _noise(rng, size, rng.uniform(2, 7))
         y, x = np.mgrid[:size, :size].astype(np.float32)

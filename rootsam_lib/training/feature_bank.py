@@ -1,4 +1,4 @@
-"""The feature bank: what the frozen encoder says of augmented views of every patch, computed once and kept.
+"""The feature bank: the frozen encoder's output for augmented views of every patch, computed once and kept.
 
 With a frozen encoder almost all of an epoch would recompute what does not change. The bank keeps `views` augmented
 views of each patch, and every epoch encodes a share of them anew, so that augmentation never stands still. Prompts are
@@ -10,6 +10,7 @@ by an interruption or a kill, goes on where it stood, and ends as if nothing had
 
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,8 @@ class FeatureBank:
         order = np.random.default_rng([ORDER_STREAM, seed]).permutation(len(patches) * self.views)
         self.turn = order / len(order)  # when in a round of refreshing each view has its turn, 0 to 1
         self.epoch = 0
-        layout |= {"generation": ((), torch.int32)}
+        self.checked = np.zeros(self.kept, bool)  # views that this process has written, or read and found whole
+        layout |= {"checksum": ((), torch.int64), "generation": ((), torch.int32)}
         self.store = self._open(Path(folder), layout) if folder is not None else self._allocate(layout, None)
         if folder is None:
             self.store["generation"].fill_(-1)
@@ -121,9 +123,14 @@ class FeatureBank:
         """Encode what the bank lacks for an epoch, this process's part of it; return how many views that were."""
         self.epoch = epoch
         wanted = self._generations(epoch)[: self.kept]
-        # By number, not by turn: the other processes are filling theirs at the same time.
-        stale = np.flatnonzero(self.store["generation"].numpy() != wanted)
-        stale = stale[stale % processes == rank]
+        mine = np.arange(self.kept) % processes == rank  # by number: other processes fill theirs at the same time
+        there = self.store["generation"].numpy() == wanted
+        damaged = [s for s in np.flatnonzero(mine & there & ~self.checked) if self._checksum(s) != self._noted(s)]
+        if damaged:
+            print(f"{self.desc}: {len(damaged)} views on the disk are damaged and made anew.")
+        there[damaged] = False
+        self.checked |= there
+        stale = np.flatnonzero(mine & ~there)
         bar = progress(range(len(stale)), self.desc, "view", leave=False)
         for _, (slot, (image, mask, distance)) in zip(bar, self._drawn(stale, wanted), strict=False):
             maps = self._encode(image)
@@ -133,21 +140,29 @@ class FeatureBank:
                 self.store[f"map{i}"][slot] = level[0].to(self.store[f"map{i}"].dtype)
             self.store["mask"][slot] = torch.from_numpy(np.packbits(mask))
             self.store["distance"][slot] = torch.from_numpy(distance).half()
+            self.store["checksum"][slot] = self._checksum(slot)
             self.store["generation"][slot] = int(wanted[slot])
+            self.checked[slot] = True
         return len(stale)
 
     def batch(self, patches: Sequence[int], views: Sequence[int], device: torch.device) -> Batch:
-        """Put the given view of each given patch together, as of the epoch that `fill` was last called for."""
+        """Put the given view of each given patch together, as of the epoch that `fill` was last called for.
+
+        Raises RuntimeError for a view that was not filled for it.
+        """
+        wanted = self._generations(self.epoch)
         maps, masks, distances = [], [], []
         for patch, view in zip(patches, views, strict=True):
             slot = int(patch) * self.views + int(view)
             if slot < self.kept:
+                if int(self.store["generation"][slot]) != wanted[slot]:
+                    raise RuntimeError(f"view {view} of patch {patch} is not in the bank yet: call fill({self.epoch}).")
                 maps.append([self.store[f"map{i}"][slot] for i in range(4)])
                 bits = np.unpackbits(self.store["mask"][slot].numpy(), count=self.image_size[0] * self.image_size[1])
                 masks.append(bits.reshape(self.image_size).view(bool))
                 distances.append(self.store["distance"][slot].float().numpy())
             else:
-                image, mask, distance = self._view(slot, self._generations(self.epoch)[slot])
+                image, mask, distance = self._view(slot, wanted[slot])
                 maps.append([level[0] for level in self._encode(image)])
                 masks.append(mask)
                 distances.append(distance)
@@ -155,9 +170,25 @@ class FeatureBank:
         names, sizes = [self.names[p] for p in patches], [self.sizes[p] for p in patches]
         return Batch(Features(levels, self.image_size), np.stack(masks), np.stack(distances), names, sizes)
 
+    def batches(self, size: int = 1) -> Iterator[Batch]:
+        """View 0 of every patch in order, `size` patches at a time, on the model's device."""
+        for start in range(0, len(self), size):
+            patches = range(start, min(start + size, len(self)))
+            yield self.batch(patches, [0] * len(patches), self.model.device)
+
     def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
         """The trunk's maps of one image, each (1, C, h, w)."""
         return self.model.encode(image[None], encoder_size(len(image), self.input_scale)).maps
+
+    def _checksum(self, slot: int) -> int:
+        """CRC-32 of all that a view's place holds."""
+        code = 0
+        for part in (*(f"map{i}" for i in range(4)), "mask", "distance"):
+            code = zlib.crc32(self.store[part][slot].view(torch.uint8).numpy(), code)
+        return code
+
+    def _noted(self, slot: int) -> int:
+        return int(self.store["checksum"][slot])
 
     def _generations(self, epoch: int) -> np.ndarray:
         """Which drawing of each view an epoch sees: kept ones change in turn, all others every epoch."""
@@ -207,6 +238,7 @@ class FeatureBank:
                 store[part] = torch.empty(shape, dtype=kind)
             else:
                 count = int(np.prod(shape))
+                reserve(folder / f"{part}.bin", count * kind.itemsize)
                 flat = torch.from_file(str(folder / f"{part}.bin"), shared=True, size=count, dtype=kind)
                 store[part] = flat.view(shape)
         return store
@@ -243,3 +275,13 @@ def bank_fault(folder: Path, key: str, sizes: dict[str, int]) -> str:
         if found != size:
             return f"is truncated ({name} has {found:,} of {size:,} bytes)"
     return ""
+
+
+def reserve(path: Path, size: int) -> None:
+    """Give a file its room on the disk now: writing to a mapped file on a full disk would end the process (SIGBUS)."""
+    with open(path, "ab") as file:
+        if file.tell() < size and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise OSError(f"no room for the feature bank at {shown(path)} ({error}): lower BANK_GB.") from error

@@ -16,6 +16,11 @@ from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 
 STEP_STREAM = 5  # tells this use of a seed from others, so that no two draw the same numbers
+CLICK_RADIUS = 40  # px: half the side of the window in which the answer must follow a click
+MOST_CLICKS = 3  # of a step with correction clicks; each step draws its number
+UNWANTED_SHARE = 0.5  # of the corrected views without prompts, in which only some of the roots are wanted
+IOU_WEIGHT = 0.05  # of the predicted IoU's squared error, or its head would go stale
+CLIP_NORM = 1.0
 
 
 def training_prompts(batch: Batch, config: StageConfig, rngs: Sequence[np.random.Generator]) -> list[Prompts]:
@@ -41,14 +46,15 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     logits, truth (P, 1, H, W); points (P, N, 2) and labels (P, N) in px of them, -1 is skipped. Every prompt set counts
     alike, by the mean over its points; 0 for those without any.
     """
-    losses = []
-    given = labels >= 0
-    rows = given.nonzero()[:, 0].tolist()
-    share = (1 / given.sum(1).clamp_min(1) / len(points)).tolist()
-    for row, (x, y) in zip(rows, points[given].round().int().tolist(), strict=True):
-        window = (row, 0, slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1))
-        losses.append(share[row] * F.binary_cross_entropy_with_logits(logits[window], truth[window]))
-    return torch.stack(losses).sum() if losses else logits.sum() * 0
+    height, width = logits.shape[-2:]
+    x, y = points.round().unbind(-1)
+    columns = ((torch.arange(width, device=x.device) - x[..., None]).abs() <= radius).float()  # (P, N, W): each window
+    rows = ((torch.arange(height, device=y.device) - y[..., None]).abs() <= radius).float()
+    given = (labels >= 0).float()
+    pixels = (rows.sum(2) * columns.sum(2)).clamp_min(1)
+    share = given / given.sum(1, keepdim=True).clamp_min(1) / pixels / len(points)
+    weight = torch.einsum("pn,pnh,pnw->phw", share, rows, columns)
+    return (weight * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]).sum()
 
 
 def wanted_roots(
@@ -95,7 +101,7 @@ def batch_loss(
     truth, distance = (x.repeat_interleave(config.prompt_sets, 0) for x in (truth, distance))
     masks = batch.masks.repeat(config.prompt_sets, 0)
     drawing = [rng for rng in rngs for _ in range(config.prompt_sets)]
-    weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step, config.boundary_most)
+    weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
     embedding, given, fed = model.embed(batch.features), points.shape[1], None
     total = first = torch.zeros((), device=device)
     for turn in range(corrections + 1):
@@ -105,16 +111,16 @@ def batch_loss(
         found = (logits.detach() > 0).float()
         union = ((found + truth) > 0).sum((2, 3))
         true_iou = torch.where(union > 0, (found * truth).sum((2, 3)) / union.clamp_min(1), 1.0)
-        own = loss.total + config.iou_weight * F.mse_loss(prediction.iou.float(), true_iou)
+        own = loss.total + IOU_WEIGHT * F.mse_loss(prediction.iou.float(), true_iou)
         if not turn:
             first = own.detach()
-            own = own + config.point_weight * click_loss(logits, truth, points, labels, config.click_radius)
+            own = own + config.point_weight * click_loss(logits, truth, points, labels, CLICK_RADIUS)
         else:
-            around = click_loss(logits, truth, points[:, given:], labels[:, given:], config.click_radius)
-            own = (own + config.click_weight * around) / corrections
+            around = click_loss(logits, truth, points[:, given:], labels[:, given:], CLICK_RADIUS)
+            own = (own + around) / corrections
         total = total + own
         if not turn and corrections:  # from here on clicks tell which roots are wanted
-            masks, changed = wanted_roots(masks, prompts, drawing, config.unwanted_share)
+            masks, changed = wanted_roots(masks, prompts, drawing, UNWANTED_SHARE)
             truth = torch.from_numpy(masks).unsqueeze(1).to(device).float()
             distance = distance * torch.from_numpy(~changed).to(device).view(-1, 1, 1, 1)
         if turn < corrections:
@@ -146,7 +152,7 @@ def train_step(
     stream = [STEP_STREAM, config.seed, config.stage, epoch, step]
     common = np.random.default_rng(stream)
     correct = common.random() < config.correction_share
-    corrections = int(common.integers(1, config.correction_rounds + 1)) if correct else 0
+    corrections = int(common.integers(1, MOST_CLICKS + 1)) if correct else 0
     places = np.arange(len(patches))[accelerator.process_index :: accelerator.num_processes]
     share = accelerator.num_processes / len(patches)
     total = torch.zeros((), device=accelerator.device)
@@ -160,7 +166,7 @@ def train_step(
     trained = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:
         total = average(trained, total, accelerator)
-    accelerator.clip_grad_norm_(trained, config.clip_norm)
+    accelerator.clip_grad_norm_(trained, CLIP_NORM)
     optimizer.step()
     optimizer.zero_grad()
     return float(total)

@@ -1,0 +1,103 @@
+"""A finished stage, and what names its folder: everything that decides what a training learns."""
+
+import ast
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import rootsam_lib
+from rootsam_lib.checkpoints import MODELS, build_sam
+from rootsam_lib.data.scans import Patch, Scan, tile
+from rootsam_lib.model import RootSAM
+from rootsam_lib.results import provenance, read_csv, read_json
+from rootsam_lib.training.config import StageConfig
+
+PATCH_STREAM = 3  # tells this use of a seed from others, so that no two draw the same numbers
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: its folder, its configuration, the best epoch's weights and the history, one row an epoch."""
+
+    folder: Path
+    config: dict[str, object]
+    history: list[dict[str, float]]
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "best.safetensors"
+
+    def model(self) -> RootSAM:
+        """Build the model with the best epoch's weights."""
+        return build_sam(str(self.config["model"]), self.weights)
+
+
+def load_stage(folder: str | Path) -> Stage:
+    """Read a finished stage. Raises FileNotFoundError when it is not finished or not there, ValueError for damage."""
+    folder = Path(folder)
+    if missing := [name for name in ("stage.json", "best.safetensors", "history.csv") if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} holds no finished stage (no {missing[0]}): run notebook 03 or 04.")
+    about = read_json(folder / "stage.json")
+    if about.get("weights_sha256") != file_hash(folder / "best.safetensors"):
+        raise ValueError(f"{folder}: stage.json and best.safetensors do not belong together: delete stage.json.")
+    history = [
+        {key: float("nan" if v is None else v) for key, v in row.items()} for row in read_csv(folder / "history.csv")
+    ]
+    return Stage(folder, about["config"], history)
+
+
+def training_patches(scans: Sequence[Scan], config: StageConfig) -> list[Patch]:
+    """All patches with roots, and as many without as config.soil_share asks for (drawn from config.seed)."""
+    patches = [patch for scan in scans for patch in tile(scan, config.patch_size)]
+    rooted = [p for p in patches if p.mask.any()]
+    soil = [p for p in patches if not p.mask.any()]
+    if not rooted:
+        raise ValueError(f"none of the {len(scans)} training scans has a root: check the masks, or take more scans.")
+    wanted = min(len(soil), round(len(rooted) * config.soil_share / (1 - config.soil_share)))
+    chosen = np.random.default_rng([PATCH_STREAM, config.seed]).permutation(len(soil))[:wanted]
+    return rooted + [soil[i] for i in sorted(chosen)]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_id(config: StageConfig, train: Sequence[Scan], val: Sequence[Scan], base: str) -> str:
+    """Eight hex digits for config, scans, starting weights (their hash) and code: no other setting shares the folder."""
+    loop = Path(__file__).with_name("loop.py")
+    code = [MODELS[config.model].config.read_text(encoding="utf-8"), *map(code_of, imported_files(loop))]
+    scans = [
+        [(s.name, zlib.crc32(np.ascontiguousarray(s.image)), zlib.crc32(np.ascontiguousarray(s.mask))) for s in part]
+        for part in (train, val)
+    ]
+    identity = json.dumps([asdict(config), scans, base, code, provenance()["versions"]], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
+def code_of(path: Path) -> str:
+    """A Python file's code without its comments and docstrings: rewording them must not make a trained stage stale."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def imported_files(start: Path) -> list[Path]:
+    """A file of this package and all those of it that it imports, directly or not: what results are computed by."""
+    package, found, waiting = Path(rootsam_lib.__file__).parent, set(), [start]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
+                waiting.append(package.parent.joinpath(*node.module.split(".")).with_suffix(".py"))
+    return sorted(found)
