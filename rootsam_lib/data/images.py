@@ -38,13 +38,12 @@ def header(path: str | Path) -> Iterator[Image.Image]:
     """
     path = Path(path)
     try:
-        if not path.exists():
-            raise FileNotFoundError(f"{shown(path)} does not exist: check its name.")
-        regular = path.is_file()
-        opened = Image.open(path) if regular else None
+        opened = Image.open(path) if path.is_file() or not path.exists() else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise nearly anything at damaged files
         raise _unreadable(path, error) from None
     if opened is None:
         raise ValueError(
@@ -70,19 +69,20 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
                 f"(--max-megapixels) if {megapixels * 0.012:.1f} GB of memory are free, or cut the scan into pieces."
             )
         try:
-            if (pages := _pages(opened)) > 1:
-                raise _Pages(pages)
+            pages = _pages(opened)
             deep = ";16" in str(opened.tile) or _bits(opened) > 8  # colours of 16 bits, which Pillow cuts to 8
             turned = _orientation(opened) if opened.format != "PNG" else 1
             opened.load()
             if opened.format == "PNG":  # whose EXIF may stand behind the pixels
                 turned = _orientation(opened)
-        except _Pages as several:
-            raise ValueError(
-                f"{shown(path)} holds {several} pages or frames: save the one that is meant as a file of its own."
-            ) from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly anything at damaged files
             raise _unreadable(path, error) from None
+        if pages > 1:
+            raise ValueError(
+                f"{shown(path)} holds {pages} pages or frames: save the one that is meant as a file of its own."
+            )
         if opened.format == "TIFF" and _bits(opened) > 8 and turned != 1:
             raise ValueError(  # decoders differ in how they turn these
                 f"{shown(path)} has more than 8 bits and EXIF orientation {turned}: save it upright, without one."
@@ -97,10 +97,6 @@ def _orientation(opened: Image.Image) -> int:
         return int(opened.getexif().get(ORIENTATION, 1))
     except Exception:
         return 1
-
-
-class _Pages(Exception):
-    """More than one page."""
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
