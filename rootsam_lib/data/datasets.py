@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pooch
 
+from rootsam_lib import checked
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution, turn
 from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
@@ -70,7 +71,7 @@ def load_scans(
     `data_dir` falls back on the environment variable ROOTSAM_DATA. At most `limit` scans, spread over the part.
     Raises ValueError for an unknown source or split, and what the readers raise.
     """
-    _check(split, limit)
+    _check(split, limit, seed)
     if source == "synthetic":
         parts = SYNTHETIC_COUNTS if split == "all" else [split]
         scans = [s for part in parts for s in synthetic_scans(part, limit or SYNTHETIC_COUNTS[part], seed, *size)]
@@ -103,10 +104,8 @@ def load_parts(
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
-    if limit is not None and limit < 0:
-        raise ValueError(f"LIMIT is {limit}: give the most scans per split, or 0 for all.")
-    if not 0 < val_share < 1:
-        raise ValueError(f"val_share is {val_share}: it must lie between 0 and 1.")
+    checked("limit", limit or 0, 0, whole=True)
+    checked("val_share", val_share, 0, 0.99, above=True)
     train = load_scans(source, "train", data_dir, limit or None, seed, **options)
     if len({scan.tube for scan in train}) < 2:
         raise ValueError(
@@ -230,7 +229,7 @@ def read_folder(
     Raises FileNotFoundError for a missing or empty folder, ValueError for an image without a mask (before any file is
     opened), a mask of another size or coding, and any file that cannot be read.
     """
-    _check(split, limit)
+    _check(split, limit, seed)
     root = Path(data_dir)
     entries = found = find_pairs(root, need_masks, group_by)
     stated = sorted({entry.part for entry in entries if entry.part})
@@ -421,8 +420,9 @@ def _limited(items: list[_T], limit: int | None) -> list[_T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
-def _check(split: str, limit: int | None) -> None:
+def _check(split: str, limit: int | None, seed: int = 0) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}, but must be at least 1 (or None for every scan).")
+    if limit is not None:
+        checked("limit", limit, 1, whole=True)
+    checked("seed", seed, 0, whole=True)

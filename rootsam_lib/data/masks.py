@@ -27,7 +27,7 @@ COLOURS = {"red": 1, "green": 2, "blue": 4, "yellow": 3, "magenta": 5, "cyan": 6
 _WHITE = 7
 _PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 _LOSSY = ("JPEG", "MPO", "WEBP")
-_NEARLY_EMPTY = 2e-4  # share of root over a folder; SegRoot's lies at 1.4 %
+_NEARLY_EMPTY = 2e-4  # share of root over a folder; SegRoot's lies at 1.1 %
 _MANY = 9  # so many numbers, each for pieces of its own, are single roots and not classes
 
 
