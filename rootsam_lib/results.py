@@ -4,6 +4,7 @@ Every number that a chart, a README or a lesson shows is read from a results fil
 data, device, versions and commit, so that it can be made again.
 """
 
+import ast
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ import subprocess
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from io import StringIO
@@ -199,22 +200,22 @@ def _numbers(column: pd.Series, decimal_comma: bool) -> pd.Series:
 
 
 def _plain(value: object) -> object:
-    """NaN has no place in JSON: it becomes null."""
+    """NaN and infinity have no place in JSON: they become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | Path, content: dict[str, object]) -> Path:
-    """Write a results file atomically as JSON."""
-    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n")
+    """Write a results file atomically as JSON; what is no finite number becomes null."""
+    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return Path(path)
 
 
 def read_json(path: str | Path) -> dict:
-    """Read a results file. Raises FileNotFoundError, saying how results are made, when it is not there."""
+    """Read a results file. Raises FileNotFoundError, saying how results are made, or ValueError for what is none."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -231,23 +232,23 @@ def read_json(path: str | Path) -> dict:
 
 
 def markdown_table(
-    results: dict, table: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
+    results: dict, name: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
 ) -> str:
     """One protocol's table of an evaluation's results as Markdown: one row a model, one column a metric.
 
-    table: "fixed prompts", "automatic" (the same patches), "whole scans" or "correction". intervals: with the 95 %
-    interval behind each score. Raises ValueError for a table or column that is not there, naming those that are.
+    name: "fixed prompts", "automatic" (the same patches), "whole scans", "selection", "control" or "correction".
+    intervals: with the 95 % interval behind each score. Raises ValueError for a table or column that is not there,
+    naming those that are.
     """
     tables = results.get("tables", {})
-    if table not in tables:
+    if name not in tables:
         there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
-        raise ValueError(f"this results file holds no table {table!r} of models: {there}.")
-    lines = ["| | " + " | ".join(f"`{column}`" for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in tables[table].items():
+        raise ValueError(f"this results file holds no table {name!r} of models: {there}.")
+    for row in tables[name].values():
         if missing := [column for column in columns if column not in row]:
-            raise ValueError(f"no column {missing[0]!r} in {table!r}: choose from {', '.join(row)}.")
-        lines.append(f"| {name} | " + " | ".join(cell(row[column], intervals) for column in columns) + " |")
-    return "\n".join(lines)
+            raise ValueError(f"no column {missing[0]!r} in {name!r}: choose from {', '.join(row)}.")
+    rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in tables[name].items()]
+    return table(["", *(f"`{column}`" for column in columns)], rows)
 
 
 def cell(estimate: Sequence[float | None], intervals: bool = True) -> str:
@@ -268,8 +269,16 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         return "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(short(row[column]) for column in columns) + " |" for row in rows])
+    return table(columns, [[short(row[column]) for column in columns] for row in rows])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of ready-made cells. (pandas' to_markdown would need one more package, tabulate.)"""
+
+    def line(cells: Sequence[str]) -> str:
+        return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+
+    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
 
 
 def shown(path: str | Path) -> str:
@@ -364,10 +373,39 @@ def check_names(names: Sequence[str]) -> None:
         seen[same] = name
 
 
-def record(profile: str, lesson: str, metrics: dict[str, object], parameters: dict[str, object]) -> Path:
-    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance."""
-    content = {"lesson": lesson, "metrics": metrics, "parameters": parameters, "provenance": provenance()}
-    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content)
+def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:
+    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance.
+
+    namespace: the notebook's `globals()`, see `current_parameters`.
+    """
+    content = {"lesson": lesson, "metrics": metrics, "parameters": current_parameters(namespace)}
+    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content | {"provenance": provenance()})
+
+
+def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
+    """What a notebook's parameters are now: the UPPER_CASE names of its parameters cell (the one that sets PROFILE),
+    where their values are a str, int, float or bool.
+
+    IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
+    that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
+    """
+    cells = [assigned(cell) for cell in namespace.get("In", ())]
+    names = [name for cell in cells if "PROFILE" in cell for name in cell] or namespace
+    values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
+    return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
+
+
+def assigned(cell: str) -> dict[str, object]:
+    """The literals that a cell's code assigns to names; none where it is not Python."""
+    found = {}
+    try:
+        for line in ast.parse(cell).body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                with suppress(ValueError):  # no literal
+                    found[line.targets[0].id] = ast.literal_eval(line.value)
+    except SyntaxError:
+        return {}
+    return found
 
 
 def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:

@@ -7,7 +7,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
-from browser import Widget, open_notebook, run_all, screenshot
+from browser import Widget, run_cell, screenshot
 from nbconvert import HTMLExporter
 from PIL import Image, ImageColor
 
@@ -129,12 +129,7 @@ def test_a_lesson_as_html_shows_the_picture(tmp_path):
 
 def opened(lab, browser, name: str, source: str, **options: object) -> Widget:
     """The widget of a notebook with one cell, whose session lies in a folder called `name`."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, lab.folder / f"{name}.ipynb")
-    page = open_notebook(lab, browser, name, **options)
-    run_all(page)
-    return Widget(page, lab.folder / name)
+    return Widget(run_cell(lab, browser, name, source, **options), lab.folder / name)
 
 
 TOUCH = """
@@ -229,6 +224,8 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
+
+pytestmark = pytest.mark.slow
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
 from rootsam_lib.predictor import Predictor
 session = Session("wide", [Scan(image, None, "wide", "T1")], Predictor(build_sam("nano"), tile_size=256))
