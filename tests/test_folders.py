@@ -470,7 +470,7 @@ def test_command_line(tmp_path, capsys):
     (scans / "bad.png").write_bytes(b"nothing")
     assert main(call) == 1
     said = capsys.readouterr()
-    assert "bad.png cannot be read" in said.err and "1 scans failed: bad" in said.err and "Traceback" not in said.err
+    assert "bad.png cannot be read" in said.err and "1 scan failed: bad" in said.err and "Traceback" not in said.err
     elsewhere = ["--out", str(out) + "2"]
     for wrong, text in (
         (["--tile", "32"], "other settings (tile_size, overlap)"),

@@ -394,8 +394,12 @@ def segment_command(options: argparse.Namespace) -> int:
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
-        print(f"{len(report.rows)} scans done{before}; table, masks and overlays in {shown(report.table.parent)}")
+        print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
     if report.failed:
         first = ", ".join(list(report.failed)[:5]) + (", …" if len(report.failed) > 5 else "")
-        print(f"{len(report.failed)} scans failed: {first}", file=sys.stderr)
+        print(f"{_scans(len(report.failed))} failed: {first}", file=sys.stderr)
     return int(bool(report.failed))
+
+
+def _scans(number: int) -> str:
+    return f"{number} scan{'s' * (number != 1)}"
