@@ -1,20 +1,25 @@
-# Two commands do everything: `make tutorial` and `make test`. Each creates .venv when it is absent or stale.
-# `make tutorial PROFILE=segroot ONLY=03,04,05` takes other values of the notebooks' parameters, and some lessons only.
+# `make tutorial` runs the lessons, `make check` tests while you work, `make test` tests all. Each creates .venv when it
+# is absent or stale. `make tutorial PROFILE=segroot ONLY=03,04,05` takes other parameters, and some lessons only.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip
 PROFILE ?= quick
 export MPLBACKEND ?= agg
+# Two processes of one thread each; the lessons stay together in one of them, since they build on each other.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: tutorial test notebooks lint format clean
+.PHONY: tutorial check test notebooks lint format clean
 tutorial: .venv/installed
 	.venv/bin/python -m rootsam_lib tutorial --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
 
-# Two processes of one thread each for the tests; the notebooks one after the other, since they build on each other.
-test: .venv/installed lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
-	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 notebooks/
+# A few minutes: style, the fast tests, and the first three lessons on their defaults.
+check: .venv/installed lint
+	$(PYTEST) -m "not slow" --nbmake --nbmake-timeout=900 tests $(wildcard notebooks/0[0-2]_*.ipynb)
 
-# For maintainers: run every notebook from nothing on its defaults, and store the outputs.
+# All: every lesson is executed once, with changed parameters, by tests/test_lessons.py.
+test: .venv/installed lint
+	$(PYTEST)
+
+# For maintainers: run every notebook from nothing on its defaults, and store the outputs and their metrics.
 notebooks: .venv/installed
 	rm -rf runs/quick
 	.venv/bin/python -m rootsam_lib tutorial --update

@@ -27,7 +27,8 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.data.drawn import synthetic_scans
-session = Session("latency", synthetic_scans("test", 1, seed=0), build_sam("nano"))
+from rootsam_lib.predictor import Predictor
+session = Session("latency", synthetic_scans("test", 1, seed=0), Predictor(build_sam("nano"), tile_size=1024))
 annotate(session)
 """
 

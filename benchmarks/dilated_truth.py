@@ -12,11 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from rootsam_lib import HOME
-from rootsam_lib.__main__ import load_profile
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.evaluation.bootstrap import estimates, tube_weights
-from rootsam_lib.evaluation.protocols import ModelPredictor, about_predictor, score_images, summary_parts
+from rootsam_lib.evaluation.protocols import score_images, summary_terms
+from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.metrics import dilate
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import RUNS, provenance, write_json
 from rootsam_lib.training.config import stage_pair
 from rootsam_lib.training.loop import train_stage
@@ -43,11 +44,11 @@ def main() -> None:
     asked = {"trained on raw truth": (stage1, False), "trained on dilated truth": (stage, False)}
     asked["trained on dilated truth, flips"] = (stage, True)
     for name, (trained, flips) in asked.items():
-        predictor = ModelPredictor(trained.model(), config.input_scale, flips=flips)
+        predictor = Predictor(trained.model(), config.input_scale, tta=flips)
         (scores,) = score_images(predictor, parts["test"], desc=name)
-        scored = summary_parts(scores)
+        scored = summary_terms(scores)
         rows[name] = estimates({key: scored[key] for key in ("pooled_dice", "pooled_dice_dilated")}, weights)
-        models[name] = about_predictor(predictor)
+        models[name] = predictor.about
     about = describe("segroot", "valid", parts) | {"config": stage.config, "models": models}
     write_json(FILE, about | {"tables": {"whole scans": rows}, "provenance": provenance()})
     for name, row in rows.items():

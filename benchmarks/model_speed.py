@@ -16,7 +16,7 @@ import torch
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.predictor_old import segment
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import provenance, write_json
 
 SCAN = (2273, 2550)
@@ -49,10 +49,10 @@ def main(names: list[str]) -> None:
             rows.append({"model": name, "size": size, "encode_s": encode, "decode_s": decode})
     scan = np.random.default_rng(0).integers(0, 255, (*SCAN, 3), dtype=np.uint8)
     model, scans = build_sam("nano", weights=None).eval(), []
-    segment(model, scan[:600], 512, 128)
+    Predictor(model)(scan[:600])
     for input_scale, flips in ((1.0, False), (1.5, False), (1.5, True)):
         started = time.perf_counter()
-        segment(model, scan, 512, 128, input_scale=input_scale, tta=flips)
+        Predictor(model, input_scale, tta=flips, keep=False)(scan)
         scans.append({"input_scale": input_scale, "flips": flips, "seconds": time.perf_counter() - started})
         print(
             f"whole scan, enlarged {input_scale:g} times{', four flips' if flips else ''}: {scans[-1]['seconds']:.1f} s"

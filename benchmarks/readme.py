@@ -13,7 +13,7 @@ import numpy as np
 from rootsam_lib import CHECKOUT
 from rootsam_lib.lessons import figures
 from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread
-from rootsam_lib.results import cell, markdown_table, read_json, write_text
+from rootsam_lib.results import cell, markdown_table, read_json, table, write_text
 from rootsam_lib.training.config import PRESETS
 
 RESULTS = CHECKOUT / "data" / "results"
@@ -26,11 +26,6 @@ TABLES = {
 }
 
 
-def table(head: str, rows: list[str]) -> str:
-    """A Markdown table of ready-made lines under a head."""
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
-
-
 def about(results: Mapping) -> str:
     """What the real scores were measured on, and what made them."""
     images, model = results["images"], results["models"]["base"]["model"]
@@ -40,9 +35,20 @@ def about(results: Mapping) -> str:
     )
 
 
-def dilated_table(results: Mapping) -> str:
-    """Whole scans, by the truth that was trained on and the truth that is scored against."""
-    return markdown_table(results, "whole scans", ("pooled_dice", "pooled_dice_dilated"))
+def summary_table(results: Mapping) -> str:
+    """One row per model, and of every protocol the score to look at first."""
+    columns = {
+        "prompted, root IoU": ("fixed prompts", "root_iou"),
+        "automatic, root IoU": ("automatic", "root_iou"),
+        "whole scans, pooled Dice": ("whole scans", "pooled_dice"),
+        "whole scans, centre-line Dice": ("whole scans", "cl_dice"),
+        "corrected, root IoU": ("correction", "root_iou@10"),
+    }
+    rows = []
+    for name in results["tables"]["automatic"]:
+        scores = [results["tables"][protocol].get(name, {}).get(score) for protocol, score in columns.values()]
+        rows.append([name, *(cell(score) if score else "–" for score in scores)])
+    return table(["", *columns], rows)
 
 
 def minutes_line(results: Mapping) -> str:
@@ -55,30 +61,25 @@ def traits_table(results: Mapping) -> str:
     """Agreement of the traits of predicted and true masks, scan by scan."""
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
     calibrated = results["length_times_factor"]
-    rows = {named[trait]: row for trait, row in results["agreement"].items()}
-    rows[f"length times {calibrated['factor']:.3f}, fitted on the val scans"] = calibrated
-    lines = [
-        f"| {name} | {r['r2']:.2f} | {r['r2_fitted']:.2f} | {r['relative_bias']:+.0%} "
-        f"({r['relative_bias_low']:+.0%} to {r['relative_bias_high']:+.0%}) | {r['scans']} |"
-        for name, r in rows.items()
-    ]
-    return table("| trait | R² | R² of a fitted line | bias | scans |", lines)
+    traits = {named[trait]: row for trait, row in results["agreement"].items()}
+    traits[f"length times {calibrated['factor']:.3f}, fitted on the val scans"] = calibrated
+    rows = []
+    for name, r in traits.items():
+        bias = "{:+.0%} ({:+.0%} to {:+.0%})".format(*(r[f"relative_bias{end}"] for end in ("", "_low", "_high")))
+        rows.append([name, f"{r['r2']:.2f}", f"{r['r2_fitted']:.2f}", bias, r["scans"]])
+    return table(["trait", "R²", "R² of a fitted line", "bias", "scans"], rows)
 
 
 def annotator_table(results: Mapping) -> str:
     """Clicks, minutes and what they are worth, of the simulated annotator."""
-    lines = []
+    rows = []
     for name, row in results["rows"].items():
-        first, tenth, last = (row["after_clicks"][k] for k in ("0", "10", "20"))
-        span = "{:.1f} ({:.1f} to {:.1f})".format
-        scores = " | ".join(
-            " → ".join(f"{at[key]:{form}}" for at in (first, tenth, last))
-            for key, form in (("root_iou", ".3f"), ("cl_dice", ".3f"), ("length_error", ".0%"))
-        )
-        clicks, minutes = span(row["clicks"], *row["clicks_interval"]), span(row["minutes"], *row["minutes_interval"])
-        lines.append(f"| {name} | {clicks} | {minutes} | {scores} |")
-    head = "| | clicks | minutes a scan | root IoU after 0, 10, 20 clicks | clDice | error of root length |"
-    return table(head, lines)
+        after = [row["after_clicks"][k] for k in ("0", "10", "20")]
+        spans = ["{:.1f} ({:.1f} to {:.1f})".format(row[key], *row[f"{key}_interval"]) for key in ("clicks", "minutes")]
+        forms = {"root_iou": ".3f", "cl_dice": ".3f", "length_error": ".0%"}
+        rows.append([name, *spans, *(" → ".join(f"{at[key]:{form}}" for at in after) for key, form in forms.items())])
+    head = ["", "clicks", "minutes a scan", "root IoU after 0, 10, 20 clicks", "clDice", "error of root length"]
+    return table(head, rows)
 
 
 def ablation_table(results: Mapping) -> str:
@@ -88,53 +89,54 @@ def ablation_table(results: Mapping) -> str:
         values = [f"{results['tables'][t][name]['root_iou'][0]:.3f}" for t in ("fixed prompts", "automatic")]
         gains = [results["gains"][t].get(name) for t in ("fixed prompts", "automatic")]
         shown = [cell(g["root_iou"]) if g else "–" for g in gains]
-        shown.append(cell(gains[1]["pooled_dice"]) if gains[1] else "–")
-        question = VARIANTS[name].question
-        rows.append(f"| {name} | {question} | {values[0]} | {shown[0]} | {values[1]} | {shown[1]} | {shown[2]} |")
-    head = "| | what is asked | prompted root IoU | difference | automatic root IoU | difference "
-    return table(head + "| automatic pooled Dice, difference |", rows)
+        pooled = cell(gains[1]["pooled_dice"]) if gains[1] else "–"
+        rows.append([name, VARIANTS[name].question, values[0], shown[0], values[1], shown[1], pooled])
+    head = ["", "what it tries", "prompted root IoU", "difference", "automatic root IoU", "difference"]
+    return table([*head, "automatic pooled Dice, difference"], rows)
 
 
 def seeds_table(results: Mapping) -> str:
     """The spread of the reference over seeds, and which other variants lie outside of all of them."""
     names = list(results["tables"]["automatic"])
     seeds = [name for name in names if name == REFERENCE or "seed" in VARIANTS[name].changes]
-    lines = []
+    rows = []
     for protocol, words in (("fixed prompts", "prompted"), ("automatic", "automatic")):
-        rows = results["tables"][protocol]
+        scores = results["tables"][protocol]
         for score in ("root_iou", "pooled_dice"):
-            values = {name: rows[name][score][0] for name in names}
+            values = {name: scores[name][score][0] for name in names}
             low, high = (find(values[name] for name in seeds) for find in (min, max))
             below = [f"{name} {values[name]:.3f}" for name in names if values[name] < low]
             above = [f"{name} {values[name]:.3f}" for name in names if values[name] > high]
-            spread = "{:.3f} ± {:.3f}".format(*seed_spread(rows, score))
-            outside = " | ".join(", ".join(part) or "–" for part in (below, above))
-            lines.append(f"| {words}, `{score}` | {spread} ({low:.3f} to {high:.3f}) | {outside} |")
-    return table(
-        f"| | {len(seeds)} seeds: mean ± standard deviation (range) | below every seed | above every seed |", lines
-    )
+            spread = "{:.3f} ± {:.3f}".format(*seed_spread(scores, score)) + f" ({low:.3f} to {high:.3f})"
+            rows.append([f"{words}, `{score}`", spread, *(", ".join(part) or "–" for part in (below, above))])
+    spread = f"{len(seeds)} seeds: mean ± standard deviation (range)"
+    return table(["", spread, "below every seed", "above every seed"], rows)
 
 
 def speed_table(results: Mapping) -> str:
     """Seconds a training step, and their ratios."""
-    lines = []
+    rows = []
     for row in results["rows"]:
-        seconds = " | ".join(f"{row[kind]:.3f}" for kind in "abc")
-        ratios = f"{row['a'] / row['b']:.1f} | {row['b'] / row['c']:.2f}"
-        lines.append(f"| {row['model']}, {row['size']} px, batch {row['batch']} | {seconds} | {ratios} |")
-    head = "| | (a) encoder in every step, s | (b) feature bank, s | (c) decoder alone, s | a / b | b / c |"
-    return table(head, lines)
+        seconds = [f"{row[kind]:.3f}" for kind in "abc"]
+        ratios = f"{row['a'] / row['b']:.1f}", f"{row['b'] / row['c']:.2f}"
+        rows.append([f"{row['model']}, {row['size']} px, batch {row['batch']}", *seconds, *ratios])
+    kinds = ["(a) encoder in every step, s", "(b) feature bank, s", "(c) decoder alone, s"]
+    return table(["", *kinds, "a / b", "b / c"], rows)
 
 
 def model_speed_table(results: Mapping) -> str:
     """Seconds for one image, and for a whole scan."""
-    lines = [f"| {row['model']}, encode {row['size']} px | {row['encode_s']:.3f} |" for row in results["models"]]
-    lines += [f"| {row['model']}, decode {row['size']} px | {row['decode_s']:.3f} |" for row in results["models"]]
+    rows = [
+        [f"{row['model']}, {work} {row['size']} px", f"{row[f'{work}_s']:.3f}"]
+        for work in ("encode", "decode")
+        for row in results["models"]
+    ]
     height, width = results["scan"]
     for row in results["scans"]:
-        how = f"tiles enlarged {row['input_scale']:g} times{', four flips' if row['flips'] else ''}"
-        lines.append(f"| nano, whole scan of {width} x {height} px, {how} | {row['seconds']:.1f} |")
-    return table(f"| {results['threads']} threads | seconds |", lines)
+        scale = row.get("input_scale") or row["zoom"]  # as earlier runs called it
+        how = f"tiles enlarged {scale:g} times{', four flips' if row['flips'] else ''}"
+        rows.append([f"nano, whole scan of {width} x {height} px, {how}", f"{row['seconds']:.1f}"])
+    return table([f"{results['threads']} threads", "seconds"], rows)
 
 
 def latency_line(results: Mapping) -> str:
@@ -146,39 +148,36 @@ def latency_line(results: Mapping) -> str:
 
 def bank_table(results: Mapping) -> str:
     """Scores with the feature bank and with live encoding, over seeds."""
-    lines = []
+    rows = []
     for way in dict.fromkeys(row["way"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["way"] == way]
-        scores = []
-        for key in ("root_iou", "automatic_root_iou"):
-            values = np.array([row[key] for row in rows])
-            scores.append(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}")
-        lines.append(f"| {way} | {len(rows)} | {' | '.join(scores)} |")
-    return table("| | seeds | root IoU, prompted | root IoU, automatic |", lines)
+        own = [row for row in results["rows"] if row["way"] == way]
+        scores = [np.array([row[key] for row in own]) for key in ("root_iou", "automatic_root_iou")]
+        rows.append([way, len(own), *(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" for values in scores)])
+    return table(["", "seeds", "root IoU, prompted", "root IoU, automatic"], rows)
 
 
 def preset_table() -> str:
     """The presets of `stages`."""
-    lines = []
+    rows = []
     for key, p in PRESETS.items():
         batch, state = f"{p.batch_size} / {p.batch_size // 2}", "run here" if p.ran else "**not run here**"
-        lines.append(
-            f"| `{key}` | {p.hardware} | {p.model} | {batch} | {p.micro_batches} | {p.bank_gb:g} GB | {p.precision} | "
-            f"{state} |"
-        )
-    head = "| `HARDWARE` | for | model that fits | batch, Stage 1 / 2 | parts of a batch | feature bank, at most "
-    return table(head + "| precision | |", lines)
+        bank = f"{p.bank_gb:g} GB"
+        rows.append([f"`{key}`", p.hardware, p.model, batch, p.micro_batches, bank, p.precision, state])
+    head = ["`HARDWARE`", "for", "model that fits", "batch, Stage 1 / 2", "parts of a batch", "feature bank, at most"]
+    return table([*head, "precision", ""], rows)
 
 
 def blocks() -> dict[str, str]:
     """Every table by its name."""
-    real, frozen, ablations = (read_json(RESULTS / f"segroot-{n}.json") for n in ("nano", "nano-frozen", "ablations"))
+    names = ("nano", "nano-frozen", "ablations", "dilated")
+    real, frozen, ablations, dilated = (read_json(RESULTS / f"segroot-{name}.json") for name in names)
     return {
         "about": about(real),
+        "summary": summary_table(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
         **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
         "minutes": minutes_line(read_json(RESULTS / "tutorial-segroot.json")),
-        "dilated": dilated_table(read_json(RESULTS / "segroot-dilated.json")),
+        "dilated": markdown_table(dilated, "whole scans", ("pooled_dice", "pooled_dice_dilated")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),

@@ -73,7 +73,7 @@ class Setting:
     def step(self, kind: str) -> None:
         """One step of a kind."""
         if kind == "c":
-            prediction = self.model(self.ready.features, *self.prompts)
+            prediction = self.model.decode(self.ready.features, *self.prompts)
             logits = resize_logits(prediction.logits, self.truth.shape[-2:])
             loss = hybrid_loss(logits, self.truth, self.distance, 0.01, 0.5, 0.5).total
             (loss + 0.05 * F.mse_loss(prediction.iou, torch.zeros_like(prediction.iou))).backward()

@@ -11,74 +11,80 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, label
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 from skimage.segmentation import find_boundaries
+from torch import Tensor
+
+EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong to one root
+MIN_ROOT_PX = 20  # a smaller piece is noise of a mask's drawing, and no root of its own
 
 
 class Counts(NamedTuple):
-    """Pixels of one image: true positive, false positive, false negative, true negative; positive = root."""
+    """Pixels: true positive, false positive, false negative, true negative; positive = root.
 
-    tp: int
-    fp: int
-    fn: int
-    tn: int
+    Whole numbers for one image, arrays or tensors (...,) for several.
+    """
 
-
-DEFINITIONS = {
-    "root_iou": "mean over images with roots of the root's IoU",
-    "class_mean_iou": "mean over images with roots of (root + soil IoU) / 2; finding no root at all scores about 0.5",
-    "pooled_iou": "one root IoU over all pixels of all images",
-    "dice": "mean over images with roots of the root's Dice",
-    "pooled_dice": "one root Dice over all pixels of all images",
-    "soil_false_alarm": "share of the images without roots in which at least one pixel is called root",
-}
+    tp: int | np.ndarray | Tensor
+    fp: int | np.ndarray | Tensor
+    fn: int | np.ndarray | Tensor
+    tn: int | np.ndarray | Tensor
 
 
-def count(prediction: np.ndarray, truth: np.ndarray) -> Counts:
-    """Compare two bool masks (H, W). Raises ValueError when their shapes differ."""
+def count(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Counts:
+    """Compare masks, bool (..., H, W), arrays or tensors, image by image. Every score below takes the result.
+
+    Raises ValueError when their shapes differ, or when they are no masks.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: compare masks of one image.")
-    prediction, truth = prediction.astype(bool), truth.astype(bool)
-    tp = int((prediction & truth).sum())
-    fp, fn = int(prediction.sum()) - tp, int(truth.sum()) - tp
-    return Counts(tp, fp, fn, prediction.size - tp - fp - fn)
+    for mask in (prediction, truth):
+        if not str(mask.dtype).endswith("bool"):
+            raise ValueError(f"a mask is {mask.dtype}, but must be bool: threshold it first.")
+    tp, called, true = (mask.sum((-2, -1)) for mask in (prediction & truth, prediction, truth))
+    if prediction.ndim == 2:
+        tp, called, true = int(tp), int(called), int(true)
+    pixels = prediction.shape[-2] * prediction.shape[-1]
+    return Counts(tp, called - tp, true - tp, pixels - called - true + tp)
 
 
-def iou(counts: Counts) -> float:
+def _share(part, whole, opposite=0):
+    """part / whole; where the whole is empty it is 1 if the opposite is empty too, else 0."""
+    empty = whole == 0
+    return (part + (empty & (opposite == 0))) / (whole + empty)
+
+
+def iou(counts: Counts) -> float | np.ndarray | Tensor:
     """Root IoU (Jaccard index): TP / (TP + FP + FN)."""
-    union = counts.tp + counts.fp + counts.fn
-    return counts.tp / union if union else 1.0
+    return _share(counts.tp, counts.tp + counts.fp + counts.fn)
 
 
-def dice(counts: Counts) -> float:
+def dice(counts: Counts) -> float | np.ndarray | Tensor:
     """Root Dice (F1): 2 TP / (2 TP + FP + FN)."""
-    total = 2 * counts.tp + counts.fp + counts.fn
-    return 2 * counts.tp / total if total else 1.0
+    return _share(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
-def class_mean_iou(counts: Counts) -> float:
+def class_mean_iou(counts: Counts) -> float | np.ndarray | Tensor:
     """Mean of root IoU and soil IoU, what most U-Net papers on roots call mIoU."""
     soil = Counts(tp=counts.tn, fp=counts.fn, fn=counts.fp, tn=counts.tp)
     return (iou(counts) + iou(soil)) / 2
 
 
-def precision(counts: Counts) -> float:
+def precision(counts: Counts) -> float | np.ndarray | Tensor:
     """The share of the pixels called root that are root: TP / (TP + FP); 1 or 0 by the empty rule when none is."""
-    called = counts.tp + counts.fp
-    return counts.tp / called if called else float(counts.fn == 0)
+    return _share(counts.tp, counts.tp + counts.fp, counts.fn)
 
 
-def recall(counts: Counts) -> float:
+def recall(counts: Counts) -> float | np.ndarray | Tensor:
     """The share of the root's pixels that are found: TP / (TP + FN); 1 or 0 by the empty rule when there are none."""
-    true = counts.tp + counts.fn
-    return counts.tp / true if true else float(counts.fp == 0)
+    return _share(counts.tp, counts.tp + counts.fn, counts.fp)
 
 
 def dilate(mask: np.ndarray) -> np.ndarray:
     """A mask, bool (H, W), grown by one pixel in all eight directions (a 3 x 3 square): the truth of dilated scores."""
-    return binary_dilation(mask, np.ones((3, 3), bool))
+    return binary_dilation(mask, EIGHT)
 
 
 def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0) -> float:
@@ -103,6 +109,14 @@ def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0
     return 2 * near * covered / (near + covered) if near + covered else 0.0
 
 
+def thinned(mask: np.ndarray) -> np.ndarray:
+    """The centre lines of a mask, both bool (H, W), one pixel wide: Lee et al. 1994.
+
+    Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
+    """
+    return skeletonize(mask, method="lee") > 0
+
+
 def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Centre-line Dice of two masks, bool (H, W): are the roots traced, whatever their drawn width?
 
@@ -111,34 +125,47 @@ def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     """
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
-    # Lee's thinning: the default one erases a diagonal bar of even width from end to end.
-    found, true = (skeletonize(mask, method="lee") > 0 for mask in (prediction, truth))
-    precision, sensitivity = truth[found].mean(), prediction[true].mean()
-    return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
+    inside, traced = truth[thinned(prediction)].mean(), prediction[thinned(truth)].mean()
+    return float(2 * inside * traced / (inside + traced)) if inside + traced else 0.0
+
+
+def label_roots(mask: np.ndarray, least: int = MIN_ROOT_PX) -> tuple[np.ndarray, int]:
+    """The single roots of a mask, bool (H, W): their numbers 1, 2, ... int32 (H, W), 0 elsewhere, and how many.
+
+    A root is what hangs together, corners included: roots that touch are one. Pieces of fewer than `least` px are none.
+    """
+    pieces, number = label(mask, EIGHT)
+    kept = np.bincount(pieces.ravel(), minlength=number + 1) >= least
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[pieces], int(kept.sum())
+
+
+def betti0_error(prediction: np.ndarray, truth: np.ndarray) -> int:
+    """How far the number of pieces is off: |pieces of the prediction - pieces of the truth|, masks bool (H, W).
+
+    Pieces of any size count, and touch at corners: the error of the Betti number 0 (Hu et al. 2019).
+    """
+    return abs(label(prediction, EIGHT)[1] - label(truth, EIGHT)[1])
+
+
+def broken_pieces(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """In how many pieces each true root was found: int (roots,); 0 is missed, 1 is whole, more is broken.
+
+    A piece belongs to every root of `label_roots` that it shares a pixel with, so it need not lie within the truth.
+    """
+    roots, number = label_roots(truth)
+    both = np.stack([roots, label(prediction, EIGHT)[0]])[:, (roots > 0) & prediction]
+    return np.bincount(np.unique(both, axis=1)[0], minlength=number + 1)[1:]
 
 
 def summarise(counts: Sequence[Counts]) -> dict[str, float]:
-    """All of `DEFINITIONS` over images, plus how many images have roots and how many have none.
+    """What training watches: "root_iou", the mean over images with roots (NaN without any), and "pooled_dice", over all
+    pixels. Scores that are reported, with their intervals, come from `evaluation.protocols`.
 
-    Images without roots are scored apart, by false alarms only (and in the pooled figures, which see every pixel):
-    their IoU is 0 or 1 and would drown the others. Means over no image are NaN. Raises ValueError for no image at all.
+    Raises ValueError for no image.
     """
     if not counts:
         raise ValueError("there is no image to score: check the split and the limit.")
-    rooted = [c for c in counts if c.tp + c.fn]
-    soil = [c for c in counts if not c.tp + c.fn]
+    rooted = [iou(c) for c in counts if c.tp + c.fn]
     pooled = Counts(*np.sum(counts, axis=0).tolist())
-
-    def mean(values: list[float]) -> float:
-        return float(np.mean(values)) if values else float("nan")
-
-    return {
-        "root_iou": mean([iou(c) for c in rooted]),
-        "class_mean_iou": mean([class_mean_iou(c) for c in rooted]),
-        "dice": mean([dice(c) for c in rooted]),
-        "pooled_iou": iou(pooled),
-        "pooled_dice": dice(pooled),
-        "soil_false_alarm": mean([float(c.fp > 0) for c in soil]),
-        "images_with_roots": len(rooted),
-        "images_without_roots": len(soil),
-    }
+    return {"root_iou": float(np.mean(rooted)) if rooted else float("nan"), "pooled_dice": dice(pooled)}

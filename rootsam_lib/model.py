@@ -284,7 +284,7 @@ def pick_device() -> torch.device:
 
 
 def encoder_size(side: int, input_scale: float) -> int | None:
-    """The side in px at which the encoder sees an image of `side` px: input_scale times as long, to the next multiple of 32.
+    """The side in px at which the encoder sees an image of `side` px: input_scale times as long, to a multiple of 32.
 
     None, "as it is", for input_scale 1. Raises ValueError for a input_scale that is not above 0.
     """

@@ -4,20 +4,29 @@ Every number that a chart, a README or a lesson shows is read from a results fil
 data, device, versions and commit, so that it can be made again.
 """
 
+import ast
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
+import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pooch
 import torch
+from filelock import FileLock, Timeout
+from PIL import Image
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT, HOME
@@ -52,6 +61,9 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
     }
 
 
+_PARTIAL = re.compile(r"\.\d+\.partial(\.|$)")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A file beside `path` to write to; when the block ends it takes the path's place, flushed to the disk first.
@@ -77,75 +89,166 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Write rows as a CSV, atomically: a column for every name that a row has, in order; what is not known is empty."""
-    write_text(path, pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, first 16 hex digits: what it holds, whatever its name and date say."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def write_image(path: str | Path, pixels: np.ndarray, **options: object) -> Path:
+    """Write an image, uint8 (H, W) or (H, W, 3 or 4), or a mask, bool (H, W), as 0 and 255, atomically; the path's
+    ending says in which format. options: of Pillow's `Image.save`, such as dpi."""
+    if Path(path).suffix == ".png":
+        options = {"compress_type": 3 if pixels.dtype == bool else -1, **options}  # 3: run lengths, fast for masks
+    else:
+        options = {"quality": 90, **options}
+    with atomic(path) as partial:
+        Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(partial, **options)
     return Path(path)
 
 
-def read_csv(path: str | Path, **types: object) -> list[dict[str, object]]:
-    """The rows of a CSV that `write_csv` or a spreadsheet program wrote (UTF-8 with or without a mark, `,` or `;`).
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows as a CSV, atomically: a column for every name that a row has, in order; what is not known is empty.
 
-    types: columns that are not to be guessed, such as scan=str. Raises FileNotFoundError or ValueError, in one sentence.
+    A text that a spreadsheet would run as a formula (a scan called =1+1) gets a ' in front; `read_csv` takes it off.
+    """
+    write_text(path, csv_text(rows, list(dict.fromkeys(name for row in rows for name in row))))
+    return Path(path)
+
+
+def append_csv(path: str | Path, row: Mapping[str, object], columns: Sequence[str]) -> None:
+    """Add one row to a CSV that `write_csv` made with these columns, on the disk before this returns.
+
+    A kill leaves whole lines, or a last one that is torn: `whole_lines` takes that off.
+    """
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        file.write(csv_text([row], columns, header=False))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: str | Path) -> None:
+    """Take a torn last line, which a kill left, off a text file."""
+    with open(path, "r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str, object]]:
+    """The rows of a CSV that `write_csv` or a spreadsheet program wrote (UTF-8 with or without a mark; `,`, `;` or tab;
+    decimal commas where it is not the separator). Empty cells are None.
+
+    text: columns that stay text where they look like numbers; None for all of them. Raises FileNotFoundError or
+    ValueError, in one sentence.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: check its name.")
     try:
-        table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", dtype=types or None)
+        content = path.read_text(encoding="utf-8-sig")
+        first = content.split("\n", 1)[0]
+        comma = max(",;\t", key=first.count)
+        table = pd.read_csv(StringIO(content), sep=comma, dtype=str, keep_default_na=False, na_values=[""])
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise ValueError(
-            f"{shown(path)} is no table ({str(error).splitlines()[0]}): save it as CSV in UTF-8."
-        ) from None
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{shown(path)} is no table ({why}): save it as CSV in UTF-8.") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{shown(path)} is no table (rows are longer than the first line): save it again as CSV.")
+    for name in table.columns:
+        table[name] = table[name].map(_unquoted)
+        if text is not None and name not in text:
+            table[name] = _numbers(table[name], decimal_comma=comma != ",")
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool = True) -> str:
+    """Rows as `write_csv` writes them."""
+    plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
+    return table.to_csv(index=False, header=header, lineterminator="\n")
+
+
+def _inert(value: object) -> object:
+    """The value, with a ' before a text that begins as a formula and is no number."""
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _unquoted(value: object) -> object:
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
+
+
+def _numbers(column: pd.Series, decimal_comma: bool) -> pd.Series:
+    """A column as numbers where all of it are numbers, as it is otherwise."""
+    for cells in (column, column.str.replace(",", ".")) if decimal_comma else (column,):
+        try:
+            return pd.to_numeric(cells)
+        except ValueError:
+            continue
+    return column
+
+
 def _plain(value: object) -> object:
-    """NaN has no place in JSON: it becomes null."""
+    """NaN and infinity have no place in JSON: they become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | Path, content: dict[str, object]) -> Path:
-    """Write a results file atomically as JSON."""
-    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n")
+    """Write a results file atomically as JSON; what is no finite number becomes null."""
+    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return Path(path)
 
 
 def read_json(path: str | Path) -> dict:
-    """Read a results file. Raises FileNotFoundError, saying how results are made, when it is not there."""
+    """Read a results file. Raises FileNotFoundError, saying how results are made, or ValueError for what is none."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no results file at {path}: run `make tutorial` first, or the notebook that writes it."
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{shown(path)} is damaged (line {error.lineno}): make it again.") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"{shown(path)} is damaged ({where}): make it again.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown(path)} is no results file (it holds no object in braces): make it again.")
+    return content
 
 
 def markdown_table(
-    results: dict, table: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
+    results: dict, name: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
 ) -> str:
     """One protocol's table of an evaluation's results as Markdown: one row a model, one column a metric.
 
-    table: "fixed prompts", "automatic" (the same patches), "whole scans" or "correction". intervals: with the 95 %
-    interval behind each score. Raises ValueError for a table or column that is not there, naming those that are.
+    name: "fixed prompts", "automatic" (the same patches), "whole scans", "selection", "control" or "correction".
+    intervals: with the 95 % interval behind each score. Raises ValueError for a table or column that is not there,
+    naming those that are.
     """
     tables = results.get("tables", {})
-    if table not in tables:
+    if name not in tables:
         there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
-        raise ValueError(f"this results file holds no table {table!r} of models: {there}.")
-    lines = ["| | " + " | ".join(f"`{column}`" for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in tables[table].items():
+        raise ValueError(f"this results file holds no table {name!r} of models: {there}.")
+    for row in tables[name].values():
         if missing := [column for column in columns if column not in row]:
-            raise ValueError(f"no column {missing[0]!r} in {table!r}: choose from {', '.join(row)}.")
-        lines.append(f"| {name} | " + " | ".join(cell(row[column], intervals) for column in columns) + " |")
-    return "\n".join(lines)
+            raise ValueError(f"no column {missing[0]!r} in {name!r}: choose from {', '.join(row)}.")
+    rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in tables[name].items()]
+    return table(["", *(f"`{column}`" for column in columns)], rows)
 
 
 def cell(estimate: Sequence[float | None], intervals: bool = True) -> str:
@@ -166,8 +269,16 @@ def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | No
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         return "–" if missing else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(short(row[column]) for column in columns) + " |" for row in rows])
+    return table(columns, [[short(row[column]) for column in columns] for row in rows])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of ready-made cells. (pandas' to_markdown would need one more package, tabulate.)"""
+
+    def line(cells: Sequence[str]) -> str:
+        return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+
+    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
 
 
 def shown(path: str | Path) -> str:
@@ -177,10 +288,124 @@ def shown(path: str | Path) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 cannot be printed
 
 
-def record(profile: str, lesson: str, metrics: dict[str, object], parameters: dict[str, object]) -> Path:
-    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance."""
-    content = {"lesson": lesson, "metrics": metrics, "parameters": parameters, "provenance": provenance()}
-    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content)
+def lock_folder(folder: str | Path) -> FileLock:
+    """Hold a folder until the lock is released or this process ends, so that no second process writes into it.
+
+    Raises ValueError that names who holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(folder / ".lock", timeout=0, thread_local=False), folder / ".lock.json"
+    try:
+        lock.acquire()
+    except Timeout:
+        try:
+            held = "by process {pid} on {host} since {since}".format(**read_json(note))
+        except (OSError, ValueError, KeyError):
+            held = "by another process"
+        raise ValueError(
+            f"{shown(folder)} is in use {held}: wait for it or end it first, since two at once would undo each "
+            "other's work."
+        ) from None
+    except NotImplementedError:  # a disk without locks, such as some network drives
+        warnings.warn(f"{shown(folder)} lies on a disk without locks: do not use it twice at once.", stacklevel=2)
+    since = datetime.now().isoformat(" ", timespec="seconds")
+    write_json(note, {"pid": os.getpid(), "host": platform.node(), "since": since})
+    return lock
+
+
+def claim_folder(
+    folder: str | Path, marker: str, settings: dict[str, object], lock: FileLock | None = None
+) -> FileLock:
+    """Make a folder this program's own, and hold it (see `lock_folder`; lock: one that is held already).
+
+    The settings are noted in the file `marker`. Raises ValueError for a folder that holds other files, which could be
+    overwritten, or results of other settings, or that another process holds.
+    """
+    folder = Path(folder)
+    note = folder / marker
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{shown(folder)} is a file: give a folder.")
+    if folder.is_dir() and not note.is_file():
+        kept = sorted(file.name for file in folder.iterdir() if not (file.name[0] == "." or _PARTIAL.search(file.name)))
+        if kept:
+            raise ValueError(
+                f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be "
+                "overwritten: give a new or an empty folder."
+            )
+    given, lock = lock, lock or lock_folder(folder)
+    try:
+        for torn in folder.rglob("*.partial*"):  # of a process that was killed; none other writes here now
+            if _PARTIAL.search(torn.name):
+                torn.unlink()
+        if not note.is_file():
+            write_json(note, settings)
+        before = read_json(note)
+        if other := [name for name, value in _plain(settings).items() if before.get(name) != value]:
+            raise ValueError(
+                f"{shown(folder)} holds results of other settings ({', '.join(other)}): give another folder."
+            )
+    except BaseException:
+        if not given:
+            lock.release()
+        raise
+    return lock
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that cannot be a file's: empty, hidden, with a folder or with characters that have
+    no place in a name, or too long."""
+    odd = any(letter in "/\\:" or unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+    if not name or name[0] == "." or odd or len(os.fsencode(name)) > 230:
+        raise ValueError(f"an image is called {name[:60]!a}, which cannot be a file's name: rename it.")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError for no name, one that cannot be a file's, and two that would be the same file, also on a disk
+    that does not tell upper from lower case."""
+    if not names:
+        raise ValueError("there is no image to work on, but at least one is needed: check the split, limit or folder.")
+    seen: dict[str, str] = {}
+    for name in names:
+        check_name(name)
+        if (same := name.casefold()) in seen:
+            raise ValueError(f"two images are called {seen[same]} and {name}: rename one, for files are kept by name.")
+        seen[same] = name
+
+
+def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:
+    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance.
+
+    namespace: the notebook's `globals()`, see `current_parameters`.
+    """
+    content = {"lesson": lesson, "metrics": metrics, "parameters": current_parameters(namespace)}
+    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content | {"provenance": provenance()})
+
+
+def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
+    """What a notebook's parameters are now: the UPPER_CASE names of its parameters cell (the one that sets PROFILE),
+    where their values are a str, int, float or bool.
+
+    IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
+    that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
+    """
+    cells = [assigned(cell) for cell in namespace.get("In", ())]
+    names = [name for cell in cells if "PROFILE" in cell for name in cell] or namespace
+    values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
+    return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
+
+
+def assigned(cell: str) -> dict[str, object]:
+    """The literals that a cell's code assigns to names; none where it is not Python."""
+    found = {}
+    try:
+        for line in ast.parse(cell).body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                with suppress(ValueError):  # no literal
+                    found[line.targets[0].id] = ast.literal_eval(line.value)
+    except SyntaxError:
+        return {}
+    return found
 
 
 def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -101,20 +100,6 @@ def chromium() -> Iterator:
         browser.close()
 
 
-def copy_lesson(name: str, folder: Path, **parameters: object) -> None:
-    """A lesson without its outputs in `folder`, with other literals in its parameters cell and nothing else changed."""
-    notebook = nbformat.read(CHECKOUT / "notebooks" / f"{name}.ipynb", as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        if "parameters" in cell.metadata.get("tags", []):
-            for parameter, value in parameters.items():
-                line = re.compile(rf"^{parameter} = .*$", re.MULTILINE)
-                cell.source, found = line.subn(f"{parameter} = {json.dumps(value)}", cell.source)
-                assert found == 1, f"{name} has no parameter {parameter}"
-    nbformat.write(notebook, folder / f"{name}.ipynb")
-
-
 def open_notebook(lab: Lab, browser, name: str, **options: object):
     """A page with a notebook of the lab's folder. options: of Playwright's `browser.new_page`."""
     page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
@@ -128,6 +113,16 @@ def open_notebook(lab: Lab, browser, name: str, **options: object):
             break
         page.wait_for_timeout(250)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
+    return page
+
+
+def run_cell(lab: Lab, browser, name: str, source: str, **options: object):
+    """A page with a new notebook `name` of one cell, which was run. options: see `open_notebook`."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, lab.folder / f"{name}.ipynb")
+    page = open_notebook(lab, browser, name, **options)
+    run_all(page)
     return page
 
 

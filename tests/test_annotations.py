@@ -7,13 +7,10 @@ import pytest
 from PIL import Image
 
 from rootsam_lib.apps.export import (
-    annotation_clicks,
     export_folder,
     from_rle,
     from_rootpainter,
     paint_clicks,
-    read_coco,
-    save_png,
     to_rle,
     to_rootpainter,
     write_coco,
@@ -22,7 +19,8 @@ from rootsam_lib.data.datasets import load_parts, load_scans
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.predictor_corrector import Click
+from rootsam_lib.predictor import Click
+from rootsam_lib.results import write_image
 from rootsam_lib.training.config import stage2
 from rootsam_lib.training.loop import train_stage
 
@@ -56,24 +54,23 @@ def test_coco_file(tmp_path):
     content = json.loads(file.read_text())
     assert content["annotations"][0]["bbox"] == [3, 2, 5, 2] and content["annotations"][0]["area"] == 10
     assert content["annotations"][1]["bbox"] == [0, 0, 0, 0]
-    back = read_coco(file)
-    assert np.array_equal(back["a.png"], mask) and not back["b.png"].any()
-    file.write_text(json.dumps({"images": []}))
-    with pytest.raises(ValueError, match=r"roots\.json is not COCO with run lengths"):
-        read_coco(file)
+    assert np.array_equal(from_rle(content["annotations"][0]["segmentation"]), mask)
+    for name in ("../a.png", "/a.png", "x/../../a.png", "C:\\a.png"):
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            write_coco(tmp_path / "bad.json", {"good.png": mask, name: mask})
+    assert not (tmp_path / "bad.json").exists()
 
 
 def test_rootpainter_both_ways(tmp_path):
     clicks = [Click(10, 12, 1), Click(30, 5, 0), Click(40, 28, 1)]
     root, soil = paint_clicks(clicks, (32, 48), radius=2)
     assert root.sum() == 2 * 13 and soil.sum() == 13, "a disk of radius 2 has 13 pixels"
-    file = save_png(tmp_path / "annotations" / "x.png", to_rootpainter(root, soil))
+    file = write_image(tmp_path / "annotations" / "x.png", to_rootpainter(root, soil))
     pixels = np.asarray(Image.open(file))
     assert tuple(pixels[12, 10, :3]) == (255, 0, 0) and tuple(pixels[5, 30, :3]) == (0, 255, 0)
     assert (pixels[..., 3] > 0).sum() == 39
     back = from_rootpainter(file)
     assert np.array_equal(back[0], root) and np.array_equal(back[1], soil)
-    assert sorted(annotation_clicks(*back)) == sorted(clicks), "one click a dab, in its middle"
     later, _ = paint_clicks([Click(5, 5, 1), Click(5, 5, 0)], (9, 9), radius=1)
     assert not later.any(), "the later of two dabs stays"
 
@@ -83,11 +80,11 @@ def test_foreign_annotations_are_refused(tmp_path):
     with pytest.raises(ValueError, match="4 pixels are root and soil at once"):
         to_rootpainter(both, both)
     with pytest.raises(ValueError, match="no transparency"):
-        from_rootpainter(save_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)))
+        from_rootpainter(write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)))
     blue = np.zeros((4, 4, 4), np.uint8)
     blue[0, 0] = (0, 0, 255, 180)
     with pytest.raises(ValueError, match="other colours"):
-        from_rootpainter(save_png(tmp_path / "b.png", blue))
+        from_rootpainter(write_image(tmp_path / "b.png", blue))
 
 
 def test_corrected_masks_are_read_as_a_folder_dataset(tmp_path):
@@ -111,6 +108,44 @@ def test_corrected_masks_are_read_as_a_folder_dataset(tmp_path):
     assert len(load_scans("folder", "train", stated)) == 4 and len(load_scans("folder", "valid", stated)) == 2
 
 
+def test_export_refuses_before_anything_is_written(tmp_path):
+    image, mask = np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9), bool)
+
+    def scan(name: str, tube: str = "T001") -> Scan:
+        return Scan(image, None, name, tube)
+
+    good = scan("T001_a")
+    for scans, match in (
+        ([good, scan("../../x", "")], "cannot be a file's name"),
+        ([good, scan("/tmp/x", "")], "cannot be a file's name"),
+        ([good, scan("a/b", "")], "cannot be a file's name"),
+        ([good, scan("a")], "two images are called T001_a and T001_a"),
+        ([good, scan("t001_A", "")], "two images are called T001_a and t001_A"),
+        ([], "at least one is needed"),
+    ):
+        with pytest.raises(ValueError, match=match) as caught:
+            export_folder(tmp_path / "out", scans, [mask] * len(scans))
+        assert "\n" not in str(caught.value)
+    for masks, part, match in (
+        ([mask[:7]], "", "of the image's size"),
+        ([mask * 1], "", "must be bool"),
+        ([], "", "1 scans and 0 masks"),
+        ([mask], "../train", "choose one of '', 'train'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            export_folder(tmp_path / "out", [good], masks, part)
+    assert not list(tmp_path.iterdir())
+    by_hand = tmp_path / "by_hand" / "masks" / "T001_a.png"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_bytes(b"by hand")
+    with pytest.raises(ValueError, match="holds files that were not written here"):
+        export_folder(tmp_path / "by_hand", [good], [mask])
+    assert by_hand.read_bytes() == b"by hand"
+    for _ in range(2):  # its own folder is written again
+        export_folder(tmp_path / "out", [good], [mask])
+    assert (tmp_path / "out" / "images" / "T001_a.png").is_file()
+
+
 def test_a_model_trains_on_a_corrected_folder(tmp_path):
     scans = [s for s in synthetic_scans("train", 8, seed=3, height=128, width=128) if s.mask.mean() > 0.01][:3]
     learn = load_scans("folder", "all", export_folder(tmp_path / "corrected", scans, [s.mask for s in scans]))
@@ -121,5 +156,5 @@ def test_a_model_trains_on_a_corrected_folder(tmp_path):
 
 def test_masks_as_png(tmp_path):
     mask = np.random.default_rng(2).random((9, 7)) > 0.7
-    file = save_png(tmp_path / "deep" / "m.png", mask)
+    file = write_image(tmp_path / "deep" / "m.png", mask)
     assert set(np.unique(np.asarray(Image.open(file)))) == {0, 255} and np.array_equal(read_mask(file), mask)

@@ -2,25 +2,28 @@
 
 import io
 import json
+import re
 
 import nbformat
 import numpy as np
 import pytest
-from browser import Widget, open_notebook, run_all, screenshot
+from browser import Widget, run_cell, screenshot
 from nbconvert import HTMLExporter
-from PIL import Image
+from PIL import Image, ImageColor
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.apps.widget import Annotator, layer_png, still
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import next_click
 
 
 @pytest.fixture
 def session(tmp_path, small_scans):
-    return Session(tmp_path, small_scans[:2], build_sam("nano"))
+    return Session(tmp_path, small_scans[:2], Predictor(build_sam("nano")))
 
 
 # --- Without a browser
@@ -69,6 +72,32 @@ def test_layers_hold_the_masks_to_the_pixel(session):
     assert widget.status["has_truth"] and widget.layer == layer_png(session.mask, session.scan.mask)
 
 
+def test_the_canvas_has_the_colours_of_the_drawings(session):
+    named = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
+    assert Annotator(session).colours == named
+    script = (CHECKOUT / "rootsam_lib" / "apps" / "widget.js").read_text()
+    assert set(re.findall(r"colours(?:\.(\w+)|\[(\w+)\])", script)) == {("root", ""), ("soil", ""), ("", "what")}
+    assert '["found", "missed", "false root"].map((what)' in script
+
+
+def test_what_goes_wrong_is_said_on_the_canvas(session, monkeypatch):
+    widget = Annotator(session)
+    monkeypatch.setattr(session, "measure", lambda mask, scan: 1 / 0)
+    widget.hear({"do": "add", "x": 10, "y": 10, "label": 1})
+    widget.hear({"do": "done"})
+    assert widget.status["done"] and "could not be measured: ZeroDivisionError" in widget.status["message"]
+
+    def full(*_):
+        raise MemoryError("does not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.predictor.model, "encode", full)
+        widget.hear({"do": "next"})
+    assert widget.status["refused"] and widget.status["message"] == "does not fit" and widget.status["position"] == 0
+    widget.hear({"do": "next"})
+    assert widget.status["position"] == 1
+
+
 def test_a_picture_stays_where_no_kernel_runs(session):
     session.add(100, 100, 1)
     picture = np.asarray(Image.open(io.BytesIO(still(session))))
@@ -100,12 +129,7 @@ def test_a_lesson_as_html_shows_the_picture(tmp_path):
 
 def opened(lab, browser, name: str, source: str, **options: object) -> Widget:
     """The widget of a notebook with one cell, whose session lies in a folder called `name`."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, lab.folder / f"{name}.ipynb")
-    page = open_notebook(lab, browser, name, **options)
-    run_all(page)
-    return Widget(page, lab.folder / name)
+    return Widget(run_cell(lab, browser, name, source, **options), lab.folder / name)
 
 
 TOUCH = """
@@ -115,7 +139,8 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.data.drawn import synthetic_scans
-session = Session("touch", synthetic_scans("test", 2, seed=0), build_sam("nano"))
+from rootsam_lib.predictor import Predictor
+session = Session("touch", synthetic_scans("test", 2, seed=0), Predictor(build_sam("nano"), tile_size=1024))
 annotate(session)
 """
 
@@ -158,7 +183,7 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     assert float(widget.canvas["scale"]) > 4 * whole and len(widget.log()) == 1, "two fingers zoom and click nothing"
     widget.tap(300, 320)
     assert widget.log()[1] == (300, 320, 0), "under zoom, to the pixel"
-    screenshot(page, "touch-3-encoder_size-soil-tap")
+    screenshot(page, "touch-3-zoom-soil-tap")
     start, left = widget.place(340, 360), float(widget.canvas["x"])
     fingers(page, (start, (start[0] + 60, start[1] + 30)))
     assert float(widget.canvas["x"]) == pytest.approx(left + 60, abs=1) and len(widget.log()) == 2, "one finger pans"
@@ -176,6 +201,8 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     page.tap(".rootsam [data-zoom='fit']")
     widget.answered(lambda: page.tap(".rootsam [data-view='error']"))
     screenshot(page, "touch-4-errors")
+    keys = page.evaluate("[...document.querySelectorAll('.legend .key')].map(k => getComputedStyle(k).backgroundColor)")
+    assert keys == [f"rgb{ImageColor.getrgb(colour)}" for colour in (FOUND, MISSED, FALSE)]
     page.tap(".rootsam [data-help]")
     assert page.is_visible(".rootsam .help")
     screenshot(page, "touch-5-help")
@@ -197,8 +224,11 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
+
+pytestmark = pytest.mark.slow
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
-session = Session("wide", [Scan(image, None, "wide", "T1")], build_sam("nano"), tile_size=256)
+from rootsam_lib.predictor import Predictor
+session = Session("wide", [Scan(image, None, "wide", "T1")], Predictor(build_sam("nano"), tile_size=256))
 annotate(session)
 """
 
@@ -239,7 +269,7 @@ def test_clicks_land_where_they_are_made(lab, browser):
     page.mouse.move(*widget.place(1530, 90))
     widget.key("Delete")
     assert [click[:2] for click in widget.log()[1:]] == [(1490, 104), (1470, 120)]
-    screenshot(page, "wide-2-encoder_size")
+    screenshot(page, "wide-2-zoom")
     page.set_viewport_size({"width": 900, "height": 900})
     page.wait_for_timeout(300)
     widget.ready()

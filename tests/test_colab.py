@@ -19,6 +19,8 @@ import pytest
 
 from rootsam_lib import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = CHECKOUT / "notebooks"
 # What Colab is known to have; it lacks hydra-core, iopath, papermill and sam2 at least.
 COLAB = {

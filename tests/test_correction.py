@@ -1,14 +1,14 @@
-"""Simulated clicks aim at mistakes, count as they should, and are fed back to a model."""
+"""Simulated clicks fall on mistakes, count as they should, and are fed back to a model."""
 
 import numpy as np
 import pytest
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
-from rootsam_lib.evaluation.clicks import aim, asker, correct, correction_parts
-from rootsam_lib.evaluation.protocols import ModelPredictor
-from rootsam_lib.lessons.correction_figures import close_up
-from rootsam_lib.prompts import ROOT, SOIL, Prompts
+from rootsam_lib.evaluation.clicks import correct, simulate_click
+from rootsam_lib.evaluation.protocols import correction_scores
+from rootsam_lib.predictor import Predictor
+from rootsam_lib.prompts import ROOT, SOIL
 
 
 @pytest.fixture
@@ -21,57 +21,64 @@ def patches() -> list[Patch]:
     return [Patch(images[i], m, f"p{i}", f"T{min(i, 1)}", (0, 0), 0.1) for i, m in enumerate(masks)]
 
 
-def bright(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-    return image[..., 0] > 100
+class Fixed:
+    """Answers with one mask, whatever is clicked: all that is bright, or nothing."""
+
+    def __init__(self, brighter_than: int):
+        self.brighter_than = brighter_than
+
+    def set_image(self, image):
+        self.image = image
+
+    def correct(self, clicks):
+        return self.image[..., 0] > self.brighter_than
 
 
-def nothing(image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-    return np.zeros(image.shape[:2], bool)
-
-
-class Obedient:
-    """Makes a disk of 2 px right around every click, and counts how it was asked."""
+class Obedient(Fixed):
+    """Makes a disk of 2 px right around every click, and counts the clicks that it was given each time."""
 
     def __init__(self):
-        self.asked = []
+        self.given = []
 
-    def __call__(self, image, prompts=None):
-        mask = np.zeros(image.shape[:2], bool)
-        self.asked.append(0 if prompts is None else len(prompts.labels))
-        if prompts is not None:
-            y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-            for (px, py), label in zip(prompts.points, prompts.labels, strict=True):
-                mask[(x - px) ** 2 + (y - py) ** 2 <= 4] = label == ROOT
+    def correct(self, clicks):
+        self.given.append(len(clicks))
+        mask = np.zeros(self.image.shape[:2], bool)
+        y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+        for column, row, label in clicks:
+            mask[(x - column) ** 2 + (y - row) ** 2 <= 4] = label == ROOT
         return mask
 
 
 def test_correction_clicks_are_counted(patches):
-    deaf = correction_parts(nothing, patches, (0, 1, 5))
-    assert deaf["noc@0.6"].value == 5 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
-    good = correction_parts(bright, patches, (0, 1, 5))
+    deaf = correction_scores(Fixed(255), patches)
+    assert deaf["noc@0.6"].value == 20 and deaf["failures@0.6"].value == 1 and deaf["length_bias@5"].value == -1
+    good = correction_scores(Fixed(100), patches)
     assert good["noc@0.85"].value == 0 and good["failures@0.85"].value == 0 and good["length_bias@0"].value == 0
-    assert len(good["root_iou@0"].over) == 2, "the patch of soil has nothing to correct"
+    assert good["length_error@20"].value == 0 and deaf["length_error@0"].value == 1
+    assert len(good["root_iou@0"].numerator) == 2, "the patch of soil has nothing to correct"
     model = Obedient()
-    some = correction_parts(model, patches[:1], (0, 1, 5))
-    assert model.asked == [0, 1, 2, 3, 4, 5]
+    some = correction_scores(model, patches[:1])
+    assert model.given == list(range(21))
     assert some["root_iou@0"].value == 0 < some["root_iou@1"].value < some["root_iou@5"].value
     with pytest.raises(ValueError, match="nothing to correct"):
-        correction_parts(nothing, patches[2:])
+        correction_scores(Fixed(255), patches[2:])
 
 
 def test_a_finished_mask_is_left_alone(patches):
-    masks = correct(asker(bright, patches[0].image), patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
+    predictor = Fixed(100)
+    predictor.set_image(patches[0].image)
+    masks = correct(predictor.correct, patches[0].mask, 4, np.random.default_rng(0), 1.0)[0]
     assert len(masks) == 5 and all((m == patches[0].mask).all() for m in masks)
 
 
 def test_jitter_stays_within_the_mistake(patches):
     truth, rng = patches[0].mask, np.random.default_rng(0)
-    clicks = [aim(truth, truth & False, rng, 3.0) for _ in range(200)]
+    clicks = [simulate_click(truth, truth & False, rng, 3.0) for _ in range(200)]
     assert all(truth[int(y), int(x)] and label == ROOT for x, y, label in clicks) and len(set(clicks)) > 20
-    false = [aim(truth & False, truth, rng, 3.0) for _ in range(50)]
+    false = [simulate_click(truth & False, truth, rng, 3.0) for _ in range(50)]
     assert all(truth[int(y), int(x)] and label == SOIL for x, y, label in false)
-    assert aim(truth, truth, rng) is None
-    assert aim(truth, truth & False, rng, 0.0) == aim(truth, truth & False, rng, 0.0)
+    assert simulate_click(truth, truth, rng) is None
+    assert simulate_click(truth, truth & False, rng, 0.0) == simulate_click(truth, truth & False, rng, 0.0)
 
 
 def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
@@ -84,19 +91,21 @@ def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
         return decode(self, features, points, labels, mask_input, multimask)
 
     monkeypatch.setattr(type(model), "decode", spy)
-    masks, _ = correct(asker(ModelPredictor(model), cut.image), cut.mask, 3, np.random.default_rng(0), 2.0)
+    predictor = Predictor(model)
+    predictor.set_image(cut.image)
+    masks, _ = correct(predictor.correct, cut.mask, 3, np.random.default_rng(0), 2.0)
     assert fed == [(None, False), (1, True), (2, True), (3, True)]
     assert any((masks[0] != m).any() for m in masks[1:])
 
 
 def test_a_person_does_not_click_twice_on_a_place(patches):
     truth, rng = patches[0].mask, np.random.default_rng(0)
-    first = aim(truth, truth & False, rng, 0.0)
-    again = aim(truth, truth & False, rng, 0.0, [first])
+    first = simulate_click(truth, truth & False, rng, 0.0)
+    again = simulate_click(truth, truth & False, rng, 0.0, [first])
     assert again == first, "the RITM rule does"
-    other = aim(truth, truth & False, rng, 0.0, [first], skip=6)
+    other = simulate_click(truth, truth & False, rng, 0.0, [first], skip=6)
     assert abs(other.x - first.x) > 6 and truth[other.y, other.x]
-    assert aim(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
+    assert simulate_click(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
 
 
 def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypatch):
@@ -109,7 +118,9 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         return decode(self, embedding, points, labels, fed)
 
     monkeypatch.setattr(type(model), "decode", noted)
-    masks, clicks = correct(asker(ModelPredictor(model), patch.image), patch.mask, 4, np.random.default_rng(0), 1.0)
+    predictor = Predictor(model)
+    predictor.set_image(patch.image)
+    masks, clicks = correct(predictor.correct, patch.mask, 4, np.random.default_rng(0), 1.0)
     assert len(masks) == 5 and len(clicks) == 4 and asked[0] == (None, None, None)
     for turn in range(1, len(asked)):
         points, labels, fed = asked[turn]
@@ -117,10 +128,3 @@ def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypa
         x, y = points[0, -1].int().tolist()
         assert (x, y, int(labels[0, -1])) == clicks[turn - 1]
         assert patch.mask[y, x] == clicks[turn - 1].label and masks[turn - 1][y, x] != clicks[turn - 1].label
-
-
-def test_a_close_up_is_square_holds_the_points_and_stays_in_the_image():
-    rows, columns = close_up(np.array([[971, 497], [1020, 322]]), (1024, 1024))
-    assert (rows, columns) == (slice(249, 569), slice(704, 1024)), "moved to the left, not cut"
-    assert close_up(np.array([[5, 5]]), (1024, 1024)) == (slice(0, 320), slice(0, 320))
-    assert close_up(np.array([[50, 50]]), (200, 100)) == (slice(0, 320), slice(0, 320)), "the whole of a small image"

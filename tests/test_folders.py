@@ -1,202 +1,487 @@
-"""Whole folders: any size and format, resumable, and one bad image does not stop the others."""
+"""Whole folders: any size and format, resumable, each result belongs to its input, one bad image stops no other."""
 
 import csv
-import functools
+import errno
 import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import segment as folders
-from rootsam_lib.apps.segment import load_run, read_prompts, segment_folder
-from rootsam_lib.checkpoints import build_sam, save_checkpoint
+from rootsam_lib.apps import segment
+from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.metrics import count, dilate, iou
-from rootsam_lib.predictor import Segmentation
+from rootsam_lib.metrics import count, dice, dilate, iou
 from rootsam_lib.prompts import Prompts
-from rootsam_lib.results import write_json
+from rootsam_lib.results import file_hash, read_csv
 
-# nano finds hardly a root without points before it is trained, and says so.
-pytestmark = pytest.mark.filterwarnings("ignore::rootsam_lib.guards.SuspicionWarning")
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_sam("nano").eval()
-
-
-@functools.cache
-def drawn():
-    return synthetic_scans("train", 3, seed=4, height=128, width=160)
 
 
 @pytest.fixture
 def scans(tmp_path):
-    """Three images of different sizes and formats; one has a mask, none states a resolution."""
+    """Three images of different sizes and formats, white lines on black; one has a mask, none states a resolution."""
     folder = tmp_path / "scans"
     (folder / "images").mkdir(parents=True)
-    for i, scan in enumerate(drawn()):
-        Image.fromarray(scan.image[: 128 - 20 * i]).save(folder / "images" / f"{NAMES[i]}{['.png', '.jpg', '.tif'][i]}")
-    Image.fromarray(scan.mask[:88]).save(folder / "images" / f"{NAMES[2]}-mask.png")
+    for i, name in enumerate(NAMES):
+        Image.fromarray(drawn(i)).save(folder / "images" / f"{name}{['.png', '.bmp', '.tif'][i]}")
+    truth = np.roll(drawn(2)[..., 1] > 127, 1, axis=0)
+    Image.fromarray(truth).save(folder / "images" / f"{NAMES[2]}-mask.png")
     return folder
 
 
-def rows(path) -> list[dict[str, str]]:
+def drawn(number: int) -> np.ndarray:
+    image = np.zeros((128 - 20 * number, 160, 3), np.uint8)
+    image[20 + number : 25 + number, 10:120] = image[30:90, 70:74] = 255
+    return image
+
+
+def run(folder: Path, predictor: StubPredictor | None = None, **changes: object):
+    """What `segment_folder` answers, into the folder's neighbour `out`, and the lines that it says of single scans."""
+    said: list[str] = []
+    changes = {"out": folder.with_name("out"), "dpi": 300, "say": said.append, **changes}
+    report = segment_folder(folder, predictor or StubPredictor(), **changes)
+    return report, [line for line in said if not line.startswith(("resolution: ", "masks coded "))]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_masks_overlays_and_table(model, scans, monkeypatch):
-    truths = [dilate(scan.mask[: 128 - 20 * i]) for i, scan in enumerate(drawn())]
-    asked = iter([Segmentation(truth, np.where(truth, 1.0, -1.0), 0.5) for truth in truths])
-    monkeypatch.setattr(folders, "segment", lambda *_, **__: next(asked))
-    report = segment_folder(scans, model, tile_size=64, dpi=300)
+def contents(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in out.iterdir() if not file.name.startswith(".")}
+
+
+def image_of(scans: Path, number: int) -> Path:
+    return next(path for path in (scans / "images").iterdir() if path.stem == NAMES[number])
+
+
+# --- What is written
+
+
+def test_masks_overlays_and_tables(scans):
+    report = segment_folder(scans, StubPredictor(), dpi=300)
     out = scans.with_name("scans-roots")
     assert report.table == out / "traits.csv" and not report.failed and report.skipped == 0
     for i, name in enumerate(NAMES):
-        mask = np.asarray(Image.open(out / f"{name}-mask.png"))
-        np.testing.assert_array_equal(mask, np.where(truths[i], 255, 0))
-        area = float(report.rows[i]["root_area_mm2"]) / (25.4 / 300) ** 2  # specks go, and holes are filled
-        assert area == pytest.approx(truths[i].sum(), rel=0.1)
+        truth = drawn(i)[..., 1] > 127
+        np.testing.assert_array_equal(np.asarray(Image.open(out / f"{name}-mask.png")), np.where(truth, 255, 0))
+        area = report.rows[i]["root_area_mm2"] / (25.4 / 300) ** 2
+        assert area == pytest.approx(truth.sum(), rel=0.01)
         assert Image.open(out / f"{name}-overlay.jpg").size == (160, 128 - 20 * i)
     table = rows(report.table)
     assert [row["scan"] for row in table] == NAMES == [row["scan"] for row in report.rows]
     assert [row["tube"] for row in table] == ["T001", "T001", "T002"] and table[1]["location"] == "2"
     assert {row["date"] for row in table} == {"2017-04-11"}
+    assert table[0]["image_sha256"] == file_hash(image_of(scans, 0))
     (score,) = rows(out / "scores.csv")  # of the last of the three, which has a mask
-    expected = iou(count(truths[2], drawn()[2].mask[:88]))
-    assert score["scan"] == NAMES[2] and float(score["root_iou"]) == pytest.approx(expected, rel=1e-4)
-    assert float(score["dilated_dice"]) == 1 > float(score["dice"]) > 0
+    found = drawn(2)[..., 1] > 127
+    truth = np.roll(found, 1, axis=0)
+    assert score["scan"] == NAMES[2]
+    for name, expected in (
+        ("root_iou", iou(count(found, truth))),
+        ("dice", dice(count(found, truth))),
+        ("dilated_dice", dice(count(found, dilate(truth)))),
+    ):
+        assert float(score[name]) == pytest.approx(expected, rel=1e-4)
     assert float(score["root_length_mm"]) == pytest.approx(float(table[2]["root_length_mm"]))
-    assert not list(out.glob("*.partial"))
+    assert float(score["true_root_length_mm"]) == pytest.approx(float(table[2]["root_length_mm"]), rel=0.01)
+    assert not list(out.glob("*.partial*"))
 
 
-def test_what_is_done_is_not_done_again(model, scans, monkeypatch):
+def test_without_a_resolution_lengths_are_in_pixels(scans):
+    (scans / "images" / f"{NAMES[0]}.png").rename(scans / "images" / "one_300dpi.png")
+    report, _ = run(scans, dpi=None)
+    assert not report.failed
+    by_name = {row["scan"]: row for row in report.rows}
+    wide = by_name[NAMES[1]]["root_length_px"]
+    assert by_name["one_300dpi"]["root_length_mm"] and not by_name["one_300dpi"]["root_length_px"]
+    assert not by_name[NAMES[1]]["root_length_mm"]
+    assert wide == pytest.approx(160, rel=0.1), "110 + 60 px, less some at crossings and tips"
+    assert sum(not row["root_length_px"] for row in rows(report.table)) == 1
+    (score,) = rows(report.table.with_name("scores.csv"))
+    assert float(score["true_root_length_px"]) == pytest.approx(float(score["root_length_px"]), rel=0.02)
+
+
+def test_no_root_and_a_mask_that_repeats_are_said(scans):
+    Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(scans / "images" / "empty.png")
+    Image.fromarray(drawn(0)).save(scans / "images" / "twin.png")
+    _, said = run(scans)
+    assert len(said) == 2 and said[0].startswith("empty: no root was found")
+    assert said[1].startswith(f"twin: its mask is exactly that of {NAMES[0]}")
+
+
+# --- What is done is not done again, and only that
+
+
+def test_what_is_done_is_not_done_again(scans):
+    first, _ = run(scans)
+    before = contents(scans.with_name("out"))
+    again = StubPredictor()
+    second, said = run(scans, again)
+    assert again.shapes == [] and second.skipped == 3 and second.rows == first.rows and said == []
+    assert contents(scans.with_name("out")) == before
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_an_image_with_other_bytes_is_done_again_whatever_its_date(scans, older):
+    run(scans)
+    image = image_of(scans, 1)
+    changed = drawn(1)
+    changed[60:65, 10:60] = 255
+    Image.fromarray(changed).save(image)
+    stamp = image.stat().st_mtime + (-1e6 if older else 1e6)
+    os.utime(image, (stamp, stamp))
+    again = StubPredictor()
+    report, _ = run(scans, again)
+    assert again.shapes == [changed.shape] and report.skipped == 2
+    assert [row["scan"] for row in report.rows] == NAMES
+    assert report.rows[1]["root_length_mm"] > 1.2 * report.rows[0]["root_length_mm"]
+
+
+def test_a_touched_image_is_not_done_again(scans):
+    run(scans)
+    os.utime(image_of(scans, 0), (2e9, 2e9))
+    assert run(scans)[0].skipped == 3
+
+
+def test_a_corrected_truth_is_scored_again(scans):
+    report, _ = run(scans)
+    truth = scans / "images" / f"{NAMES[2]}-mask.png"
+    Image.fromarray(drawn(2)[..., 1] > 127).save(truth)
+    os.utime(truth, (1e9, 1e9))
+    report, _ = run(scans)
+    assert report.skipped == 2 and float(rows(report.table.with_name("scores.csv"))[0]["root_iou"]) == 1
+    truth.unlink()
+    report, _ = run(scans)
+    assert report.skipped == 3 and not report.table.with_name("scores.csv").exists()
+    Image.fromarray(drawn(0)[..., 1] > 127).save(scans / "images" / f"{NAMES[0]}-mask.png")
+    report, _ = run(scans)
+    assert report.skipped == 2 and rows(report.table.with_name("scores.csv"))[0]["scan"] == NAMES[0]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped"])
+@pytest.mark.parametrize("ending", ["mask.png", "overlay.jpg"])
+def test_damaged_outputs_are_made_again(scans, ending, damage):
+    run(scans)
     out = scans.with_name("out")
-    first = segment_folder(scans, model, out, tile_size=64, dpi=300)
-    asked = []
-    really = folders.segment
-    monkeypatch.setattr(folders, "segment", lambda *a, **k: asked.append(a[1].shape) or really(*a, **k))
-    again = segment_folder(scans, model, out, tile_size=64, dpi=300)
-    assert asked == [] and again.skipped == 3
-    assert [row["scan"] for row in again.rows] == NAMES and rows(again.table) == rows(first.table)
-
-    (out / f"{NAMES[1]}-mask.png").rename(out / f"{NAMES[1]}-mask.png.partial")  # killed while writing
-    image = next((scans / "images").glob(f"{NAMES[0]}*"))
-    os.utime(image, (image.stat().st_atime, image.stat().st_mtime + 1000))  # a new version of the image
-    before = rows(first.table)
-    assert segment_folder(scans, model, out, tile_size=64, dpi=300).skipped == 1
-    assert asked == [(128, 160, 3), (108, 160, 3)] and rows(first.table) == before
-    with pytest.raises(ValueError, match=r"other settings \(input_scale\)"):
-        segment_folder(scans, model, out, tile_size=64, dpi=300, input_scale=2.0)
+    before = contents(out)
+    file = out / f"{NAMES[0]}-{ending}"
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 255
+    file.unlink() if damage == "gone" else file.write_bytes(
+        {"empty": b"", "cut": before[file.name][:-40], "flipped": bytes(whole)}[damage]
+    )
+    report, _ = run(scans)
+    assert report.skipped == 2 and contents(out) == before
 
 
-def test_an_interrupted_folder_goes_on(model, scans, monkeypatch):
-    out = scans.with_name("out")
-    really, asked = folders.segment, []
+def test_a_mask_that_a_person_changed_is_kept_and_said(scans):
+    run(scans)
+    file = scans.with_name("out") / f"{NAMES[0]}-mask.png"
+    before = file.read_bytes()
+    Image.fromarray(np.zeros((128, 160), np.uint8)).save(file)
+    by_hand = file.read_bytes()
+    report, (line,) = run(scans)
+    (aside,) = file.parent.glob("*changed*")
+    assert aside.read_bytes() == by_hand and file.read_bytes() == before and aside.name in line
+    assert report.skipped == 2 and run(scans)[0].skipped == 3
 
-    def interrupted(*arguments, **options):
-        asked.append(arguments[1].shape)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return really(*arguments, **options)
 
-    monkeypatch.setattr(folders, "segment", interrupted)
+def test_the_row_of_a_deleted_scan_goes(scans):
+    run(scans)
+    image_of(scans, 1).unlink()
+    report, (line,) = run(scans)
+    assert [row["scan"] for row in rows(report.table)] == [NAMES[0], NAMES[2]] == [row["scan"] for row in report.rows]
+    assert line.startswith("1 rows of scans that are gone") and NAMES[1] in line
+    assert (report.table.parent / f"{NAMES[1]}-mask.png").is_file()
+
+
+def test_a_scan_that_fails_now_has_no_row_of_before(scans):
+    run(scans)
+    image_of(scans, 1).write_bytes(b"nothing")
+    report, _ = run(scans)
+    assert list(report.failed) == [NAMES[1]] and [row["scan"] for row in rows(report.table)] == [NAMES[0], NAMES[2]]
+
+
+def test_another_mask_coding_scores_again(scans):
+    report, _ = run(scans)
+    assert rows(report.table.with_name("scores.csv"))[0]["mask_coding"] == "0/255"
+    report, _ = run(scans, mask_coding="255/0")
+    assert report.skipped == 2 and float(rows(report.table.with_name("scores.csv"))[0]["root_iou"]) < 0.05
+    assert run(scans, mask_coding="255/0")[0].skipped == 3
+
+
+def test_other_settings_are_refused(scans):
+    run(scans)
+    with pytest.raises(ValueError, match=r"other settings \(dpi\)"):
+        run(scans, dpi=600)
+    with pytest.raises(ValueError, match=r"other settings \(tube_angle\)"):
+        run(scans, tube_angle=60.0)
+
+
+# --- Kills
+
+
+def test_an_interrupted_folder_goes_on(scans):
     with pytest.raises(KeyboardInterrupt):
-        segment_folder(scans, model, out, tile_size=64, dpi=300)
+        run(scans, StubPredictor(_1=KeyboardInterrupt()))
+    out = scans.with_name("out")
     assert [row["scan"] for row in rows(out / "traits.csv")] == NAMES[:1]
-    assert segment_folder(scans, model, out, tile_size=64, dpi=300).skipped == 1
-    assert [row["scan"] for row in rows(out / "traits.csv")] == NAMES
+    again = StubPredictor()
+    assert run(scans, again)[0].skipped == 1 and len(again.shapes) == 2
+    straight, _ = run(scans, out=scans.with_name("straight"))
+    assert contents(out) == contents(straight.table.parent)
 
 
-def test_a_damaged_image_is_named_and_the_rest_goes_on(model, scans):
-    good = next((scans / "images").glob(f"{NAMES[1]}*"))
-    (scans / "images" / "a_T000.jpg").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    said = []
-    report = segment_folder(scans, model, tile_size=64, dpi=300, say=said.append)
+def test_a_torn_last_line_is_repaired(scans):
+    run(scans)
+    out = scans.with_name("out")
+    before = contents(out)
+    for table, kept in (("traits.csv", 2), ("scores.csv", 2), ("traits.csv", 0)):
+        lines = before[table].splitlines(keepends=True)
+        (out / table).write_bytes(b"".join(lines[:-1]) + lines[-1][:9] if kept else lines[0][:9])
+        report, _ = run(scans)
+        assert report.skipped == kept and contents(out) == before
+
+
+KILLS = int(os.environ.get("ROOTSAM_KILLS", "4"))
+
+
+def test_killed_at_random_moments_it_ends_at_the_same_bytes(tmp_path):
+    folder, many = tmp_path / "scans", 30
+    folder.mkdir()
+    for number in range(many):
+        image = np.zeros((64, 64, 3), np.uint8)
+        image[number : number + 4, 5:60] = 255
+        Image.fromarray(image).save(folder / f"s_T{number:03d}.png")
+        if number % 2:
+            Image.fromarray(image[..., 0]).save(folder / f"s_T{number:03d}-mask.png")
+    straight, _ = run(folder, out=tmp_path / "straight")
+    rng, killed, out = random.Random(0), 0, tmp_path / "out"
+    while killed < KILLS:
+        if killed and killed % 4 == 0:  # done by now, or nearly: once more from nothing
+            out = tmp_path / f"out{killed}"
+        program = [sys.executable, str(Path(__file__).with_name("stub_predictor.py")), str(folder), str(out)]
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        killed += 1
+        if (out / "traits.csv").is_file():
+            for row in read_csv(out / "traits.csv", text=None)[:-1]:
+                assert file_hash(out / f"{row['scan']}-mask.png") == row["mask_sha256"]
+    for out in tmp_path.glob("out*"):
+        report, said = run(folder, out=out)
+        assert said == [] and len(report.rows) == many
+        assert contents(out) == contents(straight.table.parent)
+
+
+def test_a_scan_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(folder / f"{number:03d}.png")
+    written = []
+    really = segment.write_csv
+    monkeypatch.setattr(segment, "write_csv", lambda path, rows: written.append(len(rows)) or really(path, rows))
+    report, _ = run(folder)
+    assert len(rows(report.table)) == 40 and written == [1], "the table is written once, then rows are appended"
+
+
+# --- One fault, one scan
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("odd"), OverflowError("too large"), MemoryError(), OSError("gone"), RuntimeError("CUDA out of memory")],
+)
+def test_one_fault_is_one_scan(scans, error):
+    report, (line,) = run(scans, StubPredictor(_1=error))
+    assert list(report.failed) == [NAMES[1]] and [row["scan"] for row in report.rows] == [NAMES[0], NAMES[2]]
+    assert line == f"failed: {NAMES[1]}: {report.failed[NAMES[1]]}" and "\n" not in line
+    if isinstance(error, (MemoryError, RuntimeError)):
+        assert "does not fit into memory" in line and image_of(scans, 1).name in line
+    assert run(scans)[0].skipped == 2
+
+
+def test_a_failing_measurement_fails_its_scan_only(scans, monkeypatch):
+    really = segment.trait_row
+
+    def measured(scan, mask, *rest, **options):
+        if scan.name == NAMES[0]:
+            raise ZeroDivisionError("division by zero")
+        return really(scan, mask, *rest, **options)
+
+    monkeypatch.setattr(segment, "trait_row", measured)
+    report, _ = run(scans)
+    assert list(report.failed) == [NAMES[0]] and "ZeroDivisionError: division by zero" in report.failed[NAMES[0]]
+    assert len(report.rows) == 2
+
+
+def test_a_full_disk_ends_it_and_says_so(scans, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segment, "write_image", full)
+    with pytest.raises(OSError, match="make room and run it again") as caught:
+        run(scans)
+    assert str(scans.with_name("out")) in str(caught.value)
+
+
+def test_pipes_and_names_that_cannot_be_written(scans):
+    os.mkfifo(scans / "pipe.png")
+    names = ["x" * 250 + ".png", b"caf\xe9.png", "two\nlines.png"]
+    for name in names:
+        Image.fromarray(drawn(0)).save(scans / "x.bmp")
+        os.rename(scans / "x.bmp", os.path.join(os.fsencode(scans), os.fsencode(name)))
+    report, said = run(scans)
+    assert len(report.failed) == 2 == sum(line.startswith("failed: ") for line in said) and len(report.rows) == 5
+    assert "pipe.png is no regular file" in report.failed["pipe"]
+    assert "cannot be a file's name: rename it" in report.failed["two\nlines"]
+    shortened = next(row["scan"] for row in report.rows if row["scan"].startswith("xxx"))
+    assert (report.table.parent / f"{shortened}-overlay.jpg").is_file()
+    assert (report.table.parent / "caf%e9-mask.png").is_file()
+
+
+def test_a_damaged_image_is_named_and_the_rest_goes_on(scans):
+    good = image_of(scans, 0)
+    (scans / "images" / "a_T000.png").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    report, (line,) = run(scans)
     assert list(report.failed) == ["a_T000"] and len(report.rows) == 3
-    (line,) = said
-    assert "a_T000.jpg cannot be read as an image" in line and "\n" not in line
+    assert "a_T000.png cannot be read as an image" in line and "\n" not in line
 
 
-def test_prompts_reach_their_scan_only(model, scans, tmp_path, monkeypatch):
+# --- Ownership
+
+
+def test_two_images_with_one_output_name_are_refused_before_any_work(scans):
+    for place in ("a/b.png", "c/b.png", "a-b.png"):
+        (scans / place).parent.mkdir(exist_ok=True)
+        Image.fromarray(drawn(0)).save(scans / place)
+    with pytest.raises(ValueError, match=r"a/b\.png and .*a-b\.png would both be called a-b: rename one"):
+        run(scans)
+    assert not scans.with_name("out").exists()
+
+
+def test_a_folder_with_other_files_is_not_written_into(scans):
+    out = scans.with_name("out")
+    out.mkdir()
+    by_hand = out / f"{NAMES[0]}-mask.png"
+    by_hand.write_bytes(b"drawn by hand")
+    with pytest.raises(ValueError, match=rf"holds files that were not written here \(first: {NAMES[0]}-mask"):
+        run(scans)
+    assert by_hand.read_bytes() == b"drawn by hand" and len(list(out.iterdir())) == 1
+    by_hand.unlink()
+    assert not run(scans)[0].failed, "an empty folder is fine"
+
+
+def test_a_second_process_is_told_who_holds_the_folder(scans):
+    out = scans.with_name("out")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from rootsam_lib.results import lock_folder; "
+         "lock = lock_folder(sys.argv[1]); print('held', flush=True); sys.stdin.read()", str(out)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=rf"out is in use by process {holder.pid} on .* since 20\d\d-") as caught:
+        run(scans)
+    assert "\n" not in str(caught.value)
+    holder.kill()
+    holder.wait()
+    assert not run(scans)[0].failed, "a process that died holds nothing"
+
+
+def test_refused_before_any_work(scans, tmp_path):
+    for changes, match in (
+        ({"out": scans / "out"}, "lies inside"),
+        ({"dpi": -3}, "dpi is -3"),
+        ({"dpi": float("nan")}, "dpi is nan"),
+        ({"dpi": 0.0847}, "dpi is 0.0847"),
+        ({"window_mm": 0}, "window_mm is 0"),
+        ({"tube_angle": 91}, "tube_angle is 91"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            run(scans, **changes)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        run(tmp_path / "nowhere")
+    assert not scans.with_name("out").exists()
+
+
+# --- Prompts
+
+
+def test_prompts_reach_their_scan_only(scans, tmp_path):
     file = tmp_path / "points.csv"
-    file.write_text(f"scan,x,y,label\n{NAMES[1]},20,30,1\n{NAMES[1]},90,60,0\n")
+    file.write_bytes(f"\ufeffscan;x;y;label\r\n{NAMES[1]};20,5;30;1\r\n{NAMES[1]};90;60;0\r\n".encode())  # from Excel
     prompts = read_prompts(file)
-    np.testing.assert_array_equal(prompts[NAMES[1]].points, [[20, 30], [90, 60]])
+    np.testing.assert_array_equal(prompts[NAMES[1]].points, [[20.5, 30], [90, 60]])
     np.testing.assert_array_equal(prompts[NAMES[1]].labels, [1, 0])
-    asked = []
-    really = folders.segment
-    monkeypatch.setattr(folders, "segment", lambda *a, **k: asked.append(k["prompts"]) or really(*a, **k))
-    segment_folder(scans, model, tile_size=64, dpi=300, prompts=prompts)
-    assert [given is None for given in asked] == [True, False, True] and asked[1] is prompts[NAMES[1]]
+    asked = StubPredictor()
+    run(scans, asked, prompts=prompts)
+    assert [given is None for given in asked.points] == [True, False, True]
+    assert asked.points[1] is prompts[NAMES[1]].points
 
 
-def test_bad_prompts(model, scans, tmp_path):
+def test_bad_prompts(scans, tmp_path):
     file = tmp_path / "points.csv"
-    for line in ("a,1,2,5", "a,-1,2,1", "a,x,2,1", "a,1,2", "a,nan,2,1"):
+    for line, match in (
+        ("a,1,2,5", "label is 5"),
+        ("a,-1,2,1", "x is -1"),
+        ("a,x,2,1", "x is 'x'"),
+        ("a,1,2", "label is None"),
+        ("a,nan,2,1", "x is nan"),
+        (",1,2,1", "scan is empty"),
+    ):
         file.write_text(f"scan,x,y,label\na,1,2,1\n{line}\n")
-        with pytest.raises(ValueError, match="line 3: give x and y"):
+        with pytest.raises(ValueError, match=f"row 2 below the first line: {match}"):
             read_prompts(file)
-    file.write_text("scan,x,y\n")
+    file.write_text("scan,x,y\na,1,2\n")
     with pytest.raises(ValueError, match="lacks the columns label"):
         read_prompts(file)
     with pytest.raises(FileNotFoundError, match="columns scan, x, y, label"):
         read_prompts(tmp_path / "nowhere.csv")
     wrong = {NAMES[0][:-1]: Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64))}
     with pytest.raises(ValueError, match=f"did you mean {NAMES[0]}"):
-        segment_folder(scans, model, dpi=300, prompts=wrong)
+        run(scans, prompts=wrong)
 
 
-def test_refused_before_any_work(model, scans, tmp_path):
-    with pytest.raises(ValueError, match=r"states no resolution \(3 of 3"):
-        segment_folder(scans, model)
-    with pytest.raises(ValueError, match="lies inside"):
-        segment_folder(scans, model, scans / "out", dpi=300)
-    with pytest.raises(ValueError, match="dpi is -3"):
-        segment_folder(scans, model, dpi=-3)
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        segment_folder(tmp_path / "nowhere", model, dpi=300)
-    assert not scans.with_name("scans-roots").exists()
+# --- The command
 
 
-def test_a_stated_resolution_is_enough(model, scans):
-    stated = scans.rename(scans.with_name("scans_300dpi"))
-    for image in (stated / "images").iterdir():
-        image.rename(stated / image.name)
-    (stated / "images").rmdir()
-    report = segment_folder(stated, model, tile_size=64)
-    assert {row["mm_per_px"] for row in report.rows} == {25.4 / 300}
-
-
-def test_runs(model, tmp_path):
-    stage = tmp_path / "runs" / "stage2-01234567"
-    save_checkpoint(model, stage / "best.safetensors")
-    (stage / "history.csv").write_text("epoch\n0\n")
-    write_json(stage / "stage.json", {"config": {"model": "nano", "input_scale": 1.5, "patch_size": 2048}})
-    _, settings = load_run(stage)
-    assert settings == {"input_scale": 1.5, "tile_size": 1024}
-    assert load_run("nano")[1] == {"input_scale": 1.0, "tile_size": 512}
-    with pytest.raises(FileNotFoundError, match=r"no trained stage.*such as .*stage2-01234567"):
-        load_run(tmp_path / "runs")
-    with pytest.raises(FileNotFoundError, match="or nano for the base model"):
-        load_run(tmp_path / "nowhere")
-
-
-def test_command_line(scans, capsys):
-    out = scans.with_name("out")
+def test_command_line(tmp_path, capsys):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for number, scan in enumerate(synthetic_scans("train", 2, seed=4, height=64, width=80)):
+        Image.fromarray(scan.image).save(scans / f"{number}.png")
     call = ["segment", str(scans), "--model", "nano", "--out", str(out), "--tile", "64", "--dpi", "300"]
     assert main(call) == 0
-    assert "3 scans done; table" in capsys.readouterr().out
-    assert main(call) == 0 and "(3 of them before)" in capsys.readouterr().out
+    assert "2 scans done; table" in capsys.readouterr().out
+    assert main(call) == 0 and "(2 of them before)" in capsys.readouterr().out
     (scans / "bad.png").write_bytes(b"nothing")
     assert main(call) == 1
     said = capsys.readouterr()
-    assert "bad.png cannot be read" in said.err and "1 scans failed: bad" in said.err and "Traceback" not in said.err
-    for wrong, text in ((["--tile", "65"], "other settings"), (["--out", str(out) + "2", "--tile", "65"], "multiple")):
-        assert main([*call, *wrong]) in (1, 2) and text in capsys.readouterr().err
+    assert "bad.png cannot be read" in said.err and "1 scan failed: bad" in said.err and "Traceback" not in said.err
+    elsewhere = ["--out", str(out) + "2"]
+    for wrong, text in (
+        (["--tile", "32"], "other settings (tile_size, overlap)"),
+        ([*elsewhere, "--tile", "65"], "tile_size is 65"),
+        ([*elsewhere, "--input-scale", "nan"], "input_scale is nan"),
+        ([*elsewhere, "--dpi", "inf"], "dpi is inf"),
+        ([*elsewhere, "--window-mm", "nan"], "window_mm is nan"),
+        ([*elsewhere, "--tube-angle", "-1"], "tube_angle is -1"),
+    ):
+        assert main([*call, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and text in error
+    assert not Path(elsewhere[1]).exists(), "a setting that cannot be leaves nothing behind"
     assert main([*call[:2], "--model", "nanno"]) == 2 and "no trained stage" in capsys.readouterr().err
-    assert main(call[:4]) == 2 and "give dpi (--dpi" in capsys.readouterr().err

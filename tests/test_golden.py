@@ -18,7 +18,7 @@ import torch
 from rootsam_lib.checkpoints import build_sam, weights_hash
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan, tile
-from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
+from rootsam_lib.evaluation.protocols import evaluate
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import error_click, fixed_prompts, sample_points
 from rootsam_lib.training.config import StageConfig
@@ -75,7 +75,7 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
     corrector.set_image(held_out.image)
     row, column = np.argwhere(mask)[100]
     corrected = corrector.correct([(int(column), int(row), 1), (10, 200, 0)])
-    predictors = {"base": ModelPredictor(build_sam(), 1.5), "stage1": ModelPredictor(model, 1.5)}
+    predictors = {"base": Predictor(build_sam(), 1.5), "stage1": Predictor(model, 1.5)}
     patches = tile(held_out, 128)
     results = evaluate(predictors, patches, scans=[held_out], clicked=patches[:1], draws=50)
     return {

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from rootsam_lib.evaluation.bootstrap import RatioTerms, difference, estimate, interval, relative_gain, tube_weights
+from rootsam_lib.evaluation.bootstrap import (
+    RatioTerms,
+    difference,
+    estimate,
+    interval,
+    mean_terms,
+    relative_gain,
+    tube_weights,
+)
 
 
 def test_images_of_one_tube_are_drawn_together():
@@ -18,10 +26,12 @@ def test_images_of_one_tube_are_drawn_together():
         tube_weights([], np.random.default_rng(0))
 
 
-def test_one_tube_has_no_spread_and_many_alike_have_none_either():
+def test_one_tube_has_no_interval_and_many_alike_have_one_of_no_width():
     one = tube_weights(["a"] * 5, np.random.default_rng(0), 50)
     values = RatioTerms(np.arange(5.0), np.ones(5))
-    assert estimate(values, one) == (2.0, 2.0, 2.0)
+    for found in (estimate(values, one), difference(values, values, one), relative_gain(values, values, one)):
+        assert math.isnan(found.low) and math.isnan(found.high)
+    assert estimate(values, one).value == 2
     alike = tube_weights(list("abcde"), np.random.default_rng(0), 50)
     assert estimate(RatioTerms(np.full(5, 0.25), np.ones(5)), alike) == pytest.approx((0.25, 0.25, 0.25))
 
@@ -63,3 +73,15 @@ def test_what_nothing_counts_for_is_not_a_number():
     assert all(math.isnan(x) for x in estimate(nothing, weights))
     assert all(math.isnan(x) for x in relative_gain(nothing, nothing, weights))
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_a_mean_runs_over_what_counts():
+    terms = mean_terms([1.0, math.nan, 3.0], [True, False, True])
+    assert terms.value == 2 and terms.denominator.tolist() == [1, 0, 1] and mean_terms([1, 2]).value == 1.5
+    weights = np.array([[1, 0, 1], [2, 1, 0], [0, 3, 0]])
+    np.testing.assert_array_equal(terms.samples(weights), [2, 1, math.nan])
+
+
+def test_level_of_an_interval():
+    assert interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))

@@ -1,21 +1,40 @@
-"""Lessons in JupyterLab, as a reader has them: run all cells with the menu, then move and click what there is."""
+"""What a reader moves and clicks, in JupyterLab: a slider as in the lessons, and the widget by mouse and keys.
+
+Each runs in a small notebook of its own; the lessons themselves are executed by `test_lessons.py`.
+"""
 
 import numpy as np
-from browser import Widget, copy_lesson, open_notebook, run_all, screenshot
+import pytest
+from browser import Widget, run_cell, screenshot
 
-from rootsam_lib.data.datasets import load_scans
+from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.prompts import next_click
 
-SMALL = {"LIMIT": 3, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1, "VIEWS": 1, "IMAGE": 0, "CLICKS": ""}
-SMALL |= {"SIMULATED_SCANS": 1, "LOOP_SCANS": 1, "LOOP_EPOCHS": 1}
-PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
+pytestmark = pytest.mark.slow
+SLIDER = """
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.scans import tile
+from rootsam_lib.lessons import figures, lesson_figures
+figures.start_lesson()
+patch = max(tile(synthetic_scans("test", 1, seed=0)[0], 512), key=lambda piece: piece.mask.sum())
+figures.interactive(
+    lambda exponent: lesson_figures.prompt_sampling(patch, exponent, 10, 10, 0),
+    exponent=figures.slider("EDT exponent", 1, 0, 6, 0.25),
+)
+"""
+SESSION = """
+from rootsam_lib.apps.correct import Session
+from rootsam_lib.apps.widget import annotate
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.predictor import Predictor
+session = Session("session", synthetic_scans("test", 3, seed=0), Predictor(build_sam("nano"), tile_size=1024))
+annotate(session)
+"""
 
 
-def test_the_slider_of_lesson_01_changes_the_picture(lab, browser):
-    copy_lesson("01_edt_prompts", lab.folder)
-    page = open_notebook(lab, browser, "01_edt_prompts", viewport={"width": 1400, "height": 1000})
-    page.get_by_role("heading", name="01 · EDT prompt sampling").wait_for()
-    run_all(page)
+def test_a_moved_slider_changes_the_picture(lab, browser):
+    page = run_cell(lab, browser, "slider", SLIDER, viewport={"width": 1400, "height": 1000})
     cell = page.locator(".jp-CodeCell", has_text="EDT exponent").filter(has_text="figures.interactive")
     cell.scroll_into_view_if_needed()
     handle = cell.locator(".noUi-handle, .ui-slider-handle").first
@@ -31,19 +50,15 @@ def test_the_slider_of_lesson_01_changes_the_picture(lab, browser):
     page.wait_for_function("old => [...document.images].every(image => image.src != old)", arg=before)
     assert picture.count() == 1 and picture.get_attribute("src") != before
     assert float(readout.text_content()) > said
-    screenshot(page, "01-moved")
+    screenshot(page, "slider-moved")
     page.close()
 
 
-def test_a_person_corrects_in_lesson_07(lab, browser):
-    truth = load_scans("synthetic", "test", limit=SMALL["LIMIT"])[0].mask
+def test_a_person_corrects_by_mouse_and_keys(lab, browser):
+    truth = synthetic_scans("test", 3, seed=0)[0].mask
     x, y, _ = map(int, next_click(truth, np.zeros_like(truth)))  # in the middle of the thickest root
-    copy_lesson("07_correct_by_clicking", lab.folder, **SMALL)
-    page = open_notebook(lab, browser, "07_correct_by_clicking")
-    run_all(page)
-    page.wait_for_function(f"!{PROMPTS}.some(text => text.includes('*'))")
-    assert page.evaluate(f"{PROMPTS}.filter(text => !/[0-9]/.test(text))") == [], "a cell failed"
-    widget = Widget(page, next(lab.folder.glob("runs/quick/session-*")))
+    page = run_cell(lab, browser, "clicks", SESSION)
+    widget = Widget(page, lab.folder / "session")
     screenshot(page, "07-1-opened")
     before = widget.pixels()
     widget.click(x, y)
@@ -61,10 +76,10 @@ def test_a_person_corrects_in_lesson_07(lab, browser):
     page.wait_for_timeout(200)
     assert float(widget.canvas["scale"]) > 1
     widget.click(x + 21, y + 17)
-    assert widget.log()[1] == (x + 21, y + 17, 1), "a click lands where it was made when encoder_size in"
-    screenshot(page, "07-4-encoder_size")
+    assert widget.log()[1] == (x + 21, y + 17, 1), "under zoom a click lands where it was made"
+    screenshot(page, "07-4-zoom")
     widget.key("s")
-    assert widget.says("said").startswith("saved in session-")
+    assert widget.says("said").startswith("saved in session")
 
     page.keyboard.press("Control+s")  # the notebook's own save, with the widget's output
     page.wait_for_timeout(1000)

@@ -20,13 +20,16 @@ from skimage.morphology import dilation
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import (
     Counts,
+    betti0_error,
     boundary_f,
+    broken_pieces,
     cl_dice,
     class_mean_iou,
     count,
     dice,
     dilate,
     iou,
+    label_roots,
     precision,
     recall,
     summarise,
@@ -67,18 +70,12 @@ def test_finding_no_root_scores_about_half_on_the_class_mean():
 
 def test_summary_by_hand():
     counts = [Counts(2, 2, 0, 96), Counts(0, 0, 10, 90), Counts(0, 0, 0, 100), Counts(0, 5, 0, 95)]
-    summary = summarise(counts)
-    assert summary["root_iou"] == pytest.approx((0.5 + 0) / 2)
-    assert summary["dice"] == pytest.approx((2 / 3 + 0) / 2)
-    assert summary["pooled_iou"] == pytest.approx(2 / (2 + 7 + 10))
-    assert summary["pooled_dice"] == pytest.approx(4 / (4 + 7 + 10))
-    assert summary["soil_false_alarm"] == 0.5
-    assert (summary["images_with_roots"], summary["images_without_roots"]) == (2, 2)
+    assert summarise(counts) == pytest.approx({"root_iou": (0.5 + 0) / 2, "pooled_dice": 4 / (4 + 7 + 10)})
 
 
 def test_no_roots_anywhere_is_nan_not_a_crash():
     summary = summarise([Counts(0, 0, 0, 100)])
-    assert math.isnan(summary["root_iou"]) and summary["soil_false_alarm"] == 0 and summary["pooled_dice"] == 1
+    assert math.isnan(summary["root_iou"]) and summary["pooled_dice"] == 1
 
 
 def test_bad_input():
@@ -86,6 +83,20 @@ def test_bad_input():
         summarise([])
     with pytest.raises(ValueError, match="masks of one image"):
         count(np.zeros((2, 2), bool), np.zeros((2, 3), bool))
+    with pytest.raises(ValueError, match="uint8, but must be bool"):
+        count(np.zeros((2, 2), bool), np.full((2, 2), 255, np.uint8))
+
+
+@given(arrays(bool, (2, 3, 2, 4, 3), elements=st.sampled_from([False, False, False, True])))
+@settings(max_examples=40, deadline=None)
+def test_a_batch_is_scored_as_its_images_are(batch):
+    ours = [count(*pair) for pair in batch.reshape(2, 6, 4, 3).swapaxes(0, 1)]
+    assert all(type(number) is int for counts in ours for number in counts), "they go into results files"
+    for masks in (batch, torch.from_numpy(batch)):
+        counts = count(*masks)
+        for score in (iou, dice, class_mean_iou, precision, recall):
+            assert score(counts).shape == (3, 2)
+            np.testing.assert_allclose(score(counts).reshape(-1), [score(c) for c in ours], rtol=1e-6)
 
 
 def square(side: int = 12, shift: int = 0) -> np.ndarray:
@@ -194,3 +205,42 @@ def test_centre_line_dice_sees_a_diagonal_root():
     bar = (abs(x - y - 1) * 0.5**0.5 < 2) & (x + y > 200) & (x + y < 600)
     half = bar & (x + y < 400)
     assert cl_dice(half, bar) == pytest.approx(2 * 0.5 / 1.5, abs=0.02)
+
+
+# --- Single roots
+
+
+def pieces(*spans: tuple[int, int], row: int = 5) -> np.ndarray:
+    """Bars of 3 px height in one row of an image of 20 x 80 px, each from one column to before another."""
+    mask = np.zeros((20, 80), bool)
+    for start, stop in spans:
+        mask[row : row + 3, start:stop] = True
+    return mask
+
+
+def test_a_root_is_what_hangs_together_and_is_no_speck():
+    mask = pieces((0, 10), (20, 26), (40, 50))  # 30, 18 and 30 px
+    numbers, number = label_roots(mask)
+    assert number == 2 and (numbers[5, 0], numbers[5, 20], numbers[5, 45]) == (1, 0, 2), "18 px are no root"
+    assert label_roots(mask, least=1)[1] == 3 and label_roots(mask & False)[1] == 0
+    mask[8, 10:20] = True  # touches the first and the second at a corner
+    numbers, number = label_roots(mask)
+    assert number == 2 and (numbers == 1).sum() == 30 + 10 + 18 and numbers.dtype == np.int32
+
+
+def test_betti0_error_by_hand():
+    truth = pieces((0, 30)) | pieces((40, 70))
+    assert betti0_error(truth, truth) == 0
+    assert betti0_error(pieces((0, 70)), truth) == 1, "two merged to one"
+    assert betti0_error(pieces((0, 10), (12, 20), (22, 30)) | pieces((40, 70)), truth) == 2, "one broken into three"
+    assert betti0_error(truth & False, truth) == 2 == betti0_error(truth, truth & False)
+
+
+def test_broken_pieces_by_hand():
+    truth = pieces((0, 30)) | pieces((40, 70))
+    assert broken_pieces(truth, truth).tolist() == [1, 1]
+    assert broken_pieces(pieces((0, 10), (12, 20), (22, 30)), truth).tolist() == [3, 0], "broken, and missed"
+    assert broken_pieces(pieces((0, 70)), truth).tolist() == [1, 1], "one piece may carry both"
+    assert broken_pieces(pieces((0, 30), row=7), truth).tolist() == [1, 0], "half a root to the side is one piece"
+    assert broken_pieces(pieces((0, 30), row=12), truth).tolist() == [0, 0], "what lies on soil is a piece of no root"
+    assert broken_pieces(truth, truth & False).tolist() == []

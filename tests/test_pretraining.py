@@ -214,6 +214,8 @@ RUN = """
 import sys
 import torch
 from rootsam_lib.nano.pretraining import Phase, train
+
+pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
 train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), save_seconds=0.0)

@@ -38,7 +38,9 @@ def test_the_leak_is_told_as_it_is():
     results = read_json(RESULTS / "segroot-nano.json")
     tubes = {patch["name"].split("@")[0]: patch["tube"] for patch in results["patches"]}
     shared = sum(tube in results["data"]["tubes_in_several_parts"] for tube in tubes.values())
-    assert f"{shared} of its {len(tubes)} scans are of tubes that also occur in its train split" in README
+    for page in readme.PAGES:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        assert f"{shared} of its {len(tubes)} scans are of tubes that also occur in its train split" in text
 
 
 def test_minutes_are_the_results_files():
@@ -70,6 +72,11 @@ def test_other_results_are_of_real_scans_and_enough_seeds():
         assert len({row["seed"] for row in rows}) == len(rows) >= 3
 
 
-def test_links_resolve():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (CHECKOUT / target).exists(), target
+@pytest.mark.parametrize("page", [*readme.PAGES, CHECKOUT / "notebooks" / "README.md"])
+def test_links_resolve(page):
+    text = page.read_text(encoding="utf-8")
+    for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        linked = page.parent / target if target else page
+        assert target.startswith("https://") or linked.exists(), target
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in headings], heading

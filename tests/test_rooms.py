@@ -15,7 +15,6 @@ PACKAGE = Path(rootsam_lib.__file__).parent
 ORDER = ["results", "prompts", "losses", "metrics", "model", "data", "checkpoints", "traits", "predictor", "training"]
 ORDER += ["drawing", "evaluation", "apps", "lessons", "nano", "__main__"]
 HEAVY = {"pandas", "matplotlib", "ipywidgets", "anywidget", "IPython", "nbformat", "nbclient", "papermill"}
-NOT_YET = pytest.mark.xfail(strict=False, reason="the last rooms are still being moved")
 
 
 def imports(room: str) -> Iterator[tuple[str, str]]:
@@ -37,14 +36,13 @@ def loaded(*command: str) -> set[str]:
     return {line.rpartition("|")[2].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
 
 
-@NOT_YET
 def test_at_most_16_rooms_and_each_has_its_place():
     files = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
     found = {path.stem for path in files} - {"__init__"}
     assert found == set(ORDER) and len(found) <= 16
 
 
-@pytest.mark.parametrize("room", [pytest.param(room, marks=NOT_YET if room == "apps" else ()) for room in ORDER])
+@pytest.mark.parametrize("room", ORDER)
 def test_no_import_runs_up(room):
     above = ORDER[ORDER.index(room) + 1 :]
     found = [(place, name, name.split(".")) for place, name in imports(room)]
@@ -62,7 +60,6 @@ def test_method_and_drawing_import_no_tables_plots_or_widgets(room):
         assert tops - sys.stdlib_module_names <= {"numpy", "PIL", "rootsam_lib"}
 
 
-@NOT_YET
 def test_segment_starts_without_widgets_plots_or_notebook_packages():
     packages = loaded("-m", "rootsam_lib", "segment", "--help")
     assert "rootsam_lib" in packages

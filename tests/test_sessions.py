@@ -1,7 +1,10 @@
 """Clicks, undo, files, reopening, replay, refusals, triage: a session without any browser."""
 
 import csv
+import gc
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +16,20 @@ import pytest
 import torch
 from PIL import Image
 
-from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay
+from rootsam_lib.apps import correct
+from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.evaluation.triage import triage
 from rootsam_lib.model import resize_logits
-from rootsam_lib.predictor_corrector import Click, Corrector, parse_clicks
-from rootsam_lib.predictor_old import obey, segment
+from rootsam_lib.predictor import Click, Predictor, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
+from rootsam_lib.results import write_json
 
 
 @pytest.fixture(scope="module")
 def nano():
-    return build_sam("nano").eval()
+    return Predictor(build_sam("nano"))
 
 
 def tiny(number: int = 1, side: int = 64) -> list[Scan]:
@@ -40,7 +43,15 @@ def table(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# --- The corrector
+# --- What clicks do to a mask
+
+
+def clicked(predictor, image, clicks=(), start="automatic", **settings) -> Predictor:
+    """A predictor of its own for an image, after these clicks."""
+    own = Predictor(predictor.model, **settings)
+    own.set_image(image)
+    own.correct(clicks, start)
+    return own
 
 
 def test_clicks_in_a_parameter():
@@ -52,46 +63,46 @@ def test_clicks_in_a_parameter():
 
 @torch.no_grad()
 def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
-    scan = small_scans[0]
-    features = nano.encode(scan.image[None])
-    first = nano.decode(features).logits
-    corrector = Corrector(nano, scan.image)
+    scan, model = small_scans[0], nano.model
+    features = model.encode(scan.image[None])
+    first = model.decode(features).logits
+    corrector = clicked(nano, scan.image)
     automatic = (resize_logits(first, (256, 256))[0, 0] > 0).numpy()
     assert automatic.any() and np.array_equal(corrector.mask, automatic)
     x, y, label = next_click(scan.mask, automatic)
     points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
-    answer = nano.decode(features, points, labels, click_prompt(first, points, labels, 256))
-    told = obey(resize_logits(answer.logits, (256, 256))[0, 0].numpy(), [(x, y, label)])
-    assert np.array_equal(corrector.ask([(x, y, label)]), told > 0)
+    answer = model.decode(features, points, labels, click_prompt(first, points, labels, 256))
+    told = follow_clicks(resize_logits(answer.logits, (256, 256))[0, 0].numpy(), [(x, y, label)])
+    assert np.array_equal(corrector.correct([(x, y, label)]), told > 0)
     assert corrector.mask[int(y), int(x)] == label, "at the click itself the person is right"
     assert corrector.predicted_iou == pytest.approx(float(answer.iou))
 
 
 def test_a_large_image_is_segmented_as_whole_scans_are(nano, small_scans):
-    whole = segment(nano, small_scans[0].image, 128, 16).mask
-    assert np.array_equal(Corrector(nano, small_scans[0].image, tile_size=128).mask, whole)
+    predictor = clicked(nano, small_scans[0].image, tile_size=128)
+    assert np.array_equal(predictor.mask, predictor.predict()[0][0])
 
 
 def test_any_way_to_a_list_of_clicks_ends_at_the_same_mask(nano, small_scans):
     image = small_scans[1].image
     for tile_size in (1024, 128):
-        one, other = Corrector(nano, image, tile_size=tile_size), Corrector(nano, image, tile_size=tile_size)
+        one, other = (clicked(nano, image, tile_size=tile_size) for _ in range(2))
         wanted = [(40, 50, 1), (200, 210, 0), (128, 120, 1)]
-        straight = one.ask(wanted).copy()
+        straight = one.correct(wanted).copy()
         for detour in ([(9, 9, 0)], [(40, 50, 1)], [], [(200, 210, 0), (40, 50, 1)]):
-            other.ask(detour)
-        assert np.array_equal(other.ask(wanted), straight) and other.predicted_iou == one.predicted_iou
-        assert np.array_equal(one.ask([]), Corrector(nano, image, tile_size=tile_size).mask)
+            other.correct(detour)
+        assert np.array_equal(other.correct(wanted), straight) and other.predicted_iou == one.predicted_iou
+        assert np.array_equal(one.correct([]), clicked(nano, image, tile_size=tile_size).mask)
 
 
 def test_a_click_decodes_only_the_tiles_that_it_lies_in(nano, small_scans, monkeypatch):
-    corrector = Corrector(nano, small_scans[0].image, tile_size=128)  # three by three, at 0, 64 and 128
-    calls, decode = [], nano.decode
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
+    corrector = clicked(nano, small_scans[0].image, tile_size=128)  # three by three, at 0, 64 and 128
+    calls, decode = [], nano.model.decode
+    monkeypatch.setattr(nano.model, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
     before = corrector.mask
-    corrector.ask([(10, 10, 1)])
+    corrector.correct([(10, 10, 1)])
     assert len(calls) == 1 and np.array_equal(corrector.mask[128:], before[128:])
-    corrector.ask([(10, 10, 1), (100, 10, 0)])
+    corrector.correct([(10, 10, 1), (100, 10, 0)])
     assert len(calls) == 3, "a click where two tiles overlap is shown to both"
 
 
@@ -99,22 +110,21 @@ def test_any_size_and_an_empty_start(nano):
     rng = np.random.default_rng(0)
     for height, width in ((50, 130), (33, 20), (300, 70)):
         image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        corrector = Corrector(nano, image, tile_size=128, start="empty")
+        corrector = clicked(nano, image, tile_size=128, start="empty")
         assert corrector.mask.shape == (height, width) and not corrector.mask.any()
-        assert corrector.ask([(width - 1, height - 1, 1)]).shape == (height, width)
+        assert corrector.correct([(width - 1, height - 1, 1)], "empty").shape == (height, width)
 
 
-def test_what_cannot_be_is_refused(nano):
+def test_clicks_that_cannot_be_are_refused(nano):
     image = tiny()[0].image
-    with pytest.raises(ValueError, match="multiple of 32"):
-        Corrector(nano, image, tile_size=100)
-    with pytest.raises(ValueError, match="choose one of automatic, empty"):
-        Corrector(nano, image, start="full")
-    corrector = Corrector(nano, image)
-    with pytest.raises(ValueError, match="outside the image of 64 × 64 px"):
-        corrector.ask([(64, 3, 1)])
-    with pytest.raises(ValueError, match="1 for root or 0 for soil"):
-        corrector.ask([(3, 3, 2)])
+    for clicks, start, match in (
+        ([], "full", "choose one of automatic, empty"),
+        ([(64, 3, 1)], "automatic", "outside the image of 64 × 64 px"),
+        ([(3, float("nan"), 1)], "automatic", "outside the image"),
+        ([(3, 3, 2)], "automatic", "1 for root or 0 for soil"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            clicked(nano, image, clicks, start)
 
 
 # --- The session
@@ -155,7 +165,11 @@ def test_files_after_every_click(tmp_path, nano):
     now = [1000.0]
     scans = tiny(2)
     session = Session(
-        tmp_path, scans, nano, input_scale=2.0, clock=lambda: now[0], measure=lambda m, s: {"pixels": m.sum()}
+        tmp_path,
+        scans,
+        Predictor(nano.model, input_scale=2.0),
+        clock=lambda: now[0],
+        measure=lambda m, s: {"pixels": m.sum()},
     )
     for seconds, x in ((4, 10), (500, 20), (6, 30)):  # 500 s is a break and counts as 60
         now[0] += seconds
@@ -177,12 +191,12 @@ def test_files_after_every_click(tmp_path, nano):
 
 def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
     scan = small_scans[2]
-    session = Session(tmp_path, [scan], nano, tile_size=128)
+    session = Session(tmp_path, [scan], Predictor(nano.model, tile_size=128))
     for x, y, label in ((60, 70, 1), (130, 140, 0), (200, 30, 1)):
         session.add(x, y, label)
     session.move(1, 90, 91)
     session.remove(0)
-    assert np.array_equal(replay(nano, scan.image, session.log_path("s2")), session.mask)
+    assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
 
 
 def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
@@ -197,20 +211,26 @@ def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
             action()
         assert "\n" not in str(caught.value)
 
-    refused(ValueError, "i000 was made with another setting .weights", lambda: Session(tmp_path, [scan], stranger))
-    refused(
-        ValueError,
-        "another setting .input_scale 1.0 there, 2.0 here",
-        lambda: Session(tmp_path, [scan], nano, input_scale=2.0),
-    )
+    refused(ValueError, "other settings .weights", lambda: Session(tmp_path, [scan], Predictor(stranger)))
+    larger = Predictor(nano.model, input_scale=2.0)
+    refused(ValueError, "other settings .input_scale", lambda: Session(tmp_path, [scan], larger))
+    session.add(10, 9, 1)  # still the one that owns the folder
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "clicks", copied / "clicks")
+    write_json(copied / "session.json", larger.about | {"start": "automatic"})
+    refused(ValueError, "setting .input_scale 1.0 there, 2.0 here", lambda: Session(copied, [scan], larger))
     refused(ValueError, "weights", lambda: replay(stranger, scan.image, path))
-    refused(ValueError, "belongs to another image", lambda: replay(nano, other.image, path))
+    refused(ValueError, "belongs to another image", lambda: replay(nano.model, other.image, path))
     swapped = Scan(other.image, None, scan.name, scan.tube)
     refused(ValueError, "belongs to another image", lambda: Session(tmp_path, [swapped], nano))
-    path.write_text(path.read_text()[:40])
-    refused(ValueError, "damaged", lambda: Session(tmp_path, [scan], nano))
+    whole = path.read_text()
+    for broken in (whole[:40], "", "[]", "3", whole.replace('"clicks"', '"taps"'), whole.replace('"x": 9', '"x": "9"'),
+                   whole.replace('"label": 1', '"label": 7'), whole.replace('"x": 9', '"x": 64')):  # fmt: skip
+        path.write_text(broken)
+        refused(ValueError, "i000.json is not a click log, or is damaged", lambda: Session(tmp_path, [scan], nano))
+    path.write_text(whole)
     refused(FileNotFoundError, "no click log", lambda: read_log(tmp_path / "clicks" / "nobody.json"))
-    refused(ValueError, "at least one image", lambda: Session(tmp_path, [], nano))
+    refused(ValueError, "at least one is needed", lambda: Session(tmp_path, [], nano))
     refused(ValueError, "two images are called i000", lambda: Session(tmp_path, [scan, scan], nano))
     odd = Scan(scan.image, None, "../x", "T1")
     refused(ValueError, "cannot be a file's name", lambda: Session(tmp_path, [odd], nano))
@@ -236,11 +256,12 @@ import sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.model import resize_logits
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.predictor import Predictor
+from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
-session = Session(sys.argv[1], [Scan(image, None, "i000", "T000")], build_sam("nano"))
+session = Session(sys.argv[1], [Scan(image, None, "i000", "T000")], Predictor(build_sam("nano")))
 print("ready", flush=True)
 for n in range(10000):
     session.add(n % 64, n // 64, n % 2)
@@ -264,40 +285,41 @@ def test_a_killed_kernel_costs_at_most_the_last_click(tmp_path, nano):
     assert len(session.clicks) == count - 1, "after a reopening, undo takes the last click back"
 
 
-def test_two_hundred_images_five_hundred_clicks_and_flat_memory(tmp_path, nano):
-    scans = tiny(200, 32)
+def test_sixty_images_two_hundred_clicks_and_flat_memory(tmp_path, nano):
+    scans = tiny(60, 32)
     session = Session(tmp_path, scans, nano)
 
     def resident() -> float:
         return psutil.Process().memory_info().rss / 2**20
 
     session.add(3, 3, 1)
-    for _ in range(20):
+    for _ in range(10):
         session.next()
         session.add(5, 6, 1)
     early = resident()
-    for number in range(21, 200):
+    for number in range(11, 60):
         session.next()
         session.add(number % 32, 7, number % 2)
         session.set_done()
     session.open(0)
-    for number in range(500):
+    for number in range(150):
         session.add(number % 32, number // 32, number % 2)
-    assert resident() - early < 150, "memory grows with images or clicks"
+    assert resident() - early < 100, "memory grows with images or clicks"
     mask, clicks = session.mask, session.clicks
     again = Session(tmp_path, scans, nano)  # a new kernel
-    assert again.position == 0 and again.clicks == clicks and len(clicks) == 501
+    assert again.position == 0 and again.clicks == clicks and len(clicks) == 151
     assert np.array_equal(again.mask, mask)
-    assert sum(again.is_done(i) for i in range(200)) == 179
-    again.open(150)
-    assert [c[:3] for c in again.clicks] == [(150 % 32, 7, 0)]
-    assert len(table(tmp_path)) == 200
+    assert sum(again.is_done(i) for i in range(60)) == 49
+    again.open(30)
+    assert [c[:3] for c in again.clicks] == [(30, 7, 0)]
+    assert len(table(tmp_path)) == 60
 
 
 def test_reopening_goes_on_at_the_first_image_that_is_not_done(tmp_path, nano):
+    Session(tmp_path, tiny(3), nano).set_done()
     session = Session(tmp_path, tiny(3), nano)
-    session.set_done()
-    assert Session(tmp_path, tiny(3), nano).name == "i001"
+    assert session.name == "i001"
+    session.previous()
     session.add(4, 4, 1)  # an image that is changed is no longer done
     assert Session(tmp_path, tiny(3), nano).name == "i000"
 
@@ -325,6 +347,125 @@ def test_the_headless_path_adds_each_click_once(tmp_path, nano):
     assert json.loads(session.log_path("i000").read_text())["row"]["root_clicks"] == 1
 
 
+# --- Two at once, foreign folders, faults
+
+
+def test_a_cell_that_is_run_again_takes_its_session_over(tmp_path, nano):
+    first = Session(tmp_path, tiny(), nano)
+    first.add(3, 4, 1)
+    second = Session(tmp_path, tiny(), nano)
+    assert [c[:3] for c in second.clicks] == [(3, 4, 1)]
+    second.add(9, 9, 0)
+    for action in (lambda: first.add(5, 5, 1), first.undo, first.save, first.set_done):
+        with pytest.raises(ValueError, match="was opened again since: go on with the newer one"):
+            action()
+    second.add(20, 20, 1)
+    assert [c["x"] for c in read_log(second.log_path("i000"))["clicks"]] == [3, 9, 20]
+
+
+TWICE = """
+import sys
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.predictor import Predictor
+from rootsam_lib.apps import correct
+from rootsam_lib.apps.correct import Session
+import numpy as np
+image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
+scans = [Scan(image, None, "i000", "T000")]
+try:
+    Session(sys.argv[1], scans, Predictor(build_sam("nano"))).add(1, 1, 1)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_second_process_is_told_who_holds_the_session(tmp_path, nano):
+    session = Session(tmp_path / "s", tiny(), nano)
+    session.add(3, 4, 1)
+    command = [sys.executable, "-c", TWICE, str(tmp_path / "s")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"s is in use by process {os.getpid()} on " in said and said.count("\n") == 1
+    session.add(5, 6, 0)
+    assert len(read_log(session.log_path("i000"))["clicks"]) == 2
+    del session
+    gc.collect()
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "", "now it is free"
+    assert len(Session(tmp_path / "s", tiny(), nano).clicks) == 3
+
+
+def test_masks_drawn_by_hand_are_not_written_over(tmp_path, nano):
+    by_hand = tmp_path / "masks" / "i000.png"
+    by_hand.parent.mkdir()
+    by_hand.write_bytes(b"by hand")
+    with pytest.raises(ValueError, match=r"holds files that were not written here \(first: masks\)"):
+        Session(tmp_path, tiny(), nano)
+    assert by_hand.read_bytes() == b"by hand" and [path.name for path in tmp_path.iterdir()] == ["masks"]
+
+
+def test_one_damaged_image_does_not_block_later_ones(tmp_path, nano):
+    paths = []
+    for scan in tiny(4):
+        paths.append(tmp_path / f"{scan.name}.png")
+        Image.fromarray(scan.image).save(paths[-1])
+    paths[0].write_bytes(b"nothing")
+    paths[2].write_bytes(paths[2].read_bytes()[:300])
+    with pytest.warns(UserWarning, match=r"passed over: .*i000\.png cannot be read"):
+        session = Session(tmp_path / "s", ImageFiles(paths), nano)
+    session.add(4, 4, 1)
+    said = session.next()
+    assert session.name == "i003" and "i002.png cannot be read" in said and "i000" not in said
+    session.previous()
+    assert session.name == "i001" and len(session.clicks) == 1
+    with pytest.raises(ValueError, match=r"i000\.png cannot be read"):
+        session.previous()
+    session.add(5, 5, 1)
+    assert session.name == "i001" and len(session.clicks) == 2
+    with pytest.raises(ValueError, match=r"i000\.png cannot be read"):
+        Session(tmp_path / "other", ImageFiles(paths[:1]), nano)
+
+
+def test_the_open_image_stays_until_the_next_one_is_there(tmp_path, nano, monkeypatch):
+    session = Session(tmp_path, tiny(2), nano)
+    session.add(4, 4, 1)
+    mask = session.mask
+
+    def full(*_):
+        raise MemoryError("not enough memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nano.model, "encode", full)
+        with pytest.raises(MemoryError):
+            session.next()
+    assert session.name == "i000" and np.array_equal(session.mask, mask)
+    session.add(5, 5, 1)
+    session.next()
+    assert session.name == "i001"
+
+
+def test_a_measurement_that_fails_keeps_the_mask_and_is_said(tmp_path, nano):
+    def measure(mask, scan):
+        raise OverflowError("too long")
+
+    session = Session(tmp_path, tiny(2), nano, measure=measure)
+    session.add(4, 4, 1)
+    session.set_done()
+    assert table(tmp_path)[0]["not_measured"] == "OverflowError: too long" and table(tmp_path)[0]["state"] == "done"
+    session.next()
+    assert session.name == "i001"
+
+
+def test_the_table_is_not_written_at_every_click(tmp_path, nano, monkeypatch):
+    written = []
+    monkeypatch.setattr(correct, "write_csv", lambda path, rows: written.append(len(rows)))
+    session = Session(tmp_path, tiny(2), nano)
+    for number in range(5):
+        session.add(number, 4, 1)
+    assert written == [1]
+    session.next()
+    assert written == [1, 1]
+
+
 # --- Triage
 
 
@@ -335,20 +476,9 @@ def test_triage_gives_an_order_and_a_reason(nano, small_scans):
     needs = [row["need"] for row in rows]
     assert needs == sorted(needs, reverse=True)
     for row in rows:
-        assert row["need"] == pytest.approx((2 - row["predicted_iou"] - row["agreement"]) / 2)
+        assert row["need"] == pytest.approx((2 - row["predicted_iou"] - row["agreement"]) / 2) and 0 <= row["need"] <= 1
         assert f"{row['predicted_iou']:.2f}" in row["reason"] or f"{row['agreement']:.2f}" in row["reason"] or (
             row["root_share"] == 0 and "no root" in row["reason"]
         )  # fmt: skip
     backwards = triage(nano, [blank, small_scans[1], small_scans[0]])
     assert [row["image"] for row in backwards] == [row["image"] for row in rows], "the list's order plays no part"
-
-
-def test_moved_prompts_measure_agreement(nano, small_scans, monkeypatch):
-    corrector = Corrector(nano, small_scans[0].image)
-    tile = corrector._tiles[0]
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": tile.start.expand(3, -1, -1, -1)})())
-    points = np.full((3, 2, 2), 20)
-    assert corrector.moved_prompts(points) == 1.0
-    nothing = torch.full_like(tile.start, -1.0).expand(3, -1, -1, -1)
-    monkeypatch.setattr(nano, "decode", lambda *a, **k: type("P", (), {"logits": nothing})())
-    assert corrector.moved_prompts(points) == 0.0

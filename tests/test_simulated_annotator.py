@@ -1,21 +1,29 @@
 """The simulated annotator: times, clicks needed, intervals over tubes, and a run that goes on."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.evaluation import annotator as simulated_annotator
-from rootsam_lib.evaluation.annotator import TIME_SOURCES, TimeModel, annotate, clicks_until, main, simulate, summarise
+from rootsam_lib.evaluation import clicks
+from rootsam_lib.evaluation.clicks import (
+    TIME_SOURCES,
+    TimeModel,
+    clicks_until,
+    corrected_row,
+    simulate,
+    summarise,
+)
 from rootsam_lib.lessons.cost import measured_minutes
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import write_json
 
 
 @pytest.fixture(scope="module")
 def nano():
-    return build_sam("nano")
+    return Predictor(build_sam("nano"), tile_size=256)
 
 
 def row(tube: str, scores: list[float], lengths: list[float], true: float = 100.0) -> dict:
@@ -53,51 +61,49 @@ def test_summary_by_hand():
         summarise([])
 
 
+def annotated(nano, scan, most=6, jitter=1.0, **options) -> dict:
+    rng = np.random.default_rng(0)
+    nano.set_image(scan.image)
+    return corrected_row(nano.correct, scan.mask, most, rng, jitter, clicks.SKIP, **options)
+
+
 def test_one_scan(nano, small_scans):
     scan = small_scans[0]
-    told = annotate(nano, scan, clicks=6)
+    told = annotated(nano, scan)
     assert len(told["root_iou"]) == len(told["cl_dice"]) == len(told["length"]) == 7
-    assert told == annotate(nano, scan, clicks=6) and told["given"] == len(told["clicks"]) == 6
+    assert told == annotated(nano, scan) and told["given"] == len(told["clicks"]) == 6
     assert len({(x, y) for x, y, _ in told["clicks"]}) == 6, "nobody clicks twice on one place"
-    assert told["clicks"] != annotate(nano, scan, clicks=6, jitter=3.0)["clicks"]
-    exact = annotate(nano, scan, clicks=1, jitter=0.0)["clicks"][0]
+    assert told["clicks"] != annotated(nano, scan, jitter=3.0)["clicks"]
+    exact = annotated(nano, scan, 1, 0.0)["clicks"][0]
     assert scan.mask[exact[1], exact[0]] == exact[2], "without tremor a click says the truth"
+    few = annotated(nano, scan, at=(0, 6))
+    assert [k for k, value in enumerate(few["cl_dice"]) if not np.isnan(value)] == [0, 6]
+    assert few["length"][6] == told["length"][6] and few["root_iou"] == told["root_iou"]
     with pytest.raises(ValueError, match="no mask"):
-        annotate(nano, Scan(scan.image, None, "bare", "T1"))
+        simulate({"base": nano}, [Scan(scan.image, None, "bare", "T1")])
 
 
 def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
-    calls = []
-    monkeypatch.setattr(simulated_annotator, "annotate", lambda *a, **k: calls.append(a[1].name) or annotate(*a, **k))
+    done = []
+    monkeypatch.setattr(clicks, "corrected_row", lambda *given: done.append(given[2]) or corrected_row(*given))
     options = {"out": tmp_path, "clicks": 2}
     simulate({"base": nano}, small_scans[:1], **options)
     results = simulate({"base": nano}, small_scans[:3], **options)
-    assert calls == ["s0", "s1", "s2"], "the first scan is read, not annotated again"
+    assert len(done) == 3, "the first scan is read, not annotated again"
     assert results["rows"]["base"]["scans"] == 3 and results["rows"]["base"]["tubes"] == 2
     assert results["rows"]["base"] == simulate({"base": nano}, small_scans[:3], clicks=2)["rows"]["base"]
+    done.clear()
     simulate({"base": nano}, small_scans[:1], out=tmp_path, clicks=3)
-    assert calls[-1] == "s0", "another setting is another run"
+    assert done == [3], "another setting is another run"
+    other = replace(small_scans[0], mask=np.roll(small_scans[0].mask, 1, 0))
+    simulate({"base": nano}, [other], out=tmp_path, clicks=3)
+    assert done == [3, 3], "another truth under the same name is another scan"
     assert results["data"]["real"] is False and len(results["models"]["base"]["weights"]) == 16
-
-
-def test_command_line(tmp_path, capsys):
-    out = str(tmp_path / "out")
-    arguments = ["--data", "synthetic", "--split", "test", "--limit", "1", "--clicks", "1", "--out", out]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("base: ") and "minutes a scan" in said
-    results = json.loads((tmp_path / "out" / "simulated.json").read_text())
-    assert results["protocol"]["clicks"] == 1 and "1" in results["rows"]["base"]["after_clicks"]
-    assert main([*arguments, "--weights", "stage2"]) == 2
-    assert "is not NAME=FILE" in capsys.readouterr().err
-    assert main([*arguments, "--weights", "stage2=nowhere.safetensors"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: no checkpoint at nowhere") and said.count("\n") == 1
 
 
 def test_the_cost_model_reads_what_the_last_model_needs(nano, small_scans, tmp_path):
     results = simulate({"other": nano, "stage2": nano}, small_scans[:2], clicks=2)
     row = results["rows"]["stage2"]
-    measured = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
-    assert measured.clicks == row["clicks"] and measured.minutes.likely == row["minutes"]
-    assert [measured.minutes.low, measured.minutes.high] == list(row["minutes_interval"])
+    minutes, clicks, _ = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
+    assert clicks == row["clicks"] and minutes.likely == row["minutes"]
+    assert [minutes.low, minutes.high] == list(row["minutes_interval"])

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.scans import Scan, tile
-from rootsam_lib.evaluation.protocols import ModelPredictor, evaluate
-from rootsam_lib.evaluation.validation import prompt_use
+from rootsam_lib.evaluation.protocols import evaluate
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import FixedPrompts
 from rootsam_lib.results import read_json
 from rootsam_lib.training import loop as training
@@ -202,7 +202,7 @@ def test_the_scheduler_watches_a_score_that_can_stall(small_scans, base, tmp_pat
 
 
 def test_predictions_differ_from_the_base_model(stage, small_scans, base):
-    predictors = {"base": ModelPredictor(build_sam("nano", base)), "stage1": ModelPredictor(stage.model())}
+    predictors = {"base": Predictor(build_sam("nano", base)), "stage1": Predictor(stage.model())}
     results = evaluate(predictors, [p for s in small_scans[2:] for p in tile(s, 128)], FixedPrompts(4, 2, seed=0))
     prompted, automatic = results["tables"]["fixed prompts"], results["tables"]["automatic"]
     assert prompted["stage1"]["root_iou"][0] > prompted["base"]["root_iou"][0]
@@ -211,21 +211,9 @@ def test_predictions_differ_from_the_base_model(stage, small_scans, base):
     assert results["models"]["base"]["weights"] != results["models"]["stage1"]["weights"]
 
 
-def test_a_model_that_ignores_its_points_is_seen(small_scans, monkeypatch):
-    patches, model = tile(small_scans[0], 256), build_sam("nano")
-    use = prompt_use(model, patches, FixedPrompts(5, 2))
-    assert use["true points"] > use["moved points"] and set(use) == {"true points", "moved points", "no points"}
-    decode = type(model).decode
-    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: decode(self, features))
-    deaf = prompt_use(model, patches, FixedPrompts(5, 2))
-    assert deaf["true points"] == deaf["moved points"] == deaf["no points"] == use["no points"]
-    with pytest.raises(ValueError, match="take more patches"):
-        prompt_use(model, [replace(p, mask=p.mask & False) for p in patches])
-
-
 def test_patches_without_roots_are_legal(stage, small_scans):
     soil = Scan(small_scans[0].image, np.zeros_like(small_scans[0].mask), "soil", "T009")
-    results = evaluate({"stage1": ModelPredictor(stage.model())}, tile(soil, 128))
+    results = evaluate({"stage1": Predictor(stage.model())}, tile(soil, 128))
     row = results["tables"]["fixed prompts"]["stage1"]
     assert np.isnan(row["root_iou"][0]) and results["images"]["patches_without_roots"] == 4
     assert 0 <= row["soil_false_alarm"][0] <= 1

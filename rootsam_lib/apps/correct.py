@@ -1,17 +1,16 @@
 """A session: a list of images that a person goes through with clicks, saved after each of them.
 
-A session's folder holds masks/X.png (the image's size, root white), clicks/X.json (the log: what was clicked when, on
-which image, with which weights) and session.csv (one row an image). The log is the truth: reopening a folder replays it
-and goes on there, so that a killed kernel costs at most the last click. No widget here: `annotator` shows a session,
-a notebook or a script drives it headless.
+A session's folder holds session.json (how its masks are made), masks/X.png (the image's size, root white),
+clicks/X.json (the log: what was clicked when, on which image, with which weights) and session.csv (one row an image).
+The log is the truth: reopening a folder replays it and goes on there, so that a killed kernel costs at most the last
+click. No widget here: `widget` shows a session, a notebook or a script drives it headless.
 """
 
-import csv
 import hashlib
-import io
-import json
-import os
 import time
+import warnings
+import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,18 +18,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from filelock import FileLock
 
+from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
-from rootsam_lib.data.images import read_image, resolution
-from rootsam_lib.data.scans import Scan, parse_date, parse_tube
+from rootsam_lib.data.datasets import Entry, load_entry
+from rootsam_lib.data.scans import Scan, parse_tube
+from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
-from rootsam_lib.predictor_corrector import Click, Corrector
-from rootsam_lib.results import shown, write_json, write_text
+from rootsam_lib.predictor import Click, Predictor
+from rootsam_lib.prompts import ROOT, SOIL, sample_points
+from rootsam_lib.results import (
+    check_names,
+    claim_folder,
+    progress,
+    read_json,
+    shown,
+    write_csv,
+    write_image,
+    write_json,
+)
 from rootsam_lib.traits import measure as measure_traits
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 UNDO_STEPS = 200
+_LOCKS: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()  # of this process, by folder
 
 
 class Clicked(NamedTuple):
@@ -56,10 +68,8 @@ class ImageFiles(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Scan:
-        path = self.paths[index]
-        dpi, _ = resolution(path)
-        tube = parse_tube(path.stem) or path.stem
-        return Scan(read_image(path), None, path.stem, tube, parse_date(path.stem), 25.4 / dpi if dpi else None)
+        path, name = self.paths[index], self.names[index]
+        return load_entry(Entry(path, None, name, parse_tube(name) or name, None))
 
 
 def image_hash(image: np.ndarray) -> str:
@@ -67,17 +77,9 @@ def image_hash(image: np.ndarray) -> str:
     return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a mask, bool (H, W), atomically as a PNG of one bit a pixel, root white."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(mask).save(partial, format="PNG", compress_level=1)
-    os.replace(partial, path)
-
-
 def traits(mask: np.ndarray, scan: Scan) -> dict[str, float]:
-    """`traits.measure` of a mask, or nothing where the size of a pixel is not known."""
-    return measure_traits(mask, scan.mm_per_px) if scan.mm_per_px else {}
+    """`traits.measure` of a scan's mask."""
+    return measure_traits(mask, scan.mm_per_px)
 
 
 def read_log(path: str | Path) -> dict:
@@ -86,9 +88,14 @@ def read_log(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no click log at {shown(path)}: open the session's folder that holds clicks/X.json.")
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-        [Clicked(**click) for click in log["clicks"]], log["image"]["sha256"], log["setting"]["weights"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        log = read_json(path)
+        for click in (Clicked(**click) for click in log["clicks"]):
+            checked("x", click.x, 0, log["image"]["width"] - 1, whole=True)
+            checked("y", click.y, 0, log["image"]["height"] - 1, whole=True)
+            checked("label", click.label, SOIL, ROOT, whole=True)
+        checked("seconds", log["row"]["seconds"], 0)
+        log["row"]["state"], log["image"]["sha256"], log["setting"]["weights"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{shown(path)} is not a click log, or is damaged ({type(error).__name__}): delete it to start that image "
             "anew, or put the right one in its place."
@@ -115,55 +122,57 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
     if not isinstance(log, Mapping):
         log = read_log(log)
     setting = log["setting"]
-    what = f"the click log of {log['image']['name']}"
-    _refuse_foreign(log, what, {"weights": weights_hash(model)}, image)
-    corrector = Corrector(model, image, setting["input_scale"], setting["tile_size"], setting["start"])
-    return corrector.ask((c["x"], c["y"], c["label"]) for c in log["clicks"])
+    _refuse_foreign(log, f"the click log of {log['image']['name']}", {"weights": weights_hash(model)}, image)
+    predictor = Predictor(model, setting["input_scale"], setting["tile_size"], setting["overlap"])
+    predictor.set_image(image)
+    return predictor.correct([(c["x"], c["y"], c["label"]) for c in log["clicks"]], setting["start"])
 
 
 class Session:
     """A person's way through a list of images. One image is open, and only that one's embedding is kept.
 
     folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `ImageFiles`; where a scan
-    has a mask it serves the error view only. input_scale, tile_size, start: see `Corrector`. measure: what the CSV says of a
-    mask beside its pixels, a function of (mask, scan) that returns a dictionary of numbers. It may take seconds, so it
-    runs when an image is done, left or saved, and not at every click.
-    clock: seconds since 1970. Raises ValueError for names that repeat or cannot be files, and for logs of other weights
-    or another setting.
+    has a mask it serves the error view only. start: see `Predictor.correct`. measure: what the CSV says of a mask
+    beside its pixels, a function of (mask, scan) that returns a dictionary of numbers. It may take seconds, so it runs
+    when an image is done, left or saved, and not at every click.
+    clock: seconds since 1970.
+    A folder belongs to one process; in it, to the session that was made last (as when a notebook's cell is run again).
+    Raises ValueError for names that repeat or cannot be files, for a folder that holds other files, is in use or was
+    made with other weights or another setting, and where no image can be opened.
     """
 
     def __init__(
         self,
         folder: str | Path,
         scans: Sequence[Scan],
-        model: RootSAM,
-        input_scale: float = 1.0,
-        tile_size: int = 1024,
+        predictor: Predictor,
         start: str = "automatic",
         measure: Callable[[np.ndarray, Scan], Mapping[str, float]] = traits,
         clock: Callable[[], float] = time.time,
     ):
-        self.folder, self.scans, self.model = Path(folder), scans, model
+        self.folder, self.scans, self.predictor = Path(folder), scans, predictor
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
-        if not self.names:
-            raise ValueError("a session needs at least one image: check the split, the limit or the folder.")
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise ValueError(f"two images are called {twice}: rename one, for masks are kept by name.")
-        if odd := [name for name in self.names if not name or "/" in name or "\\" in name or name.startswith(".")]:
-            raise ValueError(f"an image is called {odd[0]!r}, which cannot be a file's name: rename it.")
-        weights = weights_hash(model)
-        self.setting = {"model": model.label, "weights": weights, "input_scale": input_scale}
-        self.setting |= {"tile_size": tile_size, "start": start}
+        check_names(self.names)
+        self.setting = predictor.about | {"start": start}
         self.measure, self.clock = measure, clock
         self.rows: dict[str, dict[str, object]] = {}
-        for name in self.names:
-            if self.log_path(name).is_file():
-                log = read_log(self.log_path(name))
-                _refuse_foreign(log, f"the click log of {name}", self.setting)
-                self.rows[name] = log["row"]
-        waiting = [i for i, name in enumerate(self.names) if not self.is_done(i)]
-        self.open(waiting[0] if waiting else 0)
+        held = _LOCKS.get(self.folder.resolve())
+        self._lock = claim_folder(folder, "session.json", self.setting, held)
+        try:
+            for name in self.names:
+                if self.log_path(name).is_file():
+                    log = read_log(self.log_path(name))
+                    _refuse_foreign(log, f"the click log of {name}", self.setting)
+                    self.rows[name] = log["row"]
+            order = sorted(range(len(self.names)), key=self.is_done)  # the first that is not done, in their order
+            if passed := self._open_first(order):
+                warnings.warn(passed, stacklevel=2)
+        except BaseException:
+            if held is None:
+                self._lock.release()
+            raise
+        _LOCKS[self.folder.resolve()] = self._lock
+        self._turn = self._lock.turn = object()
 
     def log_path(self, name: str) -> Path:
         return self.folder / "clicks" / f"{name}.json"
@@ -178,7 +187,7 @@ class Session:
     @property
     def mask(self) -> np.ndarray:
         """The open image's mask, bool (H, W)."""
-        return self.corrector.mask
+        return self.predictor.mask
 
     def is_done(self, index: int) -> bool:
         return self.rows.get(self.names[index], {}).get("state") == "done"
@@ -196,28 +205,41 @@ class Session:
             log = read_log(path)
             _refuse_foreign(log, f"the click log of {self.names[index]}", image=scan.image)
             clicks = tuple(Clicked(**click) for click in log["clicks"])
-        if hasattr(self, "corrector"):
+        # One of its own, so that the open image's stays until the next one is there.
+        settings = {name: self.setting[name] for name in ("input_scale", "tile_size", "overlap", "tta")}
+        predictor = Predictor(self.predictor.model, **settings)
+        predictor.set_image(scan.image)
+        predictor.correct([click[:3] for click in clicks], self.setting["start"])
+        if hasattr(self, "scan"):
             self._finish_row()
-            del self.corrector  # before the next one is made: one embedding in memory, not two
-        options = {key: self.setting[key] for key in ("input_scale", "tile_size", "start")}
-        self.corrector = Corrector(self.model, scan.image, **options)
-        self.corrector.ask(click[:3] for click in clicks)
-        self.scan, self.position, self.clicks = scan, index, clicks
+        self.predictor, self.scan, self.position, self.clicks = predictor, scan, index, clicks
         self._hash = image_hash(scan.image)
         self._past: deque[tuple[Clicked, ...]] = deque(maxlen=UNDO_STEPS)
         self._future: list[tuple[Clicked, ...]] = []
         self._seconds = float(self.rows.get(self.name, {}).get("seconds", 0))
         self._heard = self.clock()
 
-    def next(self) -> None:
-        """Open the next image; the last one stays open."""
-        if self.position + 1 < len(self.names):
-            self.open(self.position + 1)
+    def next(self) -> str:
+        """Open the next image; the last one stays open. Returns what was passed over because it cannot be opened."""
+        return self._open_first(range(self.position + 1, len(self.names)))
 
-    def previous(self) -> None:
-        """Open the image before; the first one stays open."""
-        if self.position > 0:
-            self.open(self.position - 1)
+    def previous(self) -> str:
+        """Open the image before, as `next` does; the first one stays open."""
+        return self._open_first(range(self.position - 1, -1, -1))
+
+    def _open_first(self, indices: Iterable[int]) -> str:
+        """Open the first of these images that can be opened; raises the first one's error where none can."""
+        errors: list[Exception] = []
+        for index in indices:
+            try:
+                self.open(index)
+            except Exception as error:  # damaged, gone, too large: the others are no worse for it
+                errors.append(error)
+            else:
+                return "; ".join(f"passed over: {error}" for error in errors)
+        if errors:
+            raise errors[0]
+        return ""
 
     def set_done(self, done: bool = True) -> None:
         """Say that the open image's mask is good (or take that back); its row gets what `measure` says."""
@@ -244,14 +266,15 @@ class Session:
     def undo(self) -> None:
         """Take the last change back. After a reopening: the last click."""
         if self._past or self.clicks:
-            self._future.append(self.clicks)
-            self._set(self._past.pop() if self._past else self.clicks[:-1])
+            self._future.append(self._set(self._past[-1] if self._past else self.clicks[:-1]))
+            if self._past:
+                self._past.pop()
 
     def redo(self) -> None:
         """Do again what was last undone."""
         if self._future:
-            self._past.append(self.clicks)
-            self._set(self._future.pop())
+            self._past.append(self._set(self._future[-1]))
+            self._future.pop()
 
     def apply(self, clicks: Iterable[Click]) -> None:
         """The headless path: add these clicks one after the other, without those that are there already."""
@@ -265,22 +288,28 @@ class Session:
             raise IndexError(f"there is no click {number}: this image has {len(self.clicks)}, counted from 0.")
 
     def _edit(self, clicks: list[Sequence], new: int | None = None) -> None:
-        before = self.clicks
-        mask = self.corrector.ask(click[:3] for click in clicks)  # refuses before anything changes
+        self._refuse_old()
+        mask = self._correct(clicks)  # refuses before anything changes
         if new is not None:
-            x, y, label = self.corrector.clicks[new]
+            x, y, label = self.predictor.clicks[new]
             stamp = datetime.fromtimestamp(self.clock(), timezone.utc).isoformat(timespec="milliseconds")
-            iou = round(self.corrector.predicted_iou, 4)
-            clicks[new] = Clicked(x, y, label, stamp, iou, bool(mask[y, x]) == bool(label))
-        self._past.append(before)
+            estimate = round(self.predictor.predicted_iou, 4)
+            clicks[new] = Clicked(x, y, label, stamp, estimate, bool(mask[y, x]) == bool(label))
+        self._past.append(self.clicks)
         self._future.clear()
         self.clicks = tuple(clicks)
         self._save("open")
 
-    def _set(self, clicks: tuple[Clicked, ...]) -> None:
-        self.corrector.ask(click[:3] for click in clicks)
-        self.clicks = clicks
+    def _set(self, clicks: tuple[Clicked, ...]) -> tuple[Clicked, ...]:
+        """Put other clicks in the place of those that are there; returns these."""
+        self._refuse_old()
+        self._correct(clicks)
+        before, self.clicks = self.clicks, clicks
         self._save("open")
+        return before
+
+    def _correct(self, clicks: Iterable[Sequence]) -> np.ndarray:
+        return self.predictor.correct([click[:3] for click in clicks], self.setting["start"])
 
     # --- Files
 
@@ -288,12 +317,17 @@ class Session:
         """Write log, mask and row of the open image again, with what `measure` says."""
         self._save(str(self.rows.get(self.name, {}).get("state", "open")), measured=True)
 
+    def _refuse_old(self) -> None:
+        if self._turn is not self._lock.turn:
+            raise ValueError(f"the session in {self.folder.name} was opened again since: go on with the newer one.")
+
     def _finish_row(self) -> None:
         row = self.rows.get(self.name)
         if row and row["state"] == "open":
             self._save("open", measured=True)
 
     def _save(self, state: str, measured: bool = False) -> None:
+        self._refuse_old()
         now = self.clock()
         self._seconds += min(max(now - self._heard, 0), PAUSE)
         self._heard = now
@@ -305,34 +339,67 @@ class Session:
             "obeyed": sum(click.obeyed for click in self.clicks),
             "seconds": round(self._seconds, 1),
             "root_pixels": int(self.mask.sum()),
-            "predicted_iou": round(self.corrector.predicted_iou, 4),
+            "predicted_iou": round(self.predictor.predicted_iou, 4),
         }
         if measured:
-            said = self.measure(self.mask, self.scan)
-            plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()}
-            row |= {key: None if value != value else value for key, value in plain.items()}  # NaN: empty in the CSV
+            row |= self._measured()
         height, width = self.mask.shape
         log = {
-            "image": {
-                "name": self.name,
-                "sha256": self._hash,
-                "height": height,
-                "width": width,
-            },
+            "image": {"name": self.name, "sha256": self._hash, "height": height, "width": width},
             "setting": self.setting,
             "clicks": [click._asdict() for click in self.clicks],
             "row": row,
         }
-        self.rows[self.name] = row
         write_json(self.log_path(self.name), log)
-        write_mask(self.mask_path(self.name), self.mask)
-        write_text(self.folder / "session.csv", self._table())
+        write_image(self.mask_path(self.name), self.mask)
+        changed = measured or state != self.rows.get(self.name, {}).get("state")
+        self.rows[self.name] = row
+        if changed:  # not at every click, which would cost more the more images there are; the log has the row
+            write_csv(self.folder / "session.csv", [self.rows[name] for name in self.names if name in self.rows])
 
-    def _table(self) -> str:
-        rows = [self.rows[name] for name in self.names if name in self.rows]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return table.getvalue()
+    def _measured(self) -> dict[str, object]:
+        """What `measure` says, in plain numbers; where it fails, why, so that the mask is kept all the same."""
+        try:
+            said = self.measure(self.mask, self.scan)
+        except Exception as error:
+            return {"not_measured": f"{type(error).__name__}: {error}"}
+        return {key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()}
+
+
+# --- Which image needs a person most?
+
+
+def triage(
+    predictor: Predictor, scans: Sequence[Scan], sets: int = 4, points: int = 5, jitter: float = 3.0, seed: int = 0
+) -> list[dict[str, object]]:
+    """Images in the order in which they need a person, asked without any truth, each a row: index, image, need,
+    predicted_iou, agreement, root_share and the reason in words.
+
+    predicted_iou: the model's estimate for its mask of all roots, mean over tiles. agreement: mean IoU of that mask
+    with the masks of `sets` prompt sets of `points` points each, drawn from the mask itself and moved by `jitter` px
+    (SD). need: the mean of 1 - predicted_iou and 1 - agreement. Every image is encoded once. Seeded by image name, so
+    the order of the list does not matter.
+    """
+    rows = []
+    for index in progress(range(len(scans)), "triage", "image", leave=False):
+        scan = scans[index]
+        predictor.set_image(scan.image)
+        mask = predictor.correct()
+        sure = min(max(predictor.predicted_iou, 0), 1)
+        rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
+        agreements = []
+        for _ in range(sets if mask.any() else 0):
+            drawn = sample_points(mask, points, 0, rng).points
+            moved = np.rint(drawn + rng.normal(0, jitter, drawn.shape)).astype(int)
+            moved = np.clip(moved, 0, np.array(mask.shape[::-1]) - 1)
+            agreements.append(iou(count(predictor.predict(moved, np.full(len(moved), ROOT))[0][0], mask)))
+        steady = float(np.mean(agreements)) if agreements else 1.0
+        if not mask.any():
+            reason = "no root found: is there none?"
+        elif steady < sure:
+            reason = f"its masks agree only {steady:.2f} when its points move"
+        else:
+            reason = f"it expects an IoU of only {sure:.2f}"
+        row = {"index": index, "image": scan.name, "need": 1 - (sure + steady) / 2, "predicted_iou": sure}
+        rows.append(row | {"agreement": steady, "root_share": float(mask.mean()), "reason": reason})
+    return sorted(rows, key=lambda row: (-row["need"], row["index"]))

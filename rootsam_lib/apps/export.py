@@ -4,29 +4,20 @@ A RootPainter annotation (Smith et al. 2022) is a PNG of the image's size: red w
 they marked soil, transparent elsewhere.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import distance_transform_edt, label
 
+from rootsam_lib import checked
 from rootsam_lib.data.images import open_image
 from rootsam_lib.data.scans import Scan, parse_tube
-from rootsam_lib.predictor_corrector import Click
-from rootsam_lib.prompts import ROOT, SOIL
-from rootsam_lib.results import shown, write_json
+from rootsam_lib.predictor import Click
+from rootsam_lib.prompts import ROOT
+from rootsam_lib.results import check_names, claim_folder, shown, write_image, write_json
 
+PARTS = ("", "train", "valid", "test")
 RED, GREEN = (255, 0, 0, 180), (0, 255, 0, 180)
-
-
-def save_png(path: str | Path, pixels: np.ndarray) -> Path:
-    """Write a mask, bool (H, W), as 0 and 255, or any uint8 image, as PNG, making its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(path)
-    return path
 
 
 # --- RootPainter
@@ -76,18 +67,6 @@ def from_rootpainter(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return root, soil
 
 
-def annotation_clicks(root: np.ndarray, soil: np.ndarray) -> list[Click]:
-    """One click for every painted piece, at its pixel deepest inside: how a foreign annotation starts a session."""
-    clicks = []
-    for painted, kind in ((root, ROOT), (soil, SOIL)):
-        pieces, count = label(painted, np.ones((3, 3), int))
-        depth = distance_transform_edt(np.pad(painted, 1))[1:-1, 1:-1]
-        for piece in range(1, count + 1):
-            row, column = np.unravel_index(int(np.where(pieces == piece, depth, 0).argmax()), depth.shape)
-            clicks.append(Click(int(column), int(row), kind))
-    return clicks
-
-
 # --- COCO
 
 
@@ -104,11 +83,15 @@ def to_rle(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def from_rle(rle: Mapping) -> np.ndarray:
-    """The mask, bool (H, W), of uncompressed run lengths. Raises ValueError where they do not fill the image."""
-    height, width = rle["size"]
-    counts = rle["counts"]
-    if isinstance(counts, (str, bytes)):
-        raise ValueError("these run lengths are compressed to a string: decode them with pycocotools first.")
+    """The mask, bool (H, W), of uncompressed run lengths. Raises ValueError for others, or where they do not fill the
+    image."""
+    try:
+        height, width = (checked("size", side, 1, whole=True) for side in rle["size"])
+        if isinstance(rle["counts"], (str, bytes)):
+            raise ValueError("these run lengths are compressed to a string: decode them with pycocotools first.")
+        counts = [checked("counts", run, 0, whole=True) for run in rle["counts"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"these are no run lengths ({type(error).__name__}): give size and counts.") from None
     if sum(counts) != height * width:
         raise ValueError(f"run lengths cover {sum(counts)} pixels of an image of {height} × {width}: damaged.")
     values = np.arange(len(counts)) % 2 == 1
@@ -116,9 +99,14 @@ def from_rle(rle: Mapping) -> np.ndarray:
 
 
 def write_coco(path: str | Path, masks: Mapping[str, np.ndarray]) -> Path:
-    """COCO's JSON with one annotation, all roots of it, per image; masks bool (H, W) by file name."""
+    """COCO's JSON with one annotation, all roots of it, per image; masks bool (H, W) by file name.
+
+    Raises ValueError for a name that leads out of the folder of images.
+    """
     images, annotations = [], []
     for number, (name, mask) in enumerate(masks.items(), start=1):
+        if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:  # knows / and \\ both
+            raise ValueError(f"an image is called {name!a}, which leads out of its folder: give a name inside it.")
         height, width = mask.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -131,24 +119,6 @@ def write_coco(path: str | Path, masks: Mapping[str, np.ndarray]) -> Path:
     return write_json(path, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def read_coco(path: str | Path) -> dict[str, np.ndarray]:
-    """Masks, bool (H, W), by file name; an image's annotations are laid over each other.
-
-    Raises ValueError for a file that is not of this form; polygons are not read.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        masks = {image["file_name"]: np.zeros((image["height"], image["width"]), bool) for image in content["images"]}
-        for entry in content["annotations"]:
-            masks[names[entry["image_id"]]] |= from_rle(entry["segmentation"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{shown(path)} is not COCO with run lengths ({type(error).__name__}: {error}): export masks as RLE."
-        ) from None
-    return masks
-
-
 # --- Back into training
 
 
@@ -157,14 +127,30 @@ def export_folder(folder: str | Path, scans: Sequence[Scan], masks: Sequence[np.
 
     part: "train", "valid" or "test" puts them into that part of the split; "" leaves the split to the reader. A scan
     whose name does not tell its tube gets it in front, so that the split keeps tubes together. The resolution goes into
-    the image's own entry.
+    the image's own entry. Returns the folder of the part.
+    Raises ValueError before anything is written: for another part, names that repeat or cannot be files' names, a mask
+    of another size than its image, and a folder that holds files which this function did not write.
     """
-    folder = Path(folder) / part
+    folder = Path(folder).expanduser()
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}: choose one of {', '.join(map(repr, PARTS))}.")
+    if len(masks) != len(scans):
+        raise ValueError(f"{len(scans)} scans and {len(masks)} masks are given: give one mask a scan.")
+    names = []
     for scan, mask in zip(scans, masks, strict=True):
-        name = scan.name if parse_tube(scan.name) == scan.tube or not parse_tube(f"{scan.tube}_") else ""
-        name = name or f"{scan.tube}_{scan.name}"
-        save_png(folder / "masks" / f"{name}.png", mask)
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        dpi = {"dpi": (25.4 / scan.mm_per_px,) * 2} if scan.mm_per_px else {}
-        Image.fromarray(scan.image).save(folder / "images" / f"{name}.png", **dpi)
-    return folder
+        if mask.dtype != bool or mask.shape != scan.image.shape[:2]:
+            raise ValueError(
+                f"{scan.name}: the mask is {mask.dtype} {mask.shape}, but must be bool and of the image's size."
+            )
+        told = parse_tube(scan.name) == scan.tube or not parse_tube(f"{scan.tube}_")
+        names.append(scan.name if told else f"{scan.tube}_{scan.name}")
+    check_names(names)
+    lock = claim_folder(folder, "export.json", {"made_by": "rootsam_lib.apps.export"})
+    try:
+        for scan, mask, name in zip(scans, masks, names, strict=True):
+            dpi = {"dpi": (25.4 / scan.mm_per_px,) * 2} if scan.mm_per_px else {}
+            write_image(folder / part / "masks" / f"{name}.png", mask)
+            write_image(folder / part / "images" / f"{name}.png", scan.image, **dpi)
+    finally:
+        lock.release()
+    return folder / part

@@ -1,4 +1,4 @@
-// The canvas of annotator.py. Places are in pixels of the image; `view` says where the image lies on the canvas.
+// The canvas of widget.py. Places are in pixels of the image; `view` says where the image lies on the canvas.
 const STYLE = `
 .rootsam { font: 13px/1.4 system-ui, sans-serif; color: var(--jp-ui-font-color1, #222); }
 .rootsam .bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; margin: 4px 0; }
@@ -29,7 +29,6 @@ const HELP = [
   ["[ and ]", "overlay opacity"], ["N, P", "next, previous image"], ["D", "done"], ["S", "save"],
   ["touch", "tap: the chosen kind of point; drag a point, or tap it and remove it; one finger pans, two zoom"], ["H", "this help"],
 ];
-const COLOURS = { 1: "#2fd32f", 0: "#ff2d2d" };
 // px of the screen, for a mouse and for a finger: how close to a point it must be; less of a way is a click and no drag
 const NEAR = { mouse: 9, touch: 18 };
 const STILL = { mouse: 4, touch: 10 };
@@ -60,7 +59,7 @@ function render({ model, el }) {
   let picture = null, layer = null, kind = 1, opacity = 0.55, touched = -1, mouse = null, drag = null, asked = 0, drawn = 0;
   const fingers = new Map();
 
-  const status = () => model.get("status");
+  const status = () => model.get("status"), colours = model.get("colours");
   const points = () => model.get("points");
   const send = (message) => { asked = performance.now(); canvas.dataset.waiting = "1"; model.send(message); };
 
@@ -123,11 +122,11 @@ function render({ model, el }) {
       pen.strokeStyle = "white";
       if (label) {
         pen.arc(sx, sy, r, 0, 2 * Math.PI);
-        pen.fillStyle = COLOURS[1]; pen.fill(); pen.lineWidth = rim; pen.stroke();
+        pen.fillStyle = colours.root; pen.fill(); pen.lineWidth = rim; pen.stroke();
       } else { // a cross: green and red alone are the same to one man in twelve
         pen.moveTo(sx - r, sy - r); pen.lineTo(sx + r, sy + r); pen.moveTo(sx - r, sy + r); pen.lineTo(sx + r, sy - r);
         pen.lineCap = "round"; pen.lineWidth = 4 + 2 * rim; pen.stroke();
-        pen.lineWidth = 4; pen.strokeStyle = COLOURS[0]; pen.stroke();
+        pen.lineWidth = 4; pen.strokeStyle = colours.soil; pen.stroke();
       }
     });
     Object.assign(canvas.dataset, { scale: view.scale, x: view.x, y: view.y }); // where the image lies, for whoever asks
@@ -141,8 +140,7 @@ function render({ model, el }) {
     find(".said").textContent = s.message;
     find(".said").classList.toggle("wrong", s.refused);
     find(".legend").innerHTML = s.view !== "error" ? "" :
-      [["#94c11f", "found"], ["#e84a27", "missed"], ["#0056a4", "false root"]]
-        .map(([colour, what]) => `<span class="key" style="background:${colour}"></span>${what}`).join("");
+      ["found", "missed", "false root"].map((what) => `<span class="key" style="background:${colours[what]}"></span>${what}`).join("");
     find('[data-do="done"]').classList.toggle("on", s.done);
     find('[data-do="done"]').textContent = s.done ? "done ✓" : "done";
     find('[data-do="previous"]').disabled = s.position === 0;

@@ -19,6 +19,7 @@ from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, ST
 from rootsam_lib.prompts import ROOT
 
 VIEWS = ("mask", "error", "image")
+COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
 
 
 def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
@@ -48,6 +49,7 @@ class Annotator(anywidget.AnyWidget):
     layer = traitlets.Bytes().tag(sync=True)  # PNG laid over it
     points = traitlets.List().tag(sync=True)  # [x, y, label] in px of the image
     status = traitlets.Dict().tag(sync=True)  # what the line below the canvas says
+    colours = traitlets.Dict(COLOURS).tag(sync=True)
 
     def __init__(self, session: Session):
         super().__init__()
@@ -73,9 +75,14 @@ class Annotator(anywidget.AnyWidget):
             "view": lambda: setattr(self, "_view", message["view"] if message["view"] in VIEWS else "mask"),
         }
         try:
-            actions[message["do"]]()
-            said = {"save": f"saved in {session.folder.name}/"}.get(message["do"], "")
-        except (ValueError, IndexError, KeyError, TypeError, OSError) as error:
+            said = actions[message["do"]]() or ""
+            if message["do"] == "save":
+                said = f"saved in {session.folder.name}/"
+            refused = bool(said) and message["do"] in ("next", "previous")
+            failed = session.rows.get(session.names[before], {}).get("not_measured")
+            if failed and message["do"] in ("save", "done", "next", "previous"):
+                said, refused = f"{session.names[before]} is saved, but could not be measured: {failed}", True
+        except Exception as error:  # whatever it is, it is said on the canvas, and the next click works
             said, refused = str(error) or type(error).__name__, True
         self._show(said, refused, opened=session.position != before)
 
@@ -96,7 +103,7 @@ class Annotator(anywidget.AnyWidget):
                 "images": len(session.names),
                 "done": session.is_done(session.position),
                 "done_images": sum(session.is_done(i) for i in range(len(session.names))),
-                "predicted_iou": session.corrector.predicted_iou,
+                "predicted_iou": session.predictor.predicted_iou,
                 "has_truth": session.scan.mask is not None,
                 "view": self._view,
                 "width": width,

@@ -20,13 +20,23 @@ LEVEL = 0.95
 class RatioTerms(NamedTuple):
     """One score of one model: numerators and denominators, float (images,); the score is sum / sum."""
 
-    over: np.ndarray
-    under: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
 
     @property
     def value(self) -> float:
         """The score over all images, NaN where nothing counts."""
-        return float(ratio(self.over.sum(), self.under.sum()))
+        return float(ratio(self.numerator.sum(), self.denominator.sum()))
+
+    def samples(self, weights: np.ndarray) -> np.ndarray:
+        """The score in each bootstrap sample, float (draws,); weights from `tube_weights`."""
+        return ratio(weights @ self.numerator, weights @ self.denominator)
+
+
+def mean_terms(values: Sequence[float], counted: Sequence[bool] | None = None) -> RatioTerms:
+    """The mean of one value an image; counted: over which images, all when None."""
+    ones = np.ones(len(values)) if counted is None else np.asarray(counted, float)
+    return RatioTerms(np.where(ones > 0, np.asarray(values, float), 0), ones)
 
 
 class Estimate(NamedTuple):
@@ -37,9 +47,10 @@ class Estimate(NamedTuple):
     high: float
 
 
-def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    """over / under, NaN where under is 0."""
-    return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=np.asarray(under) != 0)
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, NaN where that is 0."""
+    unknown = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=unknown, where=np.asarray(denominator) != 0)
 
 
 def tube_weights(tubes: Sequence[str], rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
@@ -53,33 +64,38 @@ def tube_weights(tubes: Sequence[str], rng: np.random.Generator, draws: int = 20
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)[:, home]
 
 
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of bootstrap samples; samples in which nothing counted are left out."""
+def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of bootstrap samples; samples in which nothing counted are left out."""
     known = samples[np.isfinite(samples)]
     if not len(known):
         return float("nan"), float("nan")
-    tail = 100 * (1 - LEVEL) / 2
+    tail = 100 * (1 - level) / 2
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def estimate(parts: RatioTerms, weights: np.ndarray) -> Estimate:
+def _estimate(value: float, samples: np.ndarray, weights: np.ndarray) -> Estimate:
+    """One tube alone says nothing about others: no interval (NaN), and not one of no width."""
+    several = (weights != weights[0]).any()
+    return Estimate(value, *(interval(samples) if several else (float("nan"), float("nan"))))
+
+
+def estimate(terms: RatioTerms, weights: np.ndarray) -> Estimate:
     """A score with its interval, from `tube_weights`."""
-    return Estimate(parts.value, *interval(ratio(weights @ parts.over, weights @ parts.under)))
+    return _estimate(terms.value, terms.samples(weights), weights)
 
 
 def relative_gain(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new / old - 1 with its paired interval: both models on the same images and the same draws."""
-    samples = ratio(*(ratio(weights @ parts.over, weights @ parts.under) for parts in (new, old))) - 1
-    return Estimate(new.value / old.value - 1 if old.value else float("nan"), *interval(samples))
+    value = new.value / old.value - 1 if old.value else float("nan")
+    return _estimate(value, ratio(new.samples(weights), old.samples(weights)) - 1, weights)
 
 
 def difference(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new - old with its paired interval."""
-    samples = ratio(weights @ new.over, weights @ new.under) - ratio(weights @ old.over, weights @ old.under)
-    return Estimate(new.value - old.value, *interval(samples))
+    return _estimate(new.value - old.value, new.samples(weights) - old.samples(weights), weights)
 
 
 def estimates(scores: Mapping[str, RatioTerms], weights: np.ndarray) -> dict[str, list[float]]:
     """[value, low, high] of several scores, as results files hold them."""
-    return {name: list(estimate(parts, weights)) for name, parts in scores.items()}
+    return {name: list(estimate(terms, weights)) for name, terms in scores.items()}

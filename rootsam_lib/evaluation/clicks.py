@@ -1,27 +1,59 @@
-"""Simulated correction: clicks where a mask is most wrong, and what it is worth after each of them.
+"""A person, simulated: who clicks where the mask is most wrong, and takes time for it.
 
-Every click is drawn from the true mask: this is what a perfectly informed person would reach, and not how well
-one sees.
+Every click is drawn from the true mask: this is what a perfectly informed person would reach, and not how well a person
+sees.
 """
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
-from rootsam_lib.data.scans import Patch
-from rootsam_lib.evaluation.bootstrap import RatioTerms
-from rootsam_lib.metrics import cl_dice, count, iou
-from rootsam_lib.predictor_corrector import Click
-from rootsam_lib.prompts import Prompts, next_click
-from rootsam_lib.results import progress
-from rootsam_lib.traits import root_length_mm
+from rootsam_lib.data.scans import Scan, check_masks
+from rootsam_lib.evaluation.bootstrap import RatioTerms, interval, mean_terms, tube_weights
+from rootsam_lib.metrics import cl_dice, count, iou, thinned
+from rootsam_lib.predictor import Click, Predictor
+from rootsam_lib.prompts import next_click
+from rootsam_lib.results import progress, provenance, read_json, write_json
 
-Ask = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W)
+Predict = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W): `Predictor.correct`
 CLICKS = (0, 1, 3, 5, 10, 20)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
+SHARE = 0.95  # of the root IoU with all clicks: enough
+SKIP = 6  # px around a click within which nobody clicks again
+TIME_SOURCES = {
+    "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "
+    "1.5 s between strokes; a scan of 2550 x 2273 px needs zooming. Upper end: our assumption, no value found",
+    "click": "0.7 to 1.4 s: a stroke on soil and on root in RootPainter's simulated annotator; a click is no longer",
+    "review": "20 to 60 s to look over the scan before and after: our assumption, no value found in the literature",
+}
 
 
-def aim(
+@dataclass(frozen=True)
+class TimeModel:
+    """Seconds of a person's time, each as (least, most); a value between is as likely as another. See TIME_SOURCES."""
+
+    find: tuple[float, float] = (1.0, 6.0)  # per click
+    click: tuple[float, float] = (0.7, 1.4)  # per click
+    review: tuple[float, float] = (20.0, 60.0)  # per scan
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in asdict(self).items():
+            if not 0 <= least <= most:
+                raise ValueError(f"{name} is {least} to {most} s: give two times, the shorter one first.")
+
+    def minutes(self, clicks: float | np.ndarray, rng: np.random.Generator | None = None) -> float | np.ndarray:
+        """Minutes for a scan with so many clicks: at the middle of the ranges, or, with `rng`, drawn from them."""
+        find, click, review = ((sum(r) / 2 if rng is None else rng.uniform(*r)) for r in asdict(self).values())
+        return (review + clicks * (find + click)) / 60
+
+
+# --- One image
+
+
+def simulate_click(
     truth: np.ndarray,
     mask: np.ndarray,
     rng: np.random.Generator,
@@ -29,7 +61,7 @@ def aim(
     given: Sequence[Click] = (),
     skip: int = 0,
 ) -> Click | None:
-    """The next click: `next_click`, moved by a normal error of `jitter` px where that stays in the same mistake.
+    """The next click: `next_click`, moved by a normal error of `jitter` px (SD) where that stays in the same mistake.
 
     A click in the exact middle flatters a model. skip: px around each click in `given` within which mistakes are passed
     over: a person sees that a click did nothing there, and goes on. 0 is the RITM rule. None when nothing is wrong.
@@ -50,56 +82,156 @@ def aim(
 
 
 def correct(
-    ask: Ask, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0, skip: int = 0
+    predict: Predict, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0, skip: int = 0
 ) -> tuple[list[np.ndarray], list[Click]]:
     """The masks with 0, 1, ... `clicks` clicks, and the clicks. Where nothing is wrong any more the mask stays."""
-    masks, given = [ask([])], []
-    while len(given) < clicks and (click := aim(truth, masks[-1], rng, jitter, given, skip)) is not None:
+    masks, given = [predict([])], []
+    while len(given) < clicks:
+        click = simulate_click(truth, masks[-1], rng, jitter, given, skip)
+        if click is None:
+            break
         given.append(click)
-        masks.append(ask(given))
+        masks.append(predict(given))
     return masks + masks[-1:] * (clicks + 1 - len(masks)), given
 
 
-def asker(predictor: Callable, image: np.ndarray) -> Ask:
-    """How one image is asked again and again: a model through its session, anything else with all points at once."""
-    if hasattr(predictor, "session"):
-        return predictor.session(image)
-
-    def ask(given: Sequence[Click]) -> np.ndarray:
-        rows = np.array(given, np.float32).reshape(-1, 3)
-        return predictor(image, Prompts(rows[:, :2], rows[:, 2].astype(np.int64)) if given else None)
-
-    return ask
+def skeleton_length(mask: np.ndarray) -> float:
+    """Pixels of the mask's centre lines: a length that is short by the same share for every mask of one image."""
+    return float(thinned(mask).sum())
 
 
-def correction_parts(
-    predictor: Callable,
-    patches: Sequence[Patch],
-    clicks: Sequence[int] = CLICKS,
-    jitter: float = 2.0,
-    seed: int = 0,
-) -> dict[str, RatioTerms]:
-    """Scores after so many simulated clicks, over the patches with roots: "root_iou@k", "cl_dice@k", "length_bias@k"
-    (found / true root length - 1, pooled), and for each threshold t "noc@t" (clicks until root IoU reaches t, failures
-    counted as the most clicks) and "failures@t" (share of patches that do not reach it).
+def corrected_row(
+    predict: Predict,
+    truth: np.ndarray,
+    clicks: int,
+    rng: np.random.Generator,
+    jitter: float,
+    skip: int,
+    length: Callable[[np.ndarray], float] = skeleton_length,
+    at: Collection[int] | None = None,
+) -> dict[str, object]:
+    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks, the clicks, and how many it obeyed.
 
-    predictor: as in `protocols`. Raises ValueError where no patch has roots.
+    at: after which numbers of clicks centre-line Dice and length are measured, all when None; the others are NaN.
     """
-    rooted = [patch for patch in patches if patch.mask.any()]
-    if not rooted:
-        raise ValueError("none of the patches has a root, so there is nothing to correct: take more patches.")
-    most, rows = max(clicks), []
-    for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
-        rng = np.random.default_rng([seed, number])
-        masks, _ = correct(asker(predictor, patch.image), patch.mask, most, rng, jitter)
-        ious = [iou(count(mask, patch.mask)) for mask in masks]
-        scale = patch.mm_per_px or 1.0
-        true_mm = root_length_mm(patch.mask, scale)
-        row = {f"root_iou@{k}": (ious[k], 1) for k in clicks}
-        row |= {f"cl_dice@{k}": (cl_dice(masks[k], patch.mask), 1) for k in clicks}
-        row |= {f"length_bias@{k}": (root_length_mm(masks[k], scale) - true_mm, true_mm) for k in clicks}
-        for t in THRESHOLDS:
-            reached = next((k for k, value in enumerate(ious) if value >= t), None)
-            row |= {f"noc@{t:g}": (most if reached is None else reached, 1), f"failures@{t:g}": (reached is None, 1)}
-        rows.append(row)
-    return {key: RatioTerms(*np.array([row[key] for row in rows], float).T) for key in rows[0]}
+    masks, given = correct(predict, truth, clicks, rng, jitter, skip)
+
+    def measured(score: Callable[[np.ndarray], float]) -> list[float]:
+        return [score(mask) if at is None or k in at else float("nan") for k, mask in enumerate(masks)]
+
+    return {
+        "root_iou": [iou(count(mask, truth)) for mask in masks],
+        "cl_dice": measured(lambda mask: cl_dice(mask, truth)),
+        "length": measured(length),
+        "true_length": length(truth),
+        "obeyed": sum(int(mask[y, x] == label) for mask, (x, y, label) in zip(masks[1:], given, strict=False)),
+        "given": len(given),
+        "clicks": [list(click) for click in given],
+    }
+
+
+# --- Many images
+
+
+def clicks_until(scores: Sequence[float], goal: float) -> int:
+    """The first number of clicks after which a score reaches the goal; where it never does, all that were tried."""
+    return next((k for k, score in enumerate(scores) if score >= goal), len(scores) - 1)
+
+
+def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
+    """Scores over the rows of `corrected_row`: after k clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true
+    length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
+    threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
+    does not reach it)."""
+    ious, cl_dices, lengths = (np.array([row[key] for row in rows], float) for key in ("root_iou", "cl_dice", "length"))
+    true = np.array([row["true_length"] for row in rows], float)
+    off, terms = lengths - true[:, None], {}
+    for k in clicks:
+        terms |= {f"root_iou@{k}": mean_terms(ious[:, k]), f"cl_dice@{k}": mean_terms(cl_dices[:, k])}
+        terms[f"length_bias@{k}"] = RatioTerms(off[:, k], true)
+        terms[f"length_error@{k}"] = mean_terms(np.abs(off[:, k]) / np.where(true > 0, true, 1), true > 0)
+    for t in THRESHOLDS:
+        terms[f"noc@{t:g}"] = mean_terms([clicks_until(row, t) for row in ious])
+        terms[f"failures@{t:g}"] = mean_terms(ious.max(axis=1) < t)
+    return terms
+
+
+def summarise(
+    rows: Sequence[Mapping], times: TimeModel = TimeModel(), draws: int = 2000, seed: int = 0
+) -> dict[str, object]:
+    """Clicks and minutes per scan with 95 % intervals, and scores after k clicks, over one model's scans.
+
+    Clicks: until the root IoU is within 95 % of the same model's with all clicks. A model that ignores its clicks
+    needs none by this definition, so look at `after_clicks` and `obeyed_share` as well. Intervals draw whole tubes; in
+    that of the minutes, the seconds of the time model are drawn anew as well. Raises ValueError for no row.
+    """
+    if not rows:
+        raise ValueError("no scan was annotated: check the split and the limit.")
+    rng, most = np.random.default_rng(seed), len(rows[0]["root_iou"]) - 1
+    needed = mean_terms([clicks_until(row["root_iou"], SHARE * row["root_iou"][-1]) for row in rows])
+    clicks = needed.samples(tube_weights([row["tube"] for row in rows], rng, draws))
+    minutes = np.array([times.minutes(mean, rng) for mean in clicks])
+    shown = sorted({k for k in CLICKS if k < most} | {most})
+    terms, given = correction_terms(rows, shown), sum(row["given"] for row in rows)
+    return {
+        "scans": len(rows),
+        "tubes": len({row["tube"] for row in rows}),
+        "clicks": needed.value,
+        "clicks_interval": list(interval(clicks)),
+        "minutes": float(times.minutes(needed.value)),
+        "minutes_interval": list(interval(minutes)),
+        "obeyed_share": sum(row["obeyed"] for row in rows) / given if given else 1.0,
+        "after_clicks": {
+            k: {name: terms[f"{name}@{k}"].value for name in ("root_iou", "cl_dice", "length_error")} for k in shown
+        },
+    }
+
+
+def simulate(
+    predictors: Mapping[str, Predictor],
+    scans: Sequence[Scan],
+    out: str | Path | None = None,
+    clicks: int = 20,
+    jitter: float = 1.0,
+    seed: int = 0,
+    real: bool = False,
+) -> dict[str, object]:
+    """Several models, each corrected on the same whole scans: a results dictionary, "rows" (see `summarise`) by name.
+
+    After a click that changed nothing the next one goes elsewhere (`SKIP`). out: a folder that keeps a file per scan
+    and model; what is there already, from the same weights and settings, is read instead of annotated again. real:
+    whether these are photographs or drawn. Raises ValueError for a scan without mask.
+    """
+    check_masks(scans)
+    setting = {"clicks": clicks, "jitter": jitter, "seed": seed}
+    about = {name: predictor.about for name, predictor in predictors.items()}
+    rows: dict[str, list[dict]] = {name: [] for name in predictors}
+    for name, predictor in predictors.items():
+        for scan in progress(scans, f"annotate: {name}", "scan", leave=False):
+            made_with = (
+                setting | about[name] | {"scan": [zlib.crc32(scan.image.tobytes()), zlib.crc32(scan.mask.tobytes())]}
+            )
+            file = Path(out) / name / f"{scan.name}.json" if out else None
+            kept = read_json(file) if file and file.is_file() else {}
+            if kept.get("setting") != made_with:
+                rng = np.random.default_rng([seed, scan.mask.shape[0], int(scan.mask.sum())])
+                predictor.set_image(scan.image)
+                row = corrected_row(predictor.correct, scan.mask, clicks, rng, jitter, SKIP)
+                kept = {"setting": made_with, "row": {"name": scan.name, "tube": scan.tube} | row}
+                if file:
+                    write_json(file, kept)
+            rows[name].append(kept["row"])
+    summaries = {name: summarise(of, seed=seed) for name, of in rows.items()}
+    last = summaries[list(predictors)[-1]]
+    low, high = last["minutes_interval"]
+    return {
+        "protocol": {"name": "simulated annotator", "share": SHARE, **setting},
+        "minutes_per_scan": {"mean": last["minutes"], "low": low, "high": high},  # for the cost model
+        "clicks_per_scan": last["clicks"],
+        "times": {"seconds": asdict(TimeModel()), "sources": TIME_SOURCES},
+        "data": {"real": real, "scans": [scan.name for scan in scans]},
+        "models": about,
+        "rows": summaries,
+        "per_scan": rows,
+        "provenance": provenance(next(iter(predictors.values())).model.device),
+    }

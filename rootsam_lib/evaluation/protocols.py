@@ -2,185 +2,280 @@
 
 (a) fixed prompts, the poster's: 512 px patches, the same seeded points for every model, drawn once from the true mask;
 (b) automatic: no prompt at all, on the same patches and on whole scans;
-(c) correction: up to 20 clicks by the RITM rule with jitter, from the automatic mask on;
-(d) segroot: pooled Dice over whole scans, against the raw truth and against the truth dilated by one pixel: the whole
+(c) selection: one click on a root, and nothing else: is that root found, and only that one?
+(d) control: some of the roots are wanted. Points on them, as many on other roots, none: which points does it take?
+(e) correction: up to 20 clicks by the RITM rule with jitter, from the automatic mask on;
+(f) segroot: pooled Dice over whole scans, against the raw truth and against the truth dilated by one pixel: the whole
     scans of (b), for the published split.
 
-A predictor is a callable (image uint8 (H, W, 3), `Prompts` or None) -> bool (H, W): RootSAM models through
-`ModelPredictor`, and anything else, such as those in `baselines`.
+What a prompt means, in all of them: no point, all roots; points, the roots that carry a positive one.
+
+A predictor is a callable (image uint8 (H, W, 3), `Prompts` or None) -> bool (H, W): `predictor.Predictor`, and
+anything else, such as those in `peers`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from scipy.ndimage import distance_transform_edt
 
-from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.scans import Patch, Scan, check_masks
-from rootsam_lib.evaluation.bootstrap import RatioTerms, difference, estimates, relative_gain, tube_weights
-from rootsam_lib.evaluation.clicks import correction_parts
+from rootsam_lib.evaluation.bootstrap import (
+    RatioTerms,
+    difference,
+    estimates,
+    mean_terms,
+    relative_gain,
+    tube_weights,
+)
+from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction_terms
 from rootsam_lib.metrics import (
-    DEFINITIONS,
     Counts,
+    betti0_error,
     boundary_f,
+    broken_pieces,
     cl_dice,
     class_mean_iou,
     count,
     dice,
     dilate,
     iou,
+    label_roots,
     precision,
     recall,
 )
-from rootsam_lib.model import RootSAM, encoder_size, resize_logits
-from rootsam_lib.predictor_corrector import Click, Corrector
-from rootsam_lib.predictor_old import segment
-from rootsam_lib.prompts import POSTER, FixedPrompts, Prompts, fixed_prompts, stack_prompts
+from rootsam_lib.predictor import Predictor
+from rootsam_lib.prompts import POSTER, ROOT, FixedPrompts, Prompts, sample_points, with_slips
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
 
-Predictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
-MEANING = DEFINITIONS | {
+MaskPredictor = Callable[[np.ndarray, Prompts | None], np.ndarray]
+SLIP_PX = 2.0  # how far a hand misses its aim in "selection" (SD)
+JITTER_PX = 2.0  # the same in "correction", where a click stays within its mistake
+DEFINITIONS = {
+    "root_iou": "mean over images with roots of the root's IoU",
+    "class_mean_iou": "mean over images with roots of (root + soil IoU) / 2; finding no root at all scores about 0.5",
+    "pooled_iou": "one root IoU over all pixels of all images",
+    "dice": "mean over images with roots of the root's Dice",
+    "pooled_dice": "one root Dice over all pixels of all images",
     "precision": "mean over images with roots of the share of the pixels called root that are root",
     "recall": "mean over images with roots of the share of the root's pixels that are found",
     "cl_dice": "mean over images with roots of centre-line Dice: are the roots traced, whatever their drawn width?",
     "boundary_f": "mean over images with roots of the boundary F-score: edges within 2 px of each other",
+    "betti0_error": "mean over images with roots of |pieces found - pieces there|",
+    "pieces_per_root": "pieces in which a root is found, over all roots that are found at all; 1 is whole",
+    "root_missed": "share of the roots of which no pixel is found, over all roots of all images",
     "root_iou_dilated": "root_iou against the truth grown by one pixel",
     "pooled_dice_dilated": "pooled_dice against the truth grown by one pixel",
+    "soil_false_alarm": "share of the images without roots in which at least one pixel is called root",
     "soil_false_mm_per_cm2": "mm of root found per cm2 of window, over all images without roots",
-    "…@k": "after k correction clicks; length_bias is found / true root length - 1, over all patches",
+    "clicked_iou": "selection: mean IoU of the answer to one click with the root that was clicked",
+    "clicked_cl_dice": "selection: mean centre-line Dice of that answer with the root that was clicked",
+    "other_iou": "selection: mean IoU of that answer with the nearest other root, where there is one",
+    "true_points": "control: mean IoU with the wanted roots, one point on each of them; images with two roots or more",
+    "moved_points": "control: the same, with as many points on roots that are not wanted",
+    "no_points": "control: the same, without any point",
+    "true_minus_moved": "control: how much the place of the points decides; 0 where a model ignores them",
+    "…@k": "after k correction clicks; length_bias is found / true root length - 1, over all patches, and length_error "
+    "the mean over patches of |found - true| / true root length",
     "noc@t": "mean number of clicks until root IoU reaches t; a patch that never does counts as the most clicks",
     "failures@t": "share of the patches that never reach root IoU t",
 }
 
 
-class ModelPredictor:
-    """A model as a predictor: an image of one patch is decoded at once, a larger one in blended tiles.
-
-    input_scale: how much images are enlarged for the encoder. tile_size: px. flips: tiles of larger images are seen in four
-    flips (`inference.segment`'s tta). The features of the last patch are kept, so that asking again is cheap.
-    """
-
-    def __init__(self, model: RootSAM, input_scale: float = 1.0, tile_size: int = 512, flips: bool = False):
-        self.model, self.input_scale, self.tile_size, self.flips = model.eval(), input_scale, tile_size, flips
-        self._image, self._embedding = None, None
-
-    def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
-        if max(image.shape[:2]) > self.tile_size:
-            return segment(
-                self.model, image, self.tile_size, self.tile_size // 4, prompts, self.input_scale, self.flips
-            ).mask
-        return resize_logits(self._decode(image, prompts), image.shape[:2])[0, 0].cpu().numpy() > 0
-
-    def session(self, image: np.ndarray) -> Callable[[Sequence[Click]], np.ndarray]:
-        """One image's correction: ask it with all clicks so far, none at first."""
-        return Corrector(self.model, image, self.input_scale, self.tile_size).ask
-
-    @torch.no_grad()
-    def _decode(self, image: np.ndarray, prompts: Prompts | None) -> torch.Tensor:
-        """The decoder's logits for a patch, at its own resolution."""
-        if self._image is not image:
-            features = self.model.encode(np.ascontiguousarray(image)[None], encoder_size(len(image), self.input_scale))
-            self._image, self._embedding = image, self.model.embed(features)
-        given = (None, None) if prompts is None else stack_prompts([prompts], self.model.device)
-        return self.model.decode(self._embedding, *given).logits
-
-
-# --- Scores of one image, and of many
+# --- Scores of one image
 
 
 class Score(NamedTuple):
-    """What one image contributes: pixel counts against the truth, and against the truth dilated by one pixel;
-    centre-line Dice; boundary F-score; and, where the image has no root, the falsely found mm and the window's cm2."""
+    """What one image contributes: pixel counts against the truth, and against the truth dilated by one pixel; scores of
+    the shape, and in how many pieces each true root was found; and, where the image has no root, the falsely found mm
+    and the window's cm2."""
 
     raw: Counts
     dilated: Counts
-    cl_dice: float
-    boundary_f: float
-    false_mm: float
-    cm2: float
+    cl_dice: float = 1.0
+    boundary_f: float = 1.0
+    betti0_error: int = 0
+    pieces: tuple[int, ...] = ()
+    false_mm: float = 0.0
+    cm2: float = 0.0
 
 
 def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> Score:
     """Score one mask, bool (H, W), against its truth."""
-    raw, soil, area, false_mm = count(prediction, truth), not truth.any(), 0.0, 0.0
-    if soil and mm_per_px:
-        area = prediction.size * mm_per_px**2 / 100
-        false_mm = root_length_mm(prediction, mm_per_px) if prediction.any() else 0.0
-    shape = (1.0, 1.0) if soil else (cl_dice(prediction, truth), boundary_f(prediction, truth))
-    return Score(raw, count(prediction, dilate(truth)), *shape, false_mm, area)
+    counts = count(prediction, truth), count(prediction, dilate(truth))
+    if truth.any():
+        shape = cl_dice(prediction, truth), boundary_f(prediction, truth), betti0_error(prediction, truth)
+        return Score(*counts, *shape, tuple(broken_pieces(prediction, truth).tolist()))
+    if not mm_per_px:
+        return Score(*counts)
+    false_mm = root_length_mm(prediction, mm_per_px) if prediction.any() else 0.0
+    return Score(*counts, false_mm=false_mm, cm2=prediction.size * mm_per_px**2 / 100)
 
 
-def summary_parts(scores: Sequence[Score]) -> dict[str, RatioTerms]:
-    """All of `metrics.DEFINITIONS` as ratios of sums over images.
+# A question asks a predictor about one image; what it returns is collected over images.
+Question = Callable[[MaskPredictor, Patch | Scan], object]
+
+
+def visible(image: Patch | Scan) -> tuple[slice, slice]:
+    """The rows and columns that show the scan, and not the mirrored padding of small scans; only they are scored."""
+    padding = getattr(image, "padding", (0, 0))
+    return tuple(slice(0, length - pad) for length, pad in zip(image.mask.shape, padding, strict=True))
+
+
+def automatic(predictor: MaskPredictor, image: Patch | Scan) -> Score:
+    """(b) No prompt."""
+    window = visible(image)
+    return score_mask(predictor(image.image, None)[window], image.mask[window], image.mm_per_px)
+
+
+def with_points(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts = POSTER) -> Score:
+    """(a) The protocol's points."""
+    window = visible(image)
+    truth = image.mask[window]
+    answer = predictor(image.image, protocol.draw(truth, image.name))
+    return score_mask(answer[window], truth, image.mm_per_px)
+
+
+def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
+    """(c) One click on a root, drawn by EDT over all roots, which the hand misses by 2 px (SD); seeded by image name.
+
+    Returns the answer's IoU and centre-line Dice with the root that was clicked, and its IoU with the nearest other
+    root; NaN where there is none.
+    """
+    window = visible(image)
+    roots, number = label_roots(image.mask[window])
+    if not number:
+        return dict.fromkeys(("clicked_iou", "clicked_cl_dice", "other_iou"), float("nan"))
+    rng = np.random.default_rng([1, seed, zlib.crc32(image.name.encode())])
+    aimed = sample_points(roots > 0, 1, 0, rng)
+    x, y = aimed.points[0].astype(int)
+    clicked, others = roots == roots[y, x], (roots > 0) & (roots != roots[y, x])
+    answer = predictor(image.image, with_slips(aimed, SLIP_PX, roots.shape, rng))[window]
+    other = float("nan")
+    if others.any():
+        nearest = np.where(others, distance_transform_edt(~clicked), np.inf).argmin()
+        other = iou(count(answer, roots == roots.flat[nearest]))
+    return {
+        "clicked_iou": iou(count(answer, clicked)),
+        "clicked_cl_dice": cl_dice(answer, clicked),
+        "other_iou": other,
+    }
+
+
+def control(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
+    """(d) Half of the roots, drawn by the image's name, are wanted. The answers' IoU with the wanted roots: with one
+    point on each of them, with as many points on the other roots, without any; NaN where there are not two roots."""
+    window = visible(image)
+    roots, number = label_roots(image.mask[window])
+    if number < 2:
+        return dict.fromkeys(("true_points", "moved_points", "no_points", "true_minus_moved"), float("nan"))
+    rng = np.random.default_rng([2, seed, zlib.crc32(image.name.encode())])
+    order, half = rng.permutation(number) + 1, number // 2
+    wanted = np.isin(roots, order[:half])
+
+    def points_on(chosen: np.ndarray) -> Prompts:
+        drawn = [sample_points(roots == root, 1, 0, rng).points for root in chosen]
+        return Prompts(np.concatenate(drawn), np.full(len(drawn), ROOT))
+
+    asked = points_on(order[:half]), points_on(order[half : 2 * half]), None
+    true, moved, none = (iou(count(predictor(image.image, points)[window], wanted)) for points in asked)
+    return {"true_points": true, "moved_points": moved, "no_points": none, "true_minus_moved": true - moved}
+
+
+def score_images(
+    predictor: MaskPredictor,
+    images: Iterable[Patch | Scan],
+    questions: Sequence[Question] = (automatic,),
+    desc: str = "score",
+) -> list[list]:
+    """Ask every question about every image: for each question the list of its results, one an image.
+
+    All questions about an image come one after the other, so that a model encodes it once.
+    """
+    answers = [
+        [question(predictor, image) for question in questions] for image in progress(images, desc, "image", leave=False)
+    ]
+    return [list(column) for column in zip(*answers, strict=True)] if answers else [[] for _ in questions]
+
+
+# --- Scores of many images
+
+
+def summary_terms(scores: Sequence[Score]) -> dict[str, RatioTerms]:
+    """The scores of many images as ratios of sums; see `DEFINITIONS`.
 
     Means run over images with roots; images without are scored by their false roots only. Raises ValueError for none.
     """
     if not scores:
         raise ValueError("there is no image to score: check the split and the limit.")
-    rooted = np.array([float(s.raw.tp + s.raw.fn > 0) for s in scores])
-    soil = 1 - rooted
+    rooted = np.array([s.raw.tp + s.raw.fn > 0 for s in scores])
+    raw, dilated = (np.array([getattr(s, which) for s in scores], float).T for which in ("raw", "dilated"))
+    found = np.array([sum(n > 0 for n in s.pieces) for s in scores], float)
 
     def mean(of: Callable[[Score], float]) -> RatioTerms:
-        return RatioTerms(np.array([of(s) for s in scores]) * rooted, rooted)
+        return mean_terms([of(s) for s in scores], rooted)
 
-    def pooled(over: Callable[[Counts], int], under: Callable[[Counts], int], which: str = "raw") -> RatioTerms:
-        counts = [getattr(s, which) for s in scores]
-        return RatioTerms(np.array([float(over(c)) for c in counts]), np.array([float(under(c)) for c in counts]))
+    def pooled_dice(counts: np.ndarray) -> RatioTerms:
+        tp, fp, fn, _ = counts
+        return RatioTerms(2 * tp, 2 * tp + fp + fn)
 
     return {
         "root_iou": mean(lambda s: iou(s.raw)),
         "class_mean_iou": mean(lambda s: class_mean_iou(s.raw)),
-        "pooled_iou": pooled(lambda c: c.tp, lambda c: c.tp + c.fp + c.fn),
+        "pooled_iou": RatioTerms(raw[0], raw[:3].sum(axis=0)),
         "dice": mean(lambda s: dice(s.raw)),
-        "pooled_dice": pooled(lambda c: 2 * c.tp, lambda c: 2 * c.tp + c.fp + c.fn),
+        "pooled_dice": pooled_dice(raw),
         "precision": mean(lambda s: precision(s.raw)),
         "recall": mean(lambda s: recall(s.raw)),
         "cl_dice": mean(lambda s: s.cl_dice),
         "boundary_f": mean(lambda s: s.boundary_f),
+        "betti0_error": mean(lambda s: s.betti0_error),
+        "pieces_per_root": RatioTerms(np.array([sum(s.pieces) for s in scores], float), found),
+        "root_missed": RatioTerms(
+            np.array([s.pieces.count(0) for s in scores], float), np.array([len(s.pieces) for s in scores], float)
+        ),
         "root_iou_dilated": mean(lambda s: iou(s.dilated)),
-        "pooled_dice_dilated": pooled(lambda c: 2 * c.tp, lambda c: 2 * c.tp + c.fp + c.fn, "dilated"),
-        "soil_false_alarm": RatioTerms(np.array([float(s.raw.fp > 0) for s in scores]) * soil, soil),
+        "pooled_dice_dilated": pooled_dice(dilated),
+        "soil_false_alarm": mean_terms([s.raw.fp > 0 for s in scores], ~rooted),
         "soil_false_mm_per_cm2": RatioTerms(np.array([s.false_mm for s in scores]), np.array([s.cm2 for s in scores])),
     }
 
 
-def score_images(
-    predictor: Predictor,
-    images: Sequence[Patch | Scan],
-    protocols: Sequence[FixedPrompts | None] = (None,),
-    desc: str = "score",
-) -> list[list[Score]]:
-    """Ask for every image with each protocol's points, None for no prompt: a list of `Score`, one an image, for each.
+def row_terms(rows: Sequence[Mapping[str, float]]) -> dict[str, RatioTerms]:
+    """The means of what `selection` or `control` returns, over the images where it is a number."""
+    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    return {key: mean_terms(values, np.isfinite(values)) for key, values in columns.items()}
 
-    Only pixels that show the scan count, not the mirrored padding of small scans.
-    """
-    scores: list[list[Score]] = [[] for _ in protocols]
-    for image in progress(images, desc, "image", leave=False):
-        height, width = (n - p for n, p in zip(image.mask.shape, getattr(image, "padding", (0, 0)), strict=True))
-        truth = image.mask[:height, :width]
-        for protocol, own in zip(protocols, scores, strict=True):
-            prompts = None
-            if protocol is not None:
-                prompts = fixed_prompts(truth, image.name, protocol.n_root, protocol.n_soil, protocol.seed)
-            mask = predictor(image.image, prompts)[:height, :width]
-            own.append(score_mask(mask, truth, image.mm_per_px))
-    return scores
+
+def correction_scores(predictor: Predictor, patches: Sequence[Patch], seed: int = 0) -> dict[str, RatioTerms]:
+    """(e) The scores of `correction_terms` over the patches with roots. Raises ValueError where none has any."""
+    rooted = [patch for patch in patches if patch.mask.any()]
+    if not rooted:
+        raise ValueError("none of the patches has a root, so there is nothing to correct: take more patches.")
+    rows = []
+    for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
+        rng, length = np.random.default_rng([seed, number]), partial(root_length_mm, mm_per_px=patch.mm_per_px or 1.0)
+        predictor.set_image(patch.image)
+        rows.append(corrected_row(predictor.correct, patch.mask, max(CLICKS), rng, JITTER_PX, 0, length, CLICKS))
+    return correction_terms(rows)
 
 
 # --- All protocols, for several predictors
 
 
 def evaluate(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, MaskPredictor],
     patches: Sequence[Patch],
     protocol: FixedPrompts = POSTER,
     scans: Sequence[Scan] = (),
     clicked: Sequence[Patch] = (),
     prompted: Sequence[str] | None = None,
-    on_scans: Mapping[str, Predictor] | None = None,
+    on_scans: Mapping[str, MaskPredictor] | None = None,
     draws: int = 2000,
 ) -> dict[str, object]:
     """All protocols for several predictors on the same images with the same points; a results dictionary.
@@ -193,32 +288,36 @@ def evaluate(
     patch with fixed prompts.
     """
     check_masks([*patches, *scans])
-    prompted = list(predictors) if prompted is None else list(prompted)
+    asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
     weights = tube_weights([p.tube for p in patches], rng, draws)
-    parts: dict[str, dict[str, dict[str, RatioTerms]]] = {"fixed prompts": {}, "automatic": {}}
+    questions = {
+        "automatic": automatic,
+        "fixed prompts": partial(with_points, protocol=protocol),
+        "selection": partial(selection, seed=protocol.seed),
+        "control": partial(control, seed=protocol.seed),
+    }
+    terms: dict[str, dict[str, dict[str, RatioTerms]]] = {table: {} for table in ("fixed prompts", *questions)}
+    draws_of = dict.fromkeys(questions, weights)
     counts = {}
     for name, predictor in predictors.items():
-        asked = (None, protocol) if name in prompted else (None,)
-        automatic, *fixed = score_images(predictor, patches, asked, f"{name}: patches")
-        parts["automatic"][name] = summary_parts(automatic)
-        for scores in fixed:
-            parts["fixed prompts"][name] = summary_parts(scores)
-            counts[name] = [tuple(s.raw) for s in scores]
-    draws_of = {"fixed prompts": weights, "automatic": weights}
+        own = questions if name in asked else {"automatic": automatic}
+        answers = score_images(predictor, patches, list(own.values()), f"{name}: patches")
+        for table, rows in zip(own, answers, strict=True):
+            terms[table][name] = (row_terms if table in ("selection", "control") else summary_terms)(rows)
+            if table == "fixed prompts":
+                counts[name] = [tuple(score.raw) for score in rows]
     if scans:
         draws_of["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
-        parts["whole scans"] = {
-            name: summary_parts(score_images(predictor, scans, desc=f"{name}: whole scans")[0])
+        terms["whole scans"] = {
+            name: summary_terms(score_images(predictor, scans, desc=f"{name}: whole scans")[0])
             for name, predictor in {**predictors, **(on_scans or {})}.items()
         }
-    devices = [p.model.device for p in predictors.values() if isinstance(p, ModelPredictor)]
     rooted = [patch for patch in clicked if patch.mask.any()]
     if rooted:
         draws_of["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
-        parts["correction"] = {
-            name: correction_parts(predictors[name], rooted, seed=protocol.seed) for name in prompted
-        }
+        terms["correction"] = {name: correction_scores(predictors[name], rooted, protocol.seed) for name in asked}
+    devices = [p.model.device for p in predictors.values() if hasattr(p, "model")]
     return {
         "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
         "images": {
@@ -229,13 +328,14 @@ def evaluate(
             "tubes": len({p.tube for p in patches}),
         },
         "intervals": f"95 %, bootstrap of {draws} draws over tubes, paired between rows",
-        "definitions": MEANING,
+        "definitions": DEFINITIONS,
         "models": {name: about_predictor(p) for name, p in {**predictors, **(on_scans or {})}.items()},
         "tables": {
             table: {name: estimates(row, draws_of[table]) for name, row in rows.items()}
-            for table, rows in parts.items()
+            for table, rows in terms.items()
+            if rows
         },
-        "gains": {table: gains(rows, draws_of[table]) for table, rows in parts.items()},
+        "gains": {table: gains(rows, draws_of[table]) for table, rows in terms.items() if rows},
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **counts},
         "provenance": provenance(devices[0] if devices else "cpu"),
@@ -254,12 +354,7 @@ def gains(rows: Mapping[str, Mapping[str, RatioTerms]], weights: np.ndarray) -> 
     return changes
 
 
-def about_predictor(predictor: Predictor) -> dict[str, object]:
+def about_predictor(predictor: MaskPredictor) -> dict[str, object]:
     """What a row was made by: a model's label, weights and settings, or a baseline's own description."""
-    if isinstance(predictor, ModelPredictor):
-        model, settings = (
-            predictor.model,
-            {name: getattr(predictor, name) for name in ("input_scale", "tile_size", "flips")},
-        )
-        return {"model": model.label, "weights": weights_hash(model), **settings}
-    return {"model": getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))}
+    told = getattr(predictor, "about", getattr(predictor, "__name__", type(predictor).__name__))
+    return told if isinstance(told, dict) else {"model": told}

@@ -12,13 +12,13 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.evaluation.protocols import ModelPredictor
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.loop import train_stage
 
 
 class Variant(NamedTuple):
-    """What is asked, in words, and what that changes: fields of `StageConfig`, and how many stages are trained."""
+    """The question, in words, and what it changes: fields of `StageConfig`, and how many stages are trained."""
 
     question: str
     changes: Mapping[str, object]
@@ -52,7 +52,7 @@ def train_variants(
     train: Sequence[Scan],
     val: Sequence[Scan],
     runs: Path,
-) -> dict[str, ModelPredictor]:
+) -> dict[str, Predictor]:
     """Train (or read, where it is done) each named variant of both stages; the reference always comes first.
 
     Raises ValueError for an unknown name, before anything is trained.
@@ -67,7 +67,7 @@ def train_variants(
         stage = train_stage(config, train, val, runs)
         if variant.stages == 2:
             stage = train_stage(replace(stages[1], **variant.changes), train, val, runs, base=stage.weights)
-        predictors[name] = ModelPredictor(stage.model(), config.input_scale)
+        predictors[name] = Predictor(stage.model(), config.input_scale)
     return predictors
 
 

@@ -1,4 +1,4 @@
-"""Guards against silent failure: each asks one question that a score alone does not answer.
+"""Checks against silent failure: each answers one question that a score alone does not.
 
 What cannot be right raises `Suspicious`; what may be right once in a while only warns, with `SuspicionWarning`.
 """
@@ -55,33 +55,11 @@ def check_background(mask: np.ndarray, name: str) -> bool:
     if mask.any():
         return True
     warnings.warn(
-        f"{name}: no root at all was found; look at the image, and if it has roots, at the model's training and input_scale.",
+        f"{name}: no root at all was found; look at the image, and if it has roots, at the model's training.",
         SuspicionWarning,
         stacklevel=2,
     )
     return False
-
-
-class Repeats:
-    """Watches masks go by: two images in a row with the same mask are one image read twice, or a stale result."""
-
-    def __init__(self) -> None:
-        self.last: tuple[str, np.ndarray] | None = None
-
-    def check(self, mask: np.ndarray, name: str) -> bool:
-        """Whether a mask, bool (H, W), differs from the one before; warns with SuspicionWarning when it does not.
-
-        Masks without roots are no repeats of each other: `check_background` is for them.
-        """
-        before, self.last = self.last, (name, np.packbits(mask))
-        if before is None or not mask.any() or not np.array_equal(before[1], self.last[1]):
-            return True
-        warnings.warn(
-            f"{name}: its mask is exactly that of {before[0]}: check whether both are the same image.",
-            SuspicionWarning,
-            stacklevel=2,
-        )
-        return False
 
 
 def check_trained(before: Weights, after: Weights, parts: tuple[str, ...] = ("conv_s0", "conv_s1")) -> dict[str, float]:
@@ -115,8 +93,8 @@ def check_overfit(
 ) -> list[float]:
     """A model that can learn at all can learn one patch by heart: train a copy on it, without prompts or augmentation.
 
-    image: uint8 (S, S, 3); mask: bool (S, S), with roots; 256 px are enough, and take seconds. input_scale: thin roots need
-    finer logits than one per 4 px, or no mask of them reaches the target.
+    image: uint8 (S, S, 3); mask: bool (S, S), with roots; 256 px are enough, and take seconds. input_scale: thin roots
+    need finer logits than one per 4 px, or no mask of them reaches the target.
     Returns the root IoU before every step, up to the first that reaches `target`. Raises Suspicious when none does:
     then gradient, loss or mask are broken. ValueError for a mask without roots. The model itself does not change.
     """

@@ -1,6 +1,5 @@
 """What annotating costs, by hand and with the model's help: the poster's arithmetic, and what it depends on."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rootsam_lib.results import read_json, shown
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -16,7 +17,7 @@ class CostModel:
 
     The defaults are the poster's. Its text rounds the manual time to 50 minutes, but both of its results ($8,527 saved,
     11.2 times the productivity) follow from 50.18 min only; 50 would give $8,493 and 11.1. It counts neither computing
-    nor a set-up: those are 0 here unless given. Every field may also be an array: one value a draw (see `draw`).
+    nor a set-up: those are 0 here unless given. Every field may also be an array: one value per draw (see `draw`).
     Raises ValueError for a value that cannot be.
     """
 
@@ -30,15 +31,15 @@ class CostModel:
     training_compute: float = 0.0  # $ for the training
 
     def __post_init__(self) -> None:
-        for name in ("images", "wage", "manual_minutes", "assisted_minutes"):
-            if not np.all(np.asarray(getattr(self, name)) > 0):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0.")
-        for name in ("compute_per_image", "training_scans", "training_compute"):
-            if not np.all(np.asarray(getattr(self, name)) >= 0):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more.")
-        share = np.asarray(self.review_share)
-        if not np.all((share >= 0) & (share <= 1)):
-            raise ValueError(f"review_share is {self.review_share}: it must be at least 0 and at most 1.")
+        for field in fields(self):
+            values = np.asarray(getattr(self, field.name), float)
+            positive = field.name in ("images", "wage", "manual_minutes", "assisted_minutes")
+            most = 1 if field.name == "review_share" else math.inf
+            if not np.all((values > 0 if positive else values >= 0) & (values <= most) & np.isfinite(values)):
+                span = "greater than 0" if positive else "0 or more"
+                raise ValueError(
+                    f"{field.name} is {getattr(self, field.name)}: give {span}{', at most 1' if most == 1 else ''}."
+                )
 
     def cost(self, minutes: float) -> float:
         """$ of a person's time for all images at that many minutes per image."""
@@ -50,20 +51,15 @@ class CostModel:
         return self.training_scans * self.manual_minutes / 60 * self.wage + self.training_compute
 
     @property
-    def assisted_cost(self) -> float:
-        """$ for all images with the model's help, set-up included."""
-        reviewed = self.cost(self.assisted_minutes) * self.review_share
-        return reviewed + self.images * self.compute_per_image + self.set_up
+    def saved_per_image(self) -> float:
+        """$ saved by one more image, once the model is there."""
+        minutes = self.manual_minutes - self.review_share * self.assisted_minutes
+        return minutes / 60 * self.wage - self.compute_per_image
 
     @property
     def saved(self) -> float:
-        """$ saved over all images; negative where the model does not pay."""
-        return self.cost(self.manual_minutes) - self.assisted_cost
-
-    @property
-    def productivity(self) -> float:
-        """How many images are corrected in the time of one by hand."""
-        return self.manual_minutes / self.assisted_minutes
+        """$ saved over all images, set-up included; negative where the model does not pay."""
+        return self.images * self.saved_per_image - self.set_up
 
     @property
     def reduction(self) -> float:
@@ -71,10 +67,9 @@ class CostModel:
         return self.saved / self.cost(self.manual_minutes)
 
     @property
-    def saved_per_image(self) -> float:
-        """$ saved by one more image, once the model is there."""
-        minutes = self.manual_minutes - self.review_share * self.assisted_minutes
-        return minutes / 60 * self.wage - self.compute_per_image
+    def productivity(self) -> float:
+        """How many images are corrected in the time of one by hand."""
+        return self.manual_minutes / self.assisted_minutes
 
     @property
     def break_even(self) -> float:
@@ -84,8 +79,7 @@ class CostModel:
         """
         gain, set_up = np.broadcast_arrays(np.asarray(self.saved_per_image, float), self.set_up)
         images = np.where((set_up > 0) | (gain < 0), np.inf, 0.0)
-        pays = gain > 0
-        images[pays] = set_up[pays] / gain[pays]
+        np.divide(set_up, gain, out=images, where=gain > 0)
         return images if images.ndim else float(images)
 
 
@@ -122,58 +116,29 @@ def draw(model: CostModel, ranges: Mapping[str, Range], draws: int, rng: np.rand
     return replace(model, **drawn)
 
 
-def interval(values: np.ndarray, level: float = 0.9) -> tuple[float, float]:
-    """The middle `level` of the values: (low, high) quantiles."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-class Swing(NamedTuple):
-    """The saving in $ at both ends of one number's range, all others at the model's values."""
-
-    name: str
-    at_low: float
-    at_high: float
-
-
-def tornado(model: CostModel, ranges: Mapping[str, Range]) -> list[Swing]:
-    """One `Swing` a number, the widest first: which of them to know better before anything else."""
+def tornado(model: CostModel, ranges: Mapping[str, Range]) -> dict[str, tuple[float, float]]:
+    """The saving in $ at both ends of each number's range, all others at the model's values; the widest first."""
     check_ranges(ranges)
-    swings = [
-        Swing(name, float(replace(model, **{name: r.low}).saved), float(replace(model, **{name: r.high}).saved))
-        for name, r in ranges.items()
-    ]
-    return sorted(swings, key=lambda swing: -abs(swing.at_high - swing.at_low))
+    swings = {
+        name: tuple(float(replace(model, **{name: end}).saved) for end in (span.low, span.high))
+        for name, span in ranges.items()
+    }
+    return dict(sorted(swings.items(), key=lambda item: -abs(item[1][1] - item[1][0])))
 
 
-class Measured(NamedTuple):
-    """Minutes a person (or a simulated one) took to correct a scan with this project's own model, and clicks."""
+def measured_minutes(*places: Path) -> tuple[Range, float, Path]:
+    """Minutes and clicks per scan, and their file: from the first of these results of `annotator.simulate` that exists.
 
-    minutes: Range
-    clicks: float
-    file: Path
-
-
-def measured_minutes(*places: str | Path) -> Measured | None:
-    """The first results file of the clicking lesson that is there, as a range of minutes; None where there is none.
-
-    It holds "minutes_per_scan": {"mean", "low", "high"} and "clicks_per_scan". Raises ValueError when it does not.
+    Raises FileNotFoundError when there is none, and ValueError when it does not hold them.
     """
-    for file in map(Path, places):
-        if not file.is_file():
-            continue
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            spent = Range(*(float(content["minutes_per_scan"][key]) for key in ("low", "mean", "high")))
-            clicks = float(content["clicks_per_scan"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file.name} holds no minutes_per_scan (mean, low, high) and clicks_per_scan ({error!r}): "
-                "run the lesson on clicking again."
-            ) from None
-        check_ranges({"assisted_minutes": spent})
-        if spent.low <= 0:
-            raise ValueError(f"{file.name} says {spent.low} minutes per scan: it must be more than 0.")
-        return Measured(spent, clicks, file)
-    return None
+    file = next((place for place in places if place.is_file()), places[0])
+    results = read_json(file)
+    try:
+        minutes = Range(*(float(results["minutes_per_scan"][key]) for key in ("low", "mean", "high")))
+        clicks = float(results["clicks_per_scan"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{shown(file)} holds no minutes_per_scan (low, mean, high) and clicks_per_scan: run lesson 07 again."
+        ) from None
+    check_ranges({"assisted_minutes": minutes})
+    return minutes, clicks, file

@@ -1,4 +1,4 @@
-"""Every picture, in one style: the poster's colours for the models, green points on roots, red ones on soil."""
+"""How every picture looks and is shown, and the charts that several lessons share."""
 
 import base64
 import io
@@ -26,9 +26,10 @@ from rootsam_lib.drawing import (
     ROOT_POINT,
     SOIL_POINT,
     STAGE1,
-    STAGE2,
     error_view,
 )  # fmt: skip
+from rootsam_lib.evaluation.bootstrap import interval, tube_weights
+from rootsam_lib.lessons.parameters import check_injected
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 METRIC_NAMES = {
@@ -51,13 +52,23 @@ STYLE = {
 }
 
 
-def use_style() -> None:
-    """Switch matplotlib to the project's style; the first cell of every notebook calls it.
+# --- showing
 
-    In a notebook pictures are stored as JPEG: photographs of soil as PNG would make it several megabytes large.
-    """
+
+def use_style() -> None:
+    """Switch matplotlib to the project's style."""
     plt.rcParams.update(STYLE)
-    if get_ipython() is not None:
+
+
+def start_lesson() -> None:
+    """Begin a notebook: check the parameters that it was given, and set the style.
+
+    Pictures are stored as JPEG: photographs of soil as PNG would make a notebook several megabytes large.
+    Raises ValueError for a parameter that the notebook does not have.
+    """
+    use_style()
+    if (shell := get_ipython()) is not None:
+        check_injected(shell.user_ns["In"])
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": QUALITY})
 
 
@@ -76,10 +87,23 @@ def picture(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[st
     return data, {"image/jpeg": {"alt": alt}}
 
 
+def canvas() -> Callable[[Figure, str], None]:
+    """A place for one picture: the first call shows a figure with its alt text there, later calls replace it."""
+    places = []
+
+    def put(figure: Figure, alt: str) -> None:
+        data, metadata = picture(figure, alt)
+        if places:
+            places[0].update(data, metadata=metadata, raw=True)
+        else:
+            places.append(display(data, metadata=metadata, raw=True, display_id=True))
+
+    return put
+
+
 def show(figure: Figure, alt: str) -> None:
     """Show a figure once, with an alt text for those who cannot see it."""
-    data, metadata = picture(figure, alt)
-    display(data, metadata=metadata, raw=True)
+    canvas()(figure, alt)
 
 
 def interactive(draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.ValueWidget) -> None:
@@ -90,19 +114,17 @@ def interactive(draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.
     for widget in controls.values():
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
         if isinstance(widget, ipywidgets.Dropdown):
-            said = (
-                f"[choice] {widget.description}: {widget.label}, of {', '.join(label for label, _ in widget.options)}"
-            )
+            labels = ", ".join(label for label, _ in widget.options)
+            text = f"[choice] {widget.description}: {widget.label}, of {labels}"
         else:
-            said = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
-        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": said}, raw=True)
-    data, metadata = picture(*draw(**{name: control.value for name, control in controls.items()}))
-    handle = display(data, metadata=metadata, raw=True, display_id=True)
+            text = f"[slider] {widget.description}: {widget.value:g}, from {widget.min:g} to {widget.max:g}"
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, raw=True)
+    put = canvas()
 
-    def redraw(_: object) -> None:
-        data, metadata = picture(*draw(**{name: control.value for name, control in controls.items()}))
-        handle.update(data, metadata=metadata, raw=True)
+    def redraw(_: object = None) -> None:
+        put(*draw(**{name: control.value for name, control in controls.items()}))
 
+    redraw()
     for control in controls.values():
         control.observe(redraw, "value")
 
@@ -127,8 +149,11 @@ def choice(label: str, options: Mapping[str, object]) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=list(options.items()), description=label, style=style)
 
 
+# --- images
+
+
 def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A grid of square axes without ticks for pictures, one a title."""
+    """A grid of square axes without ticks for pictures, one per title."""
     columns = columns or len(titles)
     rows = -(-len(titles) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.3) * rows), squeeze=False)
@@ -154,132 +179,9 @@ def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
         ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, marker=marker, edgecolors="white", linewidths=0.8)
 
 
-def minirhizotron() -> Figure:
-    """A drawing of how the scans are made: a clear tube in the soil, a scanner inside, one window a depth."""
-    figure, ax = plt.subplots(figsize=(9, 4.6))
-    ax.fill([0, 10, 10, 0], [0, 0, -5, -5], color="#c9b79c")
-    ax.plot([0, 10], [0, 0], color="#5f7f2f", linewidth=5)
-    top, bottom = np.array([1.2, 0.9]), np.array([6.4, -4.3])
-    along = (bottom - top) / np.hypot(*(bottom - top))
-    across = np.array([-along[1], along[0]]) * 0.33
-    ax.fill(*np.array([top + across, bottom + across, bottom - across, top - across]).T, color="white", ec="0.35", lw=2)
-    for number, share in enumerate((0.3, 0.5, 0.7, 0.9)):
-        corners = [
-            top + (share + d) * (bottom - top) + s * across for d, s in ((-0.07, 1), (0.07, 1), (0.07, -1), (-0.07, -1))
-        ]
-        ax.fill(*np.array(corners).T, color=STAGE2 if number == 1 else "#dbe6f2", ec="0.5", alpha=0.85)
-        ax.annotate(f"L{number + 1:03d}", corners[0] + [0.12, 0.05], fontsize=9, color="0.25")
-    steps = np.linspace(0, 1, 80)
-    for end, depth, bend in ((1.9, 2.1, 0.2), (2.6, 3.6, -0.3), (4.3, 4.4, 0.4), (6.6, 4.4, -0.4), (8.6, 3.4, 0.3)):
-        x = 5 + (end - 5) * steps + bend * np.sin(6 * steps) * steps
-        ax.plot(x, -depth * steps**1.2, color="#f4ecd8", linewidth=2.4)
-    notes = {
-        "plant and its roots": ((5.1, 0.1), (6.1, 0.9)),
-        "clear tube (T), in the soil for years": (top - across * 0.6, (1.9, 1.25)),
-        "scanner inside the tube:\none scan a window (L) and date": (top + 0.5 * (bottom - top), (0.15, -4.6)),
-    }
-    for text, (point, place) in notes.items():
-        ax.annotate(text, point, place, fontsize=10, arrowprops={"arrowstyle": "->", "color": "0.2"})
-    ax.plot([5, 5, 5.3], [0, 0.7, 1.0], color="#5f7f2f", linewidth=3)
-    ax.set(xlim=(0, 10), ylim=(-5, 1.6), xticks=[], yticks=[-5, -2.5, 0], yticklabels=["deep", "", "soil surface"])
-    ax.spines["left"].set_visible(False)
-    ax.spines["bottom"].set_visible(False)
-    return figure
-
-
-def score_bars(
-    results: Mapping[str, object], table: str = "fixed prompts", metrics: Sequence[str] = tuple(METRIC_NAMES)
-) -> Figure:
-    """The poster's bar chart from a results file: one group of bars a metric, each metric under its own name, with 95 %
-    intervals."""
-    rows = results["tables"][table]
-    figure, ax = plt.subplots(figsize=(2.1 * len(metrics), 4.4))
-    width = 0.8 / len(rows)
-    for number, (name, row) in enumerate(rows.items()):
-        value, low, high = np.array([row[m] for m in metrics], float).T  # None, for no score, becomes NaN
-        value = np.nan_to_num(value)
-        places = np.arange(len(metrics)) + (number - (len(rows) - 1) / 2) * width
-        colour, hatch = COLOURS.get(name, "0.6"), HATCHES.get(name, "..")
-        bars = ax.bar(places, value, width * 0.94, color=colour, hatch=hatch, ec="white", label=NAMES.get(name, name))
-        error = np.nan_to_num([np.maximum(value - low, 0), np.maximum(high - value, 0)])
-        ax.errorbar(places, value, error, fmt="none", ecolor="0.15", elinewidth=1.2, capsize=3)
-        for bar, v, top in zip(bars, value, value + error[1], strict=True):
-            ax.text(bar.get_x() + bar.get_width() / 2, top + 0.012, f"{v:.2f}", ha="center", va="bottom", fontsize=9)
-    ax.set_xticks(range(len(metrics)), [METRIC_NAMES.get(m, m) for m in metrics])
-    ax.set_ylim(0, 1.14)
-    ax.set_ylabel("score (1 is perfect)")
-    ax.legend(loc="upper right", ncols=len(rows))
-    ax.set_title(f"{results['title']}\n{caption(results, table)}", fontsize=10, loc="left")
-    return figure
-
-
-def caption(results: Mapping[str, object], table: str = "fixed prompts") -> str:
-    """What a results file was made from, in two lines: data, prompts, model, device, intervals."""
-    protocol, first, images = results["protocol"], next(iter(results["models"].values())), results["images"]
-    patches = f"{images['patches_with_roots']} patches with roots and {images['patches_without_roots']} without"
-    how = {
-        "fixed prompts": f"{patches}; {protocol['n_root']} + {protocol['n_soil']} points from the true mask",
-        "automatic": f"{patches}; no prompt",
-        "whole scans": f"{images['scans']} whole scans; no prompt",
-        "correction": f"{images['corrected_patches']} patches; clicks from the true mask",
-    }[table]
-    made = f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
-    return f"{how}\n{made}; lines: {results['intervals'].split(',')[0]} intervals over {images['tubes']} tubes"
-
-
-def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> Figure:
-    """Loss, validation root IoU and learning rate by epoch; dotted lines mark where the scheduler lowered the rate.
-
-    The star marks the epoch that is kept: the best mean of prompted and automatic root IoU.
-    """
-    epochs = [row["epoch"] + 1 for row in history]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
-    labels = {"loss": "training loss", "root_iou": "root IoU on val (validation)", "lr": "learning rate"}
-    for ax, (key, label) in zip(axes, labels.items(), strict=True):
-        ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
-        ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set_ylabel(label)
-        for before, after in itertools.pairwise(history):
-            if after["lr"] < before["lr"]:
-                ax.axvline(after["epoch"] + 1, color="0.6", linestyle=":")
-    axes[1].lines[0].set_label("with points")
-    automatic = [row["automatic_root_iou"] for row in history]
-    axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
-    best = max(history, key=lambda row: row["val_score"])
-    axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
-    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
-    axes[2].set_yscale("log")
-    figure.suptitle(title)
-    return figure
-
-
-def click_curves(results: Mapping[str, object]) -> Figure:
-    """Root IoU, centre-line Dice and root-length bias by correction clicks, one line a model, with 95 % intervals."""
-    rows = results["tables"]["correction"]
-    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length_bias": "root length, found / true - 1"}
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for ax, (key, label) in zip(axes, labels.items(), strict=True):
-        for number, (name, row) in enumerate(rows.items()):
-            clicks = [int(k.split("@")[1]) for k in row if k.startswith(f"{key}@")]
-            value, low, high = np.array([row[f"{key}@{k}"] for k in clicks], float).T
-            places = np.arange(len(clicks)) + 0.06 * (number - 1)
-            error = np.nan_to_num([np.maximum(value - low, 0), np.maximum(high - value, 0)])
-            style = {"color": COLOURS.get(name, "0.5"), "marker": MARKERS.get(name, "x"), "capsize": 2}
-            ax.errorbar(places, value, error, label=NAMES.get(name, name), elinewidth=0.9, **style)
-            ax.set_xticks(range(len(clicks)), clicks)
-        ax.set(xlabel="correction clicks (not to scale)", ylabel=label)
-        if key != "length_bias":
-            ax.set_ylim(0, 1)
-    axes[2].axhline(0, color="0.6", linestyle=":")
-    axes[0].legend(fontsize=9)
-    figure.suptitle(f"{results['title']}: {caption(results, 'correction')}", fontsize=9, x=0.01, ha="left")
-    return figure
-
-
 def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
-    """The poster's panel: prompts on the left, predictions on the right, one row a model."""
-    titles = [t for name in masks for t in ("prompts", NAMES.get(name, name))]
+    """The poster's panel: prompts on the left, predictions on the right, one row per model."""
+    titles = [title for name in masks for title in ("prompts", NAMES.get(name, name))]
     figure, axes = panels(titles, columns=2, size=4)
     for row, mask in enumerate(masks.values()):
         axes[2 * row].imshow(image)
@@ -289,49 +191,124 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
     return figure
 
 
-def parameter_bars(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
-    """What is frozen and what is trained, by parameter count, from `RootSAM.parameter_table`."""
-    figure, ax = plt.subplots(figsize=(8.5, 2.6))
-    names = [str(row["part"]) for row in rows][::-1]
-    counts = [int(row["parameters"]) for row in rows][::-1]
-    states = [str(row["state"]) for row in rows][::-1]
-    bars = ax.barh(
-        names,
-        [count / 1e6 for count in counts],
-        color=[STAGE2 if s == "trained" else "#9bb7d0" for s in states],
-        hatch=["" if s == "trained" else "//" for s in states],
-        ec="white",
-    )
-    ax.bar_label(bars, [f" {c:,} ({s})" for c, s in zip(counts, states, strict=True)], fontsize=10)
-    ax.set_xlim(0, max(counts) / 1e6 * 1.35)
-    ax.set_xlabel("million parameters")
-    ax.set_title(title, loc="left")
+# --- charts
+
+
+def caption(results: Mapping[str, object], table: str) -> str:
+    """What a results file was made from, in two lines: data, prompts, model, device, intervals."""
+    protocol, first, images = results["protocol"], next(iter(results["models"].values())), results["images"]
+    patches = f"{images['patches_with_roots']} patches with roots and {images['patches_without_roots']} without"
+    how = {
+        "fixed prompts": f"{patches}; {protocol['n_root']} + {protocol['n_soil']} points from the true mask",
+        "correction": f"{images['corrected_patches']} patches; clicks from the true mask",
+    }[table]
+    made = f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
+    return f"{how}\n{made}; lines: {results['intervals'].split(',')[0]} intervals over {images['tubes']} tubes"
+
+
+def score_bars(results: Mapping[str, object]) -> Figure:
+    """The poster's bar chart from an evaluation's results: each definition of the score under its own name, with 95 %
+    intervals."""
+    rows = results["tables"]["fixed prompts"]
+    figure, ax = plt.subplots(figsize=(10.5, 4.4))
+    width = 0.8 / len(rows)
+    for number, (name, row) in enumerate(rows.items()):
+        value, low, high = np.array([row[metric] for metric in METRIC_NAMES], float).T  # None becomes NaN
+        error = np.nan_to_num([value - low, high - value])
+        places = np.arange(len(METRIC_NAMES)) + (number - (len(rows) - 1) / 2) * width
+        style = {"color": COLOURS.get(name, "0.6"), "hatch": HATCHES.get(name, ".."), "ec": "white"}
+        ax.bar(places, value, 0.94 * width, label=NAMES.get(name, name), yerr=error, capsize=3, **style)
+        for place, v, top in zip(places, value, value + error[1], strict=True):
+            ax.text(place, top + 0.012, f"{v:.2f}", ha="center", va="bottom", fontsize=9)
+    ax.set_xticks(range(len(METRIC_NAMES)), METRIC_NAMES.values())
+    ax.set(ylim=(0, 1.14), ylabel="score (1 is perfect)")
+    ax.legend(loc="upper right", ncols=len(rows))
+    ax.set_title(f"{results['title']}\n{caption(results, 'fixed prompts')}", fontsize=10, loc="left")
     return figure
 
 
-def trait_agreement(
-    predicted: Sequence[float], true: Sequence[float], result: Mapping[str, float], quantity: str, colour: str = STAGE2
-) -> Figure:
-    """A trait of predicted masks against that of the true ones: scatter, and Bland & Altman's plot of differences.
+def live_curve(title: str, colour: str = STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
+    """For `train_stage(..., after_epoch=live_curve(...))`: a chart that grows by the epoch."""
+    put = canvas()
+    return lambda history: put(*training_curve(history, title, colour))
 
-    result: from `traits.agreement` on the same values. quantity: the trait's name with its unit, such as "length (mm)".
+
+def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> tuple[Figure, str]:
+    """Loss, validation root IoU and learning rate by epoch, and the same in words.
+
+    The star marks the epoch that is kept: the best mean of prompted and automatic root IoU. Dotted lines mark where the
+    scheduler lowered the rate.
     """
-    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
-    top = 1.05 * max(predicted.max(), true.max(), 1e-9)
-    axes[0].plot([0, top], [0, top], color="0.6", linestyle=":", label="equal")
-    axes[0].scatter(true, predicted, color=colour)
-    told = f"R² {result['r2']:.2f} to the dotted line\n{result['r2_fitted']:.2f} to a fitted one"
-    axes[0].set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}", xlim=(0, top), ylim=(0, top), title=told)
-    axes[0].legend(loc="upper left")
-    axes[1].scatter((predicted + true) / 2, predicted - true, color=colour)
-    axes[1].axhline(0, color="0.6", linestyle=":")
-    axes[1].axhline(result["bias"], color="black", label="bias")
-    axes[1].axhspan(result["bias_low"], result["bias_high"], color="black", alpha=0.12, label="its 95 % interval")
-    for limit in ("limits_low", "limits_high"):
-        axes[1].axhline(result[limit], color="black", linestyle="--", linewidth=1)
-    axes[1].lines[-1].set_label("95 % of differences")
-    told = f"bias {result['relative_bias']:+.0%} of the true mean\n{result['scans']} scans of {result['tubes']} tubes"
-    axes[1].set(xlabel=f"mean of both, {quantity}", ylabel=f"predicted - true {quantity}", title=told)
-    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)  # below: lines fill the axes
+    epochs = [row["epoch"] + 1 for row in history]
+    lowered = [after["epoch"] + 1 for before, after in itertools.pairwise(history) if after["lr"] < before["lr"]]
+    best = max(history, key=lambda row: row["val_score"])
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    labels = {"loss": "training loss", "root_iou": "root IoU on val (validation)", "lr": "learning rate"}
+    for ax, (key, label) in zip(axes, labels.items(), strict=True):
+        ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        for epoch in lowered:
+            ax.axvline(epoch, color="0.6", linestyle=":")
+    axes[1].lines[0].set_label("with points")
+    automatic = [row["automatic_root_iou"] for row in history]
+    axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
+    axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
+    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
+    axes[2].set_yscale("log")
+    figure.suptitle(title)
+    return figure, (
+        f"{title}: training loss, validation root IoU and learning rate over {len(history)} epochs. The loss goes from "
+        f"{history[0]['loss']:.2f} to {history[-1]['loss']:.2f}; epoch {best['epoch'] + 1:.0f} is kept, with root IoU "
+        f"{best['root_iou']:.2f} with points and {best['automatic_root_iou']:.2f} without; the rate was lowered "
+        f"{len(lowered)} times."
+    )
+
+
+Curves = dict[str, dict[str, tuple[Sequence[int], np.ndarray]]]  # by score and model: clicks, and (K, 3) values
+
+
+def evaluation_curves(results: Mapping[str, object]) -> Curves:
+    """Scores by correction clicks from an evaluation's results, for `click_curves`."""
+    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length_bias": "root length, found / true - 1"}
+    curves = {label: {} for label in labels.values()}
+    for name, row in results["tables"]["correction"].items():
+        for key, label in labels.items():
+            clicks = [int(column.split("@")[1]) for column in row if column.startswith(f"{key}@")]
+            curves[label][name] = clicks, np.array([row[f"{key}@{k}"] for k in clicks], float)
+    return curves
+
+
+def annotator_curves(per_scan: Mapping[str, Sequence[Mapping]], seed: int = 0) -> Curves:
+    """Scores by simulated clicks, means over scans, for `click_curves`.
+
+    per_scan: the rows of `annotator.annotate` by model. The 95 % intervals draw whole tubes.
+    """
+    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length": "error of root length (share)"}
+    curves = {label: {} for label in labels.values()}
+    for name, rows in per_scan.items():
+        weights = tube_weights([row["tube"] for row in rows], np.random.default_rng(seed))
+        for key, label in labels.items():
+            values = np.array([row[key] for row in rows], float)  # one row per scan, one column per click
+            if key == "length":
+                true = np.array([[max(row["true_length"], 1)] for row in rows])
+                values = np.abs(values - true) / true
+            samples = weights @ values / weights.sum(axis=1, keepdims=True)
+            ends = [interval(sample) for sample in samples.T]
+            curves[label][name] = range(values.shape[1]), np.column_stack([values.mean(axis=0), ends])
+    return curves
+
+
+def click_curves(curves: Curves, title: str) -> Figure:
+    """One panel per score, one line per model with its 95 % interval as a band, over the number of clicks."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(13, 3.8))
+    for ax, (label, lines) in zip(axes, curves.items(), strict=True):
+        for name, (clicks, values) in lines.items():
+            style = {"color": COLOURS.get(name, "0.5"), "label": NAMES.get(name, name)}
+            ax.plot(clicks, values[:, 0], marker=MARKERS.get(name, "x"), markersize=5, **style)
+            ax.fill_between(clicks, values[:, 1], values[:, 2], color=style["color"], alpha=0.18, linewidth=0)
+        ax.set(xlabel="clicks", ylabel=label)
+        ax.axhline(0, color="0.6", linestyle=":")
+    axes[0].legend(fontsize=9)
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     return figure

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, tile
-from rootsam_lib.metrics import Counts, count, dice, iou
+from rootsam_lib.metrics import Counts, count, summarise
 from rootsam_lib.model import RootSAM, resize_logits
 from rootsam_lib.prompts import POSTER, FixedPrompts, stack_prompts
 from rootsam_lib.results import atomic, progress, provenance, shown, write_csv, write_json
@@ -190,8 +190,7 @@ def validation_scores(prompted: Sequence[Counts], automatic: Sequence[Counts]) -
     """What an epoch is judged by: mean root IoU over patches with roots, and pooled Dice over all, of each protocol."""
     scores = {}
     for name, counts in (("", prompted), ("automatic_", automatic)):
-        scores[f"{name}root_iou"] = float(np.mean([iou(c) for c in counts if c.tp + c.fn]))
-        scores[f"{name}pooled_dice"] = dice(Counts(*np.sum(counts, axis=0).tolist()))
+        scores |= {f"{name}{key}": value for key, value in summarise(counts).items()}
     return scores
 
 

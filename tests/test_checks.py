@@ -1,4 +1,4 @@
-"""Guards: each is silent where all is well and speaks up where it is not."""
+"""Checks: each is silent where all is well and speaks up where it is not."""
 
 import warnings
 
@@ -8,7 +8,6 @@ import torch
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.lessons.checks import (
-    Repeats,
     SuspicionWarning,
     Suspicious,
     check_background,
@@ -49,19 +48,6 @@ def test_all_background_warns():
         assert check_background(disk(IMAGE, POINT), "a")
     with pytest.warns(SuspicionWarning, match="scan7: no root at all"):
         assert not check_background(np.zeros((5, 5), bool), "scan7")
-
-
-def test_the_same_mask_twice_warns():
-    mask, repeats = disk(IMAGE, POINT), Repeats()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        other = ~mask
-        empty = mask & False
-        assert all(repeats.check(m, str(i)) for i, m in enumerate((mask, other, mask, empty, empty)))
-        assert repeats.check(mask, "b")
-    with pytest.warns(SuspicionWarning, match="c: its mask is exactly that of b"):
-        assert not repeats.check(mask.copy(), "c")
-    assert Repeats().check(mask[:, :40], "narrow")
 
 
 def test_untrained_fine_features_are_noticed(tmp_path):

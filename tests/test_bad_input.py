@@ -1,0 +1,484 @@
+"""Bad input through the public ways: what comes of it is right, refused in one sentence that names the file or the
+parameter, or said aloud; never silent, never a traceback.
+
+Each case is a line of a table: how a user meets it, and what must come of it.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from stub_predictor import StubPredictor
+
+from rootsam_lib.__main__ import main
+from rootsam_lib.apps import segment
+from rootsam_lib.apps.correct import ImageFiles, Session, read_log
+from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter, write_coco
+from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
+from rootsam_lib.checkpoints import build_sam, save_checkpoint
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.predictor import Predictor, load_predictor
+from rootsam_lib.prompts import Prompts
+from rootsam_lib.results import read_csv, read_json, write_csv
+
+IMAGE = np.zeros((64, 64, 3), np.uint8)
+IMAGE[20:26, 4:60] = 255
+MASK = IMAGE[..., 0] > 0
+
+
+class Bench:
+    """A folder with one good image, `good.png`, and the ways in which people use the library."""
+
+    def __init__(self, place: Path, monkeypatch, capsys):
+        self.place, self.patch, self.capsys = place, monkeypatch, capsys
+        self.scans, self.out = place / "scans", place / "out"
+        self.scans.mkdir()
+        self.image("good.png")
+        self.said: list[str] = []
+
+    def image(self, name: str | bytes, content: bytes | np.ndarray = IMAGE) -> Path:
+        path = self.scans / "new.png"
+        path.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(content).save(path)
+        wanted = os.path.join(os.fsencode(self.scans), os.fsencode(name))
+        os.makedirs(os.path.dirname(wanted), exist_ok=True)
+        os.rename(path, wanted)
+        return self.scans / os.fsdecode(name)
+
+    def file(self, name: str, content: bytes | str) -> Path:
+        path = self.place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def segment(self, predictor: object = None, **changes: object) -> Report:
+        settings = {"dpi": 300, "say": self.said.append, **changes}
+        return segment_folder(self.scans, predictor or StubPredictor(), self.out, **settings)
+
+    def again(self, name: str, content: bytes | str) -> Report:
+        """Segment, put something else into a file of the results, and segment again."""
+        self.segment()
+        self.file(f"out/{name}", content)
+        return self.segment()
+
+    def cli(self, *words: object, model: str = "stub") -> None:
+        if model == "stub":
+            self.patch.setattr(segment, "load_predictor", lambda *_, **__: StubPredictor())
+        call = ["segment", str(self.scans), "--model", model, "--out", str(self.out), "--dpi", "300"]
+        code = main([*call, *map(str, words)])
+        told = self.capsys.readouterr()
+        if code == 2:
+            assert told.err.startswith("error: ") and not self.out.exists()
+            raise ValueError(told.err.removeprefix("error: ").rstrip("\n"))
+        self.said += told.err.splitlines()
+
+    def session(self, *names: str, folder: str = "session") -> Session:
+        scans = [Scan(IMAGE, None, name, "T1") for name in names]
+        return Session(self.place / folder, scans, nano())
+
+    def log(self, content: str | Callable[[str], str]) -> Session:
+        """Click once, put something else into the click log, and open the session again."""
+        session = self.session("a")
+        session.add(9, 8, 1)
+        path = session.log_path("a")
+        path.write_text(content(path.read_text()) if callable(content) else content)
+        return self.session("a")
+
+    def export(self, *names: str, mask: np.ndarray = MASK, part: str = "", folder: str = "out") -> Path:
+        scans = [Scan(IMAGE, None, name, "") for name in names]
+        return export_folder(self.place / folder, scans, [mask] * len(scans), part)
+
+    def prompts(self, content: bytes | str) -> Report:
+        return self.segment(prompts=read_prompts(self.file("points.csv", content)))
+
+
+def nano() -> Predictor:
+    if not _NANO:
+        _NANO.append(load_predictor("nano", tile_size=64))
+    return _NANO[0]
+
+
+_NANO: list[Predictor] = []
+
+
+class Case(NamedTuple):
+    """What a user does, and what comes of it: "refused" (an error), "failed" (the scan, while good.png is done),
+    "said" (a line), each with a part of the sentence; or "right", with a check of the answer."""
+
+    name: str
+    does: Callable[[Bench], object]
+    becomes: str
+    what: str | Callable[[Bench, object], bool]
+
+
+def odd_name(name: str | bytes) -> Case:
+    return Case(f"name {name!r:.40}", lambda b: (b.image(name), b.segment())[1], "failed", "cannot be a file's name")
+
+
+def kept_name(name: str) -> Case:
+    """A name that tables could mistake for a number, a missing value or a formula."""
+
+    def right(bench: Bench, report: Report) -> bool:
+        again = bench.segment()
+        text = (bench.out / "traits.csv").read_text()
+        cells = [line.split(",")[0] for line in text.splitlines()]
+        return (
+            sorted(row["scan"] for row in report.rows) == sorted(["good", name])
+            and (again.skipped, again.failed) == (2, {})
+            and not any(cell[:1] in "=+-@" and not cell.lstrip("-+").isdigit() for cell in cells[1:])
+        )
+
+    return Case(f"scan called {name}", lambda b: (b.image(f"{name}.png"), b.segment())[1], "right", right)
+
+
+def option(*words: object, what: str, model: str = "stub") -> Case:
+    return Case(" ".join(map(str, words)), lambda b: b.cli(*words, model=model), "refused", what)
+
+
+def points(name: str, content: bytes | str, what: str) -> Case:
+    return Case(f"prompts {name}", lambda b: b.prompts(content), "refused", what)
+
+
+def table(name: str, content: bytes | str, what: str) -> Case:
+    return Case(f"csv {name}", lambda b: read_csv(b.file("t.csv", content)), "refused", what)
+
+
+def reads(name: str, content: bytes | str, rows: list[dict[str, object]]) -> Case:
+    return Case(f"csv {name}", lambda b: read_csv(b.file("t.csv", content)), "right", lambda _, found: found == rows)
+
+
+def results(name: str, content: bytes | str, what: str) -> Case:
+    return Case(f"json {name}", lambda b: read_json(b.file("r.json", content)), "refused", what)
+
+
+def changed(file: str, name: str, content: bytes | str, what: str) -> Case:
+    return Case(f"{file} {name}", lambda b: b.again(file, content), "refused", what)
+
+
+def log(name: str, content: str | Callable[[str], str]) -> Case:
+    return Case(f"log {name}", lambda b: b.log(content), "refused", "a.json is not a click log, or is damaged")
+
+
+def checkpoint(bench: Bench, nan: bool = False, about: bool = True) -> Path:
+    model, path = build_sam("nano"), bench.place / "model.safetensors"
+    if nan:
+        with torch.no_grad():
+            model.sam.no_mem_embed.fill_(float("nan"))
+    if about:
+        save_checkpoint(model, path, {"input_scale": 1.0, "patch_size": 64})
+    else:
+        save_file({"a": torch.zeros(2)}, path)
+    return path
+
+
+CASES = [
+    # --- Settings of the command line: nothing is written
+    option("--dpi", "nan", what="dpi is nan: give a number, 50 or more"),
+    option("--dpi", "inf", what="dpi is inf"),
+    option("--dpi", "0.0847", what="dpi is 0.0847"),
+    option("--dpi=-300", what="dpi is -300"),
+    option("--dpi", "0", what="dpi is 0"),
+    option("--dpi", "1e9", what="at most 10000"),
+    option("--mask-coding", "0-1", what="mask_coding is '0-1': give soil/root"),
+    option("--max-megapixels", "nan", what="max_megapixels is nan"),
+    option("--max-megapixels", "0", what="max_megapixels is 0"),
+    option("--window-mm", "nan", what="window_mm is nan"),
+    option("--window-mm", "inf", what="window_mm is inf"),
+    option("--window-mm=-5", what="window_mm is -5"),
+    option("--tube-angle", "nan", what="tube_angle is nan"),
+    option("--tube-angle", "0", what="tube_angle is 0"),
+    option("--tube-angle", "180", what="tube_angle is 180"),
+    option("--tile", "65", what="tile_size is 65: give a multiple of 32", model="nano"),
+    option("--tile", "0", what="tile_size is 0", model="nano"),
+    option("--input-scale", "nan", what="input_scale is nan", model="nano"),
+    option("--input-scale=-1", what="input_scale is -1", model="nano"),
+    option("--prompts", "nowhere.csv", what="nowhere.csv does not exist: give a CSV with the columns"),
+    # --- Models
+    Case("no such model", lambda b: b.cli(model="nanno"), "refused", "nanno is no trained stage"),
+    Case(
+        "a model that is text", lambda b: b.cli(model=str(b.file("m.safetensors", "text"))), "refused", "m.safetensors"
+    ),
+    Case("an empty model", lambda b: b.cli(model=str(b.file("m.safetensors", ""))), "refused", "m.safetensors"),
+    Case(
+        "a model of NaN",
+        lambda b: b.cli(model=str(checkpoint(b, nan=True))),
+        "refused",
+        "model.safetensors holds numbers",
+    ),
+    Case(
+        "a model that says nothing",
+        lambda b: b.cli(model=str(checkpoint(b, about=False))),
+        "refused",
+        "model.safetensors does not say which model it is",
+    ),
+    # --- Folders
+    Case("no such folder", lambda b: segment_folder(b.place / "x", StubPredictor()), "refused", "x is not a folder"),
+    Case(
+        "a file as folder", lambda b: segment_folder(b.file("f", ""), StubPredictor()), "refused", "f is not a folder"
+    ),
+    Case("an empty folder", lambda b: ((b.scans / "good.png").unlink(), b.segment()), "refused", "holds no images"),
+    Case("out is a file", lambda b: (b.file("out", ""), b.segment()), "refused", "out is a file: give a folder"),
+    Case(
+        "out below a file",
+        lambda b: (b.file("f", ""), segment_folder(b.scans, StubPredictor(), b.place / "f/out", dpi=300)),
+        "refused",
+        "f/out",
+    ),
+    Case(
+        "out in the folder", lambda b: segment_folder(b.scans, StubPredictor(), b.scans / "o"), "refused", "lies inside"
+    ),
+    Case(
+        "out with a mask by hand",
+        lambda b: (b.file("out/good-mask.png", "mine"), b.segment()),
+        "refused",
+        "out holds files that were not written here (first: good-mask.png)",
+    ),
+    Case("out of other settings", lambda b: (b.segment(), b.segment(dpi=600)), "refused", "other settings (dpi)"),
+    Case(
+        "two images, one name",
+        lambda b: ([b.image(n) for n in ("a/b.png", "c/b.png", "a-b.png")], b.segment()),
+        "refused",
+        "would both be called a-b: rename one",
+    ),
+    # --- Scans: one fault, one scan
+    Case("an empty image", lambda b: (b.image("bad.png", b""), b.segment())[1], "failed", "bad.png cannot be read"),
+    Case("text as image", lambda b: (b.image("bad.png", b"text"), b.segment())[1], "failed", "bad.png cannot be read"),
+    Case(
+        "half an image",
+        lambda b: (b.image("bad.png", (b.scans / "good.png").read_bytes()[:60]), b.segment())[1],
+        "failed",
+        "bad.png cannot be read",
+    ),
+    Case("a pipe", lambda b: (os.mkfifo(b.scans / "bad.png"), b.segment())[1], "failed", "bad.png is no regular file"),
+    Case(
+        "a folder called x.png",
+        lambda b: ((b.scans / "bad.png").mkdir(), b.segment())[1],
+        "right",
+        lambda b, report: [row["scan"] for row in report.rows] == ["good"],
+    ),
+    Case("a dead link", lambda b: ((b.scans / "bad.png").symlink_to("gone"), b.segment())[1], "failed", "bad.png"),
+    Case(
+        "a mask of another size",
+        lambda b: (b.image("bad.png"), b.image("bad-mask.png", IMAGE[:9, :9]), b.segment())[2],
+        "failed",
+        "bad-mask.png is 9 × 9 pixels",
+    ),
+    Case(
+        "a damaged mask",
+        lambda b: (b.image("bad.png"), b.image("bad-mask.png", b"text"), b.segment())[2],
+        "failed",
+        "bad-mask.png cannot be read",
+    ),
+    Case(
+        "a point outside the image",
+        lambda b: (
+            b.image("bad.png"),
+            b.segment(nano(), prompts={"bad": Prompts(np.array([[64.0, 3]]), np.array([1]))}),
+        )[1],
+        "failed",
+        "(64, 3) lies outside the image of 64 × 64 px",
+    ),
+    Case(
+        "too little memory",
+        lambda b: (b.image("bad.png"), b.segment(StubPredictor(_0=MemoryError())))[1],
+        "failed",
+        "bad.png does not fit into memory",
+    ),
+    Case(
+        "an overflow",
+        lambda b: (b.image("bad.png"), b.segment(StubPredictor(_0=OverflowError("too big"))))[1],
+        "failed",
+        "bad.png: OverflowError: too big",
+    ),
+    Case(
+        "a long name",
+        lambda b: (b.image("x" * 250 + ".png"), b.segment())[1],
+        "right",
+        lambda b, report: len(report.rows) == 2 and not report.failed and b.segment().skipped == 2,
+    ),
+    Case(
+        "a name that is no UTF-8",
+        lambda b: (b.image(b"caf\xe9.png"), b.segment())[1],
+        "right",
+        lambda b, report: [row["scan"] for row in report.rows] == ["caf%e9", "good"] and b.segment().skipped == 2,
+    ),
+    odd_name("two\nlines.png"),
+    odd_name("bell\a.png"),
+    odd_name("back\\slash.png"),
+    kept_name("=1+1"),
+    kept_name("=cmd|' calc'!A0"),
+    kept_name("+a"),
+    kept_name("-2+3"),
+    kept_name("@sum"),
+    kept_name("'=x"),
+    kept_name("NA"),
+    kept_name("nan"),
+    kept_name("None"),
+    kept_name("1e5"),
+    kept_name("007"),
+    kept_name("a,b;c"),
+    kept_name('say "a"'),
+    kept_name("wurzel ü ñ 根"),
+    kept_name("<b>bold</b>".replace("/", "-")),
+    Case("no root at all", lambda b: (b.image("b.png", IMAGE * 0), b.segment()), "said", "b: no root was found"),
+    Case("the same image twice", lambda b: (b.image("twin.png"), b.segment()), "said", "exactly that of good"),
+    # --- What earlier runs left
+    changed("traits.csv", "from Excel", b"\xef\xbb\xbfscan;tube\r\ngood;x\r\n", "traits.csv was changed since"),
+    changed("traits.csv", "without columns", "a,b\n1,2\n", "traits.csv was changed since"),
+    changed("traits.csv", "of bytes", bytes(range(256)) + b"\n", "traits.csv"),
+    changed("traits.csv", "with longer rows", "scan,a\ngood,1,2,3\n", "traits.csv"),
+    changed("segment.json", "cut", '{"weights": ', "segment.json is damaged"),
+    changed("segment.json", "empty", "", "segment.json is damaged"),
+    changed("segment.json", "of bytes", b"\xff\xfe\x00", "segment.json is damaged"),
+    changed("segment.json", "a list", "[1]", "segment.json is no results file"),
+    changed("segment.json", "of others", '{"name": "x"}', "holds results of other settings"),
+    Case(
+        "traits.csv torn",
+        lambda b: b.again("traits.csv", "scan,tu"),
+        "right",
+        lambda b, report: report.skipped == 0 and len(report.rows) == 1,
+    ),
+    Case(
+        "a mask changed by hand",
+        lambda b: (b.segment(), Image.fromarray(IMAGE).save(b.out / "good-mask.png"), b.segment()),
+        "said",
+        "good: its mask was changed since it was written: kept as good-mask-changed-",
+    ),
+    # --- Points
+    points("empty", "", "points.csv is no table"),
+    points("of the first line only", "scan,x,y,label\n", "points.csv holds no point"),
+    points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks the columns label"),
+    points("in UTF-16", "scan,x,y,label\ngood,1,2,1\n".encode("utf-16"), "points.csv is no table"),
+    points("of bytes", bytes(range(256)), "points.csv"),
+    points("with a third label", "scan,x,y,label\ngood,1,2,2\n", "row 1 below the first line: label is 2"),
+    points("with NaN", "scan,x,y,label\ngood,nan,2,1\n", "x is nan"),
+    points("below 0", "scan,x,y,label\ngood,1,-2,1\n", "y is -2"),
+    points("of nowhere", "scan,x,y,label\nother,1,2,1\n", "'other', which is no scan of the folder"),
+    points("that are words", "scan,x,y,label\ngood,left,2,1\n", "x is 'left'"),
+    Case(
+        "prompts from Excel",
+        lambda b: b.prompts(b"\xef\xbb\xbfscan;x;y;label\r\ngood;1,5;2;1\r\n"),
+        "right",
+        lambda b, report: len(report.rows) == 1,
+    ),
+    # --- Tables and results files
+    Case("csv missing", lambda b: read_csv(b.place / "none.csv"), "refused", "none.csv does not exist"),
+    table("empty", "", "t.csv is no table"),
+    table("in UTF-16", "a,b\n1,2\n".encode("utf-16"), "t.csv is no table"),
+    table("in Latin-1", "a,b\né,2\n".encode("latin-1"), "t.csv is no table"),
+    table("with longer rows", "a,b\n1,2\n1,2,3\n", "t.csv is no table"),
+    table("with longer rows throughout", "a,b\n1,2,3\n1,2,3\n", "t.csv is no table"),
+    reads("from Excel", b"\xef\xbb\xbfa;b\r\n1,5;x\r\n", [{"a": 1.5, "b": "x"}]),
+    reads("of tabs", "a\tb\n1.5\tx\n", [{"a": 1.5, "b": "x"}]),
+    reads("with missing cells", "a,b\n1,\n,NA\n", [{"a": 1, "b": None}, {"a": None, "b": "NA"}]),
+    Case(
+        "formulas in a csv",
+        lambda b: (write_csv(b.place / "t.csv", [{"a": "=1+1", "b": -1.5}]), read_csv(b.place / "t.csv")),
+        "right",
+        lambda b, found: found[1] == [{"a": "=1+1", "b": -1.5}] and "'=1+1,-1.5" in (b.place / "t.csv").read_text(),
+    ),
+    Case("json missing", lambda b: read_json(b.place / "none.json"), "refused", "none.json"),
+    results("empty", "", "r.json is damaged"),
+    results("cut", '{"a": [1', "r.json is damaged"),
+    results("of bytes", bytes(range(128, 256)), "r.json is damaged"),
+    results("a list", "[]", "r.json is no results file"),
+    results("a number", "3", "r.json is no results file"),
+    results("too deep", "[" * 100_000, "r.json is damaged"),
+    # --- Sessions
+    log("empty", ""),
+    log("cut", lambda text: text[:50]),
+    log("a list", "[]"),
+    log("without clicks", lambda text: text.replace('"clicks"', '"taps"')),
+    log("with a click outside", lambda text: text.replace('"x": 9', '"x": 900')),
+    log("with a click that is text", lambda text: text.replace('"x": 9', '"x": "9"')),
+    log("with NaN", lambda text: text.replace('"x": 9', '"x": NaN')),
+    log("with time that is none", lambda text: text.replace('"seconds": ', '"seconds": -9')),
+    log("of another form", json.dumps({"clicks": {}, "image": 3})),
+    Case("no such log", lambda b: read_log(b.place / "none.json"), "refused", "none.json"),
+    Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
+    Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),
+    Case("a session that climbs", lambda b: b.session("../a"), "refused", "'../a', which cannot be a file's name"),
+    Case(
+        "a session on masks by hand",
+        lambda b: (b.file("session/masks/a.png", "mine"), b.session("a")),
+        "refused",
+        "session holds files that were not written here (first: masks)",
+    ),
+    Case(
+        "a session of a damaged image",
+        lambda b: Session(b.place / "s", ImageFiles([b.image("bad.png", b"text")]), nano()),
+        "refused",
+        "bad.png cannot be read",
+    ),
+    Case("a click outside", lambda b: b.session("a").add(64, 3, 1), "refused", "outside the image of 64 × 64 px"),
+    Case("a click at NaN", lambda b: b.session("a").add(float("nan"), 3, 1), "refused", "outside the image"),
+    Case("a click of a third kind", lambda b: b.session("a").add(3, 3, 2), "refused", "1 for root or 0 for soil"),
+    # --- Export
+    Case("export that climbs", lambda b: b.export("../../a"), "refused", "'../../a', which cannot be a file's name"),
+    Case("export to a root", lambda b: b.export("/tmp/a"), "refused", "'/tmp/a', which cannot be a file's name"),
+    Case("export to a drive", lambda b: b.export("C:\\a"), "refused", "which cannot be a file's name"),
+    Case("export of one name twice", lambda b: b.export("a", "A"), "refused", "two images are called a and A"),
+    Case("export of nothing", lambda b: b.export(), "refused", "at least one is needed"),
+    Case("export of a small mask", lambda b: b.export("a", mask=MASK[:9]), "refused", "a: the mask is bool (9, 64)"),
+    Case("export of a grey mask", lambda b: b.export("a", mask=MASK * 255), "refused", "a: the mask is int64"),
+    Case("export to another part", lambda b: b.export("a", part="../x"), "refused", "part is '../x'"),
+    Case(
+        "export on masks by hand",
+        lambda b: (b.file("out/masks/a.png", "mine"), b.export("a")),
+        "refused",
+        "out holds files that were not written here (first: masks)",
+    ),
+    Case("COCO that climbs", lambda b: write_coco(b.place / "c.json", {"../a.png": MASK}), "refused", "'../a.png'"),
+    Case("runs that are short", lambda b: from_rle({"size": [2, 3], "counts": [5]}), "refused", "cover 5 pixels"),
+    Case("runs below 0", lambda b: from_rle({"size": [2, 3], "counts": [-1, 7]}), "refused", "counts is -1"),
+    Case("runs that are text", lambda b: from_rle({"size": [2, 3], "counts": "abc"}), "refused", "compressed"),
+    Case("no runs", lambda b: from_rle({"size": 3}), "refused", "these are no run lengths"),
+    Case("an annotation missing", lambda b: from_rootpainter(b.place / "x.png"), "refused", "x.png does not exist"),
+    Case(
+        "an annotation of text", lambda b: from_rootpainter(b.file("x.png", "text")), "refused", "x.png cannot be read"
+    ),
+    Case(
+        "an annotation without alpha",
+        lambda b: from_rootpainter(b.image("x.png")),
+        "refused",
+        "x.png has no transparency",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_bad_input(case, tmp_path, monkeypatch, capsys):
+    bench, answer, error = Bench(tmp_path, monkeypatch, capsys), None, None
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            answer = case.does(bench)
+        except (ValueError, OSError) as caught:  # anything else is a traceback
+            error = str(caught)
+    said = bench.said + [str(warning.message) for warning in warned]
+    if case.becomes == "refused":
+        assert error is not None, "it was accepted"
+        assert case.what in error and "\n" not in error
+        return
+    assert error is None, error
+    if case.becomes == "failed":
+        (reason,) = answer.failed.values()
+        assert case.what in reason and "\n" not in reason and any(reason in line for line in said)
+        assert [row["scan"] for row in answer.rows] == ["good"]
+    elif case.becomes == "said":
+        assert any(case.what in line and "\n" not in line for line in said), said
+    else:
+        assert case.what(bench, answer)
+
+
+def test_words_that_are_no_numbers_are_refused_by_the_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["segment", "x", "--model", "nano", "--dpi", "many"])
+    assert stopped.value.code == 2 and "--dpi: invalid float value: 'many'" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""Every lesson runs once, in order, with changed parameters, and what it records follows them.
+
+The lessons share one folder of runs, as a reader's do: what 03 has trained, 04, 05, 07 and 08 read. Numbers are held
+against those of the defaults, which `make notebooks` keeps in data/results/tutorial-quick.json.
+"""
+
+import math
+
+import papermill
+import pytest
+from PIL import Image
+
+from rootsam_lib import CHECKOUT
+from rootsam_lib.data.datasets import load_parts
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.lessons.cost import CostModel
+from rootsam_lib.lessons.runner import NOTEBOOKS
+from rootsam_lib.results import read_json
+from rootsam_lib.traits import Cleaning, root_length_mm
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("lessons")]
+RESULTS = CHECKOUT / "data" / "results"
+SMALL = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
+TRAINED = SMALL | {"LR": 1e-3, "SCHEDULE": "cosine", "DETAIL": True}  # the same stages for all lessons
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The lessons' common folder of runs."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def run(home, monkeypatch):
+    """Execute a lesson with changed parameters; returns the metrics that it records."""
+    monkeypatch.setenv("ROOTSAM_HOME", str(home))
+    monkeypatch.setenv("ROOTSAM_PROGRESS", "0")
+
+    def execute(number: str, **parameters) -> dict:
+        path = next(NOTEBOOKS.glob(f"{number}_*.ipynb"))
+        papermill.execute_notebook(
+            str(path), str(home / path.name), parameters, cwd=str(home), kernel_name="python3",
+            progress_bar=False, iopub_timeout=60, extra_arguments=["--log-level=50"],
+        )  # fmt: skip
+        recorded = read_json(home / "runs" / "quick" / "lessons" / f"{path.stem}.json")
+        assert recorded["parameters"].items() >= parameters.items(), "parameters are not recorded"
+        return recorded["metrics"]
+
+    return execute
+
+
+def default(number: str) -> dict:
+    """The metrics of a lesson on its defaults."""
+    metrics = read_json(RESULTS / "tutorial-quick.json")["metrics"]
+    return next(values for name, values in metrics.items() if name.startswith(number))
+
+
+def stages(home) -> set[str]:
+    return {path.parent.name for path in (home / "runs" / "quick").glob("stage*/stage.json")}
+
+
+def test_defaults_show_what_training_changes():
+    tour, evaluation = default("00"), default("05")
+    assert tour["stage1_root_iou"] > tour["base_root_iou"]
+    assert evaluation["stage2_root_iou"] > evaluation["base_root_iou"]
+    assert evaluation["stage2_automatic_root_iou"] > evaluation["base_automatic_root_iou"]
+
+
+def test_00_on_a_folder_of_small_images_without_resolution(run, tmp_path):
+    for i, scan in enumerate(synthetic_scans("train", 2, seed=3, height=384, width=448)):
+        Image.fromarray(scan.image).save(tmp_path / f"a_T{i:03d}_L{i:03d}.png")
+        Image.fromarray(scan.mask).save(tmp_path / f"a_T{i:03d}_L{i:03d}_mask.png")
+    metrics = run("00", DATA="folder", DATA_DIR=str(tmp_path), TEST_SPLIT="all", N_ROOT=1, SMALL_EPOCHS=1)
+    assert 0 <= metrics["root_iou"] <= 1 and 0 <= metrics["stage1_root_iou"] <= 1
+    for key in ("trained_share", "coins_returned"):
+        assert metrics[key] == default("00")[key], "the base model is another one"
+
+
+def test_a_folder_of_too_few_tubes_is_refused(tmp_path):
+    """Three tubes make a split of one tube each: none is left to choose epochs on."""
+    for i, scan in enumerate(synthetic_scans("train", 6, seed=3, height=128, width=128)):
+        Image.fromarray(scan.image).save(tmp_path / f"a_T{i // 2:03d}_L{i:03d}.png")
+        Image.fromarray(scan.mask).save(tmp_path / f"a_T{i // 2:03d}_L{i:03d}_mask.png")
+    with pytest.raises(ValueError, match="raise LIMIT, or add scans of other tubes"):
+        load_parts("folder", "test", str(tmp_path))
+
+
+def test_01_a_larger_exponent_draws_deeper(run):
+    metrics, plain = run("01", DRAWS=2000, EDT_EXPONENT=3.0), default("01")
+    assert metrics["expected_depth_px"] > plain["expected_depth_px"] + 0.2
+    shares = [metrics["thin_share"][exponent] for exponent in ("0.0", "1.0", "3.0")]
+    assert shares[0] > shares[1] > shares[2] and shares[1] == pytest.approx(plain["thin_share"]["1.0"])
+
+
+def test_02_without_the_focal_exponent_the_loss_is_smaller(run):
+    metrics, plain = run("02", STEPS=6, FOCAL_EXPONENT=1.0), default("02")
+    assert metrics["wrong_mask_loss"] < plain["wrong_mask_loss"]
+    assert metrics["wrong_mask_iou"] == pytest.approx(plain["wrong_mask_iou"]) and not metrics["naive_nan"]
+
+
+def test_03_trains_as_its_parameters_say(run):
+    metrics, plain = run("03", **TRAINED), default("03")
+    assert metrics["epochs"] == 2 and metrics["lr_first"] == 1e-3 and metrics["lr_last"] == pytest.approx(5e-4)
+    assert metrics["trained_parameters"] == plain["trained_parameters"] + 64_464
+    assert plain["lr_first"] == 2e-3 and plain["loss_last"] < plain["loss_first"]
+
+
+def test_04_goes_on_from_stage_1(run, home):
+    before = stages(home)
+    metrics = run("04", **TRAINED)
+    assert metrics["epochs"] == 1 and metrics["lr_first"] == pytest.approx(1e-4)
+    assert metrics["stage1_1024"] != metrics["stage2_1024"]
+    assert [name[:6] for name in stages(home) - before] == ["stage2"], "Stage 1 was trained again"
+
+
+def test_05_reads_both_stages(run, home):
+    before = stages(home)
+    metrics = run("05", **TRAINED, N_ROOT=1, CLICK_PATCHES=3)
+    assert stages(home) == before, "a stage was trained again"
+    assert len({metrics[f"{name}_root_iou"] for name in ("base", "stage1", "stage2")}) == 3
+    assert all(0 <= metrics[f"{name}_automatic_root_iou"] <= 1 for name in ("base", "stage1", "stage2"))
+
+
+def test_06_reads_the_measured_minutes(run):
+    """Lesson 07 has not run here: they come from the results file that is in the project."""
+    metrics, plain = run("06", DRAWS=2000, MANUAL_MINUTES=50.0), default("06")
+    assert round(metrics["saved"]) == 8493 and round(plain["saved"]) == 8527
+    assert metrics["break_even"] > plain["break_even"] and metrics["saved_low"] < metrics["saved_high"]
+    measured = read_json(RESULTS / "segroot-annotator.json")["minutes_per_scan"]["mean"]
+    assert metrics["measured_minutes"] == pytest.approx(measured)
+    faster = CostModel(manual_minutes=50.0, assisted_minutes=measured).saved - metrics["saved"]
+    assert metrics["measured_saved"] - metrics["saved_after_set_up"] == pytest.approx(faster)
+
+
+def test_07_clicks_change_the_mask(run, home):
+    before = stages(home)
+    clicks = {"CLICKS": "300,300,1;600,500,0", "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
+    metrics = run("07", **TRAINED, **clicks)
+    assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
+    assert len(stages(home) - before) == 1, "only the loop's training is new"
+
+
+def test_08_cleaning_reaches_the_traits(run):
+    metrics = run("08", **TRAINED, SPECK_MM2=1.0, SPUR_DIAMETERS=4.0)
+    scans = load_parts("synthetic", "test", "", SMALL["LIMIT"], 0)["test"]
+    strict, usual = (
+        math.fsum(root_length_mm(s.mask, s.mm_per_px, cleaning=rule) for s in scans)
+        for rule in (Cleaning(1.0, 4.0), Cleaning())
+    )
+    assert metrics["true_length_mm"] == pytest.approx(strict, rel=1e-6) and strict < usual
+
+
+def test_a1_replays_the_pretraining(run):
+    metrics, plain = run("A1", STEPS=16, SCENES=3), default("A1")
+    assert metrics["loss_last"] < metrics["loss_first"] and 0 < metrics["objects"] < plain["objects"]
+
+
+def test_a2_trains_the_variants_that_are_named(run):
+    metrics = run("A2", LIMIT=4, ABLATION_EPOCHS=1, VARIANT_NAMES="uniform prompts")
+    assert "uniform prompts_automatic_root_iou_gain" in metrics and "reference_automatic_root_iou" in metrics
+    assert not any(key.startswith("seed 1") for key in metrics)

@@ -1,0 +1,52 @@
+"""Parameters: what a user can mistype is refused with the right spelling, on the command line and inside a notebook."""
+
+import papermill
+import pytest
+
+from rootsam_lib.lessons.parameters import check_injected, check_parameters, literal, notebook_parameters
+from rootsam_lib.lessons.runner import NOTEBOOKS
+from rootsam_lib.results import assigned
+
+DEFAULTS = {"SEED": 0, "LR": 0.5, "DATA": "synthetic", "FLAG": True}
+
+
+def test_values_become_the_types_of_the_defaults():
+    given = {"LR": 1, "SEED": 2.0, "DATA": 2024, "FLAG": False}
+    assert check_parameters(given, DEFAULTS) == {"LR": 1, "SEED": 2, "DATA": "2024", "FLAG": False}
+    bad = ({"SEED": "3"}, {"SEED": True}, {"SEED": 1.5}, {"SEED": float("inf")}, {"FLAG": 1}, {"LR": "1e-4"})
+    for given in bad:
+        with pytest.raises(ValueError, match=f"parameter {next(iter(given))} is .* must be"):
+            check_parameters(given, DEFAULTS)
+
+
+def test_command_line_values_are_read_as_python_does():
+    assert [literal(text) for text in ("1e-4", "3", "True", "-2", "folder")] == [1e-4, 3, True, -2, "folder"]
+
+
+def test_literals_of_a_cell():
+    assert assigned('A = 1  # one\nB = -0.5\nC = "x"\nfor i in []:\n    D = 2') == {"A": 1, "B": -0.5, "C": "x"}
+    assert assigned("this is no Python") == {}
+
+
+def test_what_papermill_injects_is_checked_in_the_notebook():
+    parameters = 'PROFILE = "quick"\nSEED = 0\nIMAGES = 700'
+    check_injected(["import os", parameters, "# Parameters\nSEED = 3\nIMAGES = 5\n"])
+    check_injected([parameters, "images = 5"])  # a reader's own cell
+    for wrong, message in (("images = 5", "'images': did you mean IMAGES"), ('SEED = "3"', "SEED is '3'")):
+        with pytest.raises(ValueError, match=message):
+            check_injected([parameters, f"# Parameters\n{wrong}\n"])
+
+
+def test_every_notebook_names_its_parameters():
+    for path in NOTEBOOKS.glob("[0-9A]*.ipynb"):
+        assert {"PROFILE", "SEED"} <= set(notebook_parameters(path))
+
+
+@pytest.mark.slow
+def test_papermill_stops_at_a_name_that_the_notebook_does_not_have(tmp_path):
+    """Only its first cells run: the third of ours refuses."""
+    path, executed = NOTEBOOKS / "06_cost.ipynb", tmp_path / "06.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'images': did you mean IMAGES"):
+        papermill.execute_notebook(
+            str(path), str(executed), {"images": 5}, cwd=str(tmp_path), kernel_name="python3", progress_bar=False
+        )

@@ -1,0 +1,163 @@
+"""Whole scans: every pixel covered, any size, no seams, prompts in the right tile."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
+from rootsam_lib.model import Prediction
+from rootsam_lib.predictor import Predictor, follow_clicks, load_predictor, tile_starts
+from rootsam_lib.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_sam("nano").eval()
+
+
+def ask(model, image, tile_size, overlap, prompts=(None, None), **options):
+    """A mask, its logits and the estimate of its IoU, without the axis of masks."""
+    predictor = Predictor(model, tile_size=tile_size, overlap=overlap, **options)
+    predictor.set_image(image)
+    return tuple(part[0] for part in predictor.predict(*prompts))
+
+
+@given(st.integers(1, 4000), st.sampled_from([(64, 0), (512, 64), (1024, 128), (96, 40)]))
+@settings(max_examples=200, deadline=None)
+def test_tiles_cover_everything_and_overlap(length, sizes):
+    size, overlap = sizes
+    starts = tile_starts(length, size, overlap)
+    assert starts[0] == 0 and starts[-1] == max(length - size, 0)
+    assert all(b - a <= size - overlap for a, b in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 200), (130, 97)])
+def test_any_size(model, shape):
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    mask, _, logits = ask(model, image, 64, 16)
+    assert mask.shape == logits.shape == shape and mask.dtype == bool
+    assert np.isfinite(logits).all() and ((logits > 0) == mask).all()
+
+
+def test_one_tile_is_the_models_own_answer(model):
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    with torch.no_grad():
+        alone = model.decode(model.encode(image[None])).logits
+    expected = torch.nn.functional.interpolate(alone, (128, 128), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(ask(model, image, 128, 32)[2], expected, atol=1e-4)
+
+
+def test_constant_logits_have_no_seams(model, monkeypatch):
+    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]))
+    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
+    _, estimate, logits = ask(model, np.zeros((150, 170, 3), np.uint8), 64, 24)
+    np.testing.assert_allclose(logits, 2.5, rtol=1e-5)
+    assert estimate == pytest.approx(0.7)
+
+
+def test_no_root_no_estimate(model, monkeypatch):
+    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]))
+    monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
+    mask, estimate, _ = ask(model, np.zeros((64, 64, 3), np.uint8), 64, 0)
+    assert not mask.any() and np.isnan(estimate)
+
+
+def test_flips_are_turned_back_and_averaged(model):
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    points, labels = np.array([[9.0, 20.0], [50.0, 33.0]], np.float32), np.array([1, 0])
+    by_hand = []
+    for rows, columns in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        turned = points.copy()
+        turned[:, 0] = 63 - points[:, 0] if columns < 0 else points[:, 0]
+        turned[:, 1] = 63 - points[:, 1] if rows < 0 else points[:, 1]
+        flipped = np.ascontiguousarray(image[::rows, ::columns])
+        by_hand.append(ask(model, flipped, 64, 0, Prompts(turned, labels))[2][::rows, ::columns])
+    found = ask(model, image, 64, 0, Prompts(points, labels), tta=True)[2]
+    np.testing.assert_allclose(found, np.mean(by_hand, axis=0), atol=1e-4)
+    assert np.abs(found - by_hand[0]).max() > 0.01
+
+
+def test_a_point_reaches_only_the_tiles_it_lies_in(model):
+    image = np.random.default_rng(0).integers(0, 255, (64, 192, 3), dtype=np.uint8)
+    point = Prompts(np.array([[20.0, 30.0]], np.float32), np.array([1]))
+    with_point, without = ask(model, image, 64, 0, point)[2], ask(model, image, 64, 0)[2]
+    assert np.abs(with_point - without)[:, :64].max() > 0.01
+    np.testing.assert_allclose(with_point[:, 64:], without[:, 64:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tile_size": 100}, "multiple of 32"),
+        ({"tile_size": 64, "overlap": 40}, "overlap is 40"),
+        ({"tile_size": 0}, "tile_size is 0"),
+        ({"input_scale": float("nan")}, "input_scale is nan"),
+        ({"input_scale": -1}, "input_scale is -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(model, settings, says):
+    with pytest.raises(ValueError, match=says):
+        Predictor(model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "points", "labels", "says"),
+    [
+        (np.zeros((64, 64), np.uint8), None, None, r"must be uint8 \(H, W, 3\)"),
+        (np.zeros((64, 64, 3)), None, None, "float64"),
+        (None, None, None, r"call set_image\(image\) first"),
+        (np.zeros((64, 64, 3), np.uint8), [[64.0, 3.0]], [1], r"point \(64, 3\) lies outside the image of 64 × 64 px"),
+        (np.zeros((64, 64, 3), np.uint8), [[np.nan, 3.0]], [1], "lies outside"),
+        (np.zeros((64, 64, 3), np.uint8), [[4.0, 3.0]], [2], "has label 2: give 1 for root or 0 for soil"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused(model, image, points, labels, says):
+    predictor = Predictor(model, tile_size=64)
+    with pytest.raises(ValueError, match=says):
+        if image is not None:
+            predictor.set_image(image)
+        predictor.predict(points, labels)
+
+
+def test_embeddings_that_are_kept_change_nothing(model):
+    image = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
+    point = Prompts(np.array([[20.0, 30.0]], np.float32), np.array([1]))
+    kept, fresh = (Predictor(model, tile_size=64, keep=keep) for keep in (True, False))
+    for question in (None, point, None):
+        assert (kept(image, question) == fresh(image, question)).all()
+    assert not any(tile.embeddings for tile in fresh._tiles) and all(tile.embeddings for tile in kept._tiles)
+
+
+def test_a_checkpoint_says_how_to_use_it(model, tmp_path):
+    file = tmp_path / "stage1-0" / "best.safetensors"
+    save_checkpoint(model, file, {"input_scale": 1.5, "patch_size": 2048})
+    for source in (file, file.parent):
+        predictor = load_predictor(source)
+        assert (predictor.input_scale, predictor.tile_size) == (1.5, 1024)
+        assert predictor.about["weights"] == weights_hash(model)
+    assert load_predictor(file, tile_size=64).tile_size == 64
+    with pytest.raises(FileNotFoundError, match=r"is no trained stage: give the folder of one, such as .*stage1-0"):
+        load_predictor(tmp_path)
+    save_checkpoint(model, file)
+    with pytest.raises(ValueError, match="does not say which model it is"):
+        load_predictor(file)
+    file.write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"best.safetensors is no safetensors file, or is damaged"):
+        load_predictor(file)
+
+
+def test_a_click_that_the_model_ignores_is_obeyed_there_and_nowhere_else():
+    logits = np.full((100, 120), -4.0, np.float32)
+    logits[40:60, 20:100] = 3.0
+    done = follow_clicks(logits, [(110, 10, 1), (50, 50, 0)], reach=5, margin=2)
+    assert done[10, 110] == 2 and done[50, 50] == -2 and (logits[40:60, 20:100] == 3).all(), "a copy, and on its side"
+    rows, columns = np.mgrid[:100, :120]
+    around = [(abs(rows - y) <= 20) & (abs(columns - x) <= 20) for x, y in ((110, 10), (50, 50))]
+    near = around[0] | around[1]
+    assert (done[~near] == logits[~near]).all() and (done[near] != logits[near]).mean() > 0.9
+    assert (follow_clicks(logits, [(50, 50, 1), (5, 5, 0)]) == logits).all(), "clicks that agree change nothing"
+    assert follow_clicks(logits, [(0, 0, 1), (119, 99, 1)])[0, 0] == 2, "a corner is no trap"
