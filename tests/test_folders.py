@@ -257,6 +257,7 @@ def test_a_torn_last_line_is_repaired(scans):
 KILLS = int(os.environ.get("ROOTSAM_KILLS", "4"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_at_the_same_bytes(tmp_path):
     folder, many = tmp_path / "scans", 30
     folder.mkdir()
