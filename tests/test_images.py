@@ -1,12 +1,15 @@
 """Images: every kind of file becomes the right 8-bit RGB, or is refused in one sentence; and what a pixel measures."""
 
+import io
 import os
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -18,6 +21,7 @@ from rootsam_lib.data.images import (
     resolution,
     turn,
 )
+from rootsam_lib.data.masks import read_mask
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
 GREY = IMAGE[..., 0].copy()
@@ -179,6 +183,38 @@ def test_large_scans_are_allowed_and_larger_ones_on_demand(tmp_path):
             open_image(path, max_megapixels=wrong)
 
 
+def test_damaged_exif_does_not_stop_an_image(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff", quality=100)
+    assert read_image(tmp_path / "a.jpg").shape == IMAGE.shape and resolution(tmp_path / "a.jpg")[0] is None
+
+
+WHOLE = {
+    ending: (lambda file: (Image.fromarray(IMAGE).save(file, kind, dpi=(300, 300)), file.getvalue())[1])(io.BytesIO())
+    for ending, kind in (("png", "PNG"), ("jpg", "JPEG"), ("tif", "TIFF"), ("webp", "WEBP"), ("bmp", "BMP"))
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(
+    ending=st.sampled_from(sorted(WHOLE)),
+    cut=st.integers(0, 3000),
+    flips=st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 255)), max_size=6),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_file_gives_pixels_or_one_sentence(ending, cut, flips):
+    content = bytearray(WHOLE[ending][: cut or None] if cut < 300 else WHOLE[ending])
+    for place, change in flips:
+        content[place % len(content)] ^= change
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{ending}"
+        path.write_bytes(content)
+        for read in (read_image, read_mask, resolution):
+            try:
+                read(path, **({"max_megapixels": 2} if read is not resolution else {}))
+            except ValueError as refused:
+                assert f"a.{ending}" in str(refused) and "\n" not in str(refused)
+
+
 # ---------------------------------------------------------------- resolution
 
 
@@ -208,7 +244,8 @@ def save(path, **options):
     ],
 )
 def test_resolution_from_the_name(name, dpi, tmp_path):
-    said = f"{dpi} dpi from the name" if dpi else "no resolution"
+    place = "name" if "dpi" in name.lower().split("/")[-1] else "folder's name"
+    said = f"{dpi} dpi from the {place}" if dpi else "no resolution"
     assert resolution(save(tmp_path / name)) == (dpi, said)
 
 
@@ -253,6 +290,8 @@ def test_name_against_metadata(tmp_path):
     path = save(tmp_path / "a_600dpi.png", dpi=(300, 300))
     assert resolution(path) == (600, "600 dpi from the name, against 300 in the metadata")
     assert resolution(save(tmp_path / "a_300dpi.png", dpi=(300, 300)))[1] == "300 dpi from the name"
+    two = save(tmp_path / "b.jpg", dpi=(300, 300), exif=exif(600.0))
+    assert resolution(two) == (None, "no resolution, for the metadata say 300 and 600 dpi")
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,11 @@ def test_load_scans_refuses_unknown_names(tmp_path):
             load_scans(source, "val", tmp_path)
         with pytest.raises(ValueError, match="limit is 0"):
             load_scans(source, "train", tmp_path, limit=0)
+        with pytest.raises(ValueError, match="seed is -1: give a whole number, 0 or more"):
+            load_scans(source, "train", tmp_path, seed=-1)
+    for wrong in ({"limit": -1}, {"val_share": 1.0}, {"val_share": float("nan")}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
+            load_parts("synthetic", **wrong)
 
 
 def test_load_scans_draws_synthetic_scans():
@@ -497,9 +502,13 @@ def test_leaks_are_reported():
     assert leak_report({"train": scans[:2], "test": scans[2:]}) == {"T1": ["train", "test"]}
 
 
-@pytest.mark.parametrize("shares", [{}, {"train": 1.0, "test": 0.0}, {"train": 2, "test": -1}])
+@pytest.mark.parametrize(
+    "shares", [{}, {"train": 1.0, "test": 0.0}, {"train": 2, "test": -1}, {"train": 1, "test": float("nan")}]
+)
 def test_impossible_shares_are_refused(shares):
-    with pytest.raises(ValueError, match="shares are"):
+    with pytest.raises(
+        ValueError, match=r"shares are empty|the share of test is (0\.0|-1|nan): give a number, greater"
+    ):
         grouped_split(["a", "b", "c"], shares, np.random.default_rng(0))
 
 

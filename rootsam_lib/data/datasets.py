@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pooch
 
+from rootsam_lib import checked
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution, turn
 from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
@@ -70,7 +71,7 @@ def load_scans(
     `data_dir` falls back on the environment variable ROOTSAM_DATA. At most `limit` scans, spread over the part.
     Raises ValueError for an unknown source or split, and what the readers raise.
     """
-    _check(split, limit)
+    _check(split, limit, seed)
     if source == "synthetic":
         parts = SYNTHETIC_COUNTS if split == "all" else [split]
         scans = [s for part in parts for s in synthetic_scans(part, limit or SYNTHETIC_COUNTS[part], seed, *size)]
@@ -103,10 +104,8 @@ def load_parts(
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
-    if limit is not None and limit < 0:
-        raise ValueError(f"LIMIT is {limit}: give the most scans per split, or 0 for all.")
-    if not 0 < val_share < 1:
-        raise ValueError(f"val_share is {val_share}: it must lie between 0 and 1.")
+    checked("limit", limit or 0, 0, whole=True)
+    checked("val_share", val_share, 0, 0.99, above=True)
     train = load_scans(source, "train", data_dir, limit or None, seed, **options)
     if len({scan.tube for scan in train}) < 2:
         raise ValueError(
@@ -143,8 +142,8 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     Split "train", "valid", "test" (published, by image: 8 of its 10 test tubes occur in train or valid too) or "all".
     `data_dir`, or else the environment variable ROOTSAM_DATA, names an existing copy: `data_raw` or a folder that holds
     it. Without either, the files are downloaded from the pinned commit, once, into ROOTSAM_CACHE or the user's cache
-    folder. SegRoot states no licence: credit it and
-    do not redistribute it. Files are checked by SHA-256; a warning counts those whose checksum is not known.
+    folder. SegRoot states no licence: credit it and do not redistribute it. Files are checked by SHA-256; a warning
+    counts those whose checksum is not known.
 
     Raises FileNotFoundError when the copy lacks a file, ValueError for a file that is not the published one,
     ConnectionError when a download fails.
@@ -230,7 +229,9 @@ def read_folder(
     Raises FileNotFoundError for a missing or empty folder, ValueError for an image without a mask (before any file is
     opened), a mask of another size or coding, and any file that cannot be read.
     """
-    _check(split, limit)
+    _check(split, limit, seed)
+    if mask_coding is not None:
+        checked_coding(mask_coding)
     root = Path(data_dir)
     entries = found = find_pairs(root, need_masks, group_by)
     stated = sorted({entry.part for entry in entries if entry.part})
@@ -421,8 +422,9 @@ def _limited(items: list[_T], limit: int | None) -> list[_T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
-def _check(split: str, limit: int | None) -> None:
+def _check(split: str, limit: int | None, seed: int = 0) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}, but must be at least 1 (or None for every scan).")
+    if limit is not None:
+        checked("limit", limit, 1, whole=True)
+    checked("seed", seed, 0, whole=True)

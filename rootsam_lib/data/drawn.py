@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
 
 DPI = 300
@@ -54,8 +55,7 @@ def synthetic_scans(split: str, count: int, seed: int = 0, height: int = 1024, w
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not a split of synthetic scans: choose one of {', '.join(SPLITS)}.")
-    if count < 0:
-        raise ValueError(f"count={count} is negative: ask for 0 or more scans.")
+    checked("count", count, 0, whole=True)
     number, scans = SPLITS.index(split), []
     for i in range(count):
         rng = np.random.default_rng(np.random.SeedSequence([seed, number, i]))
@@ -78,8 +78,8 @@ def draw_scan(
 
     The same state of `rng` gives the same bits. Raises ValueError if a side is shorter than 64 px.
     """
-    if min(height, width) < 64:
-        raise ValueError(f"height={height}, width={width}: a synthetic scan needs at least 64 px on each side.")
+    for side, pixels in (("height", height), ("width", width)):
+        checked(side, pixels, 64, whole=True)
     look = _look(rng)
     ends, left, right = _window(rng, height, width)
     tape, tape_alpha, shade = _tape(rng, left, right, width)

@@ -38,13 +38,12 @@ def header(path: str | Path) -> Iterator[Image.Image]:
     """
     path = Path(path)
     try:
-        if not path.exists():
-            raise FileNotFoundError(f"{shown(path)} does not exist: check its name.")
-        regular = path.is_file()
-        opened = Image.open(path) if regular else None
+        opened = Image.open(path) if path.is_file() or not path.exists() else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise nearly anything at damaged files
         raise _unreadable(path, error) from None
     if opened is None:
         raise ValueError(
@@ -70,19 +69,20 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
                 f"(--max-megapixels) if {megapixels * 0.012:.1f} GB of memory are free, or cut the scan into pieces."
             )
         try:
-            if (pages := _pages(opened)) > 1:
-                raise _Pages(pages)
+            pages = _pages(opened)
             deep = ";16" in str(opened.tile) or _bits(opened) > 8  # colours of 16 bits, which Pillow cuts to 8
-            turned = 1 if opened.format == "PNG" else opened.getexif().get(ORIENTATION, 1)
+            turned = _orientation(opened) if opened.format != "PNG" else 1
             opened.load()
             if opened.format == "PNG":  # whose EXIF may stand behind the pixels
-                turned = opened.getexif().get(ORIENTATION, 1)
-        except _Pages as several:
-            raise ValueError(
-                f"{shown(path)} holds {several} pages or frames: save the one that is meant as a file of its own."
-            ) from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+                turned = _orientation(opened)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly anything at damaged files
             raise _unreadable(path, error) from None
+        if pages > 1:
+            raise ValueError(
+                f"{shown(path)} holds {pages} pages or frames: save the one that is meant as a file of its own."
+            )
         if opened.format == "TIFF" and _bits(opened) > 8 and turned != 1:
             raise ValueError(  # decoders differ in how they turn these
                 f"{shown(path)} has more than 8 bits and EXIF orientation {turned}: save it upright, without one."
@@ -91,8 +91,12 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
         return opened
 
 
-class _Pages(Exception):
-    """More than one page."""
+def _orientation(opened: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none: damaged metadata fail in many ways, and are as good as none."""
+    try:
+        return int(opened.getexif().get(ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
@@ -200,27 +204,31 @@ def resolution(path: str | Path) -> tuple[float | None, str]:
     or one that no scanner has.
     """
     path = Path(path)
-    named, stated = _named_dpi(path), _stated_dpi(path)
-    if named and stated and abs(named / stated - 1) > 0.01:
-        return named, f"{named:g} dpi from the name, against {stated:g} in the metadata"
+    (named, place), stated = _named_dpi(path), _stated_dpi(path)
     if named:
-        return named, f"{named:g} dpi from the name"
-    return (stated, f"{stated:g} dpi from the metadata") if stated else (None, "no resolution")
+        against = [f"{number:g}" for number in stated if abs(named / number - 1) > 0.01]
+        conflict = f", against {' and '.join(against)} in the metadata" if against else ""
+        return named, f"{named:g} dpi from the {place}{conflict}"
+    if stated and max(stated) > 1.01 * min(stated):
+        return None, f"no resolution, for the metadata say {' and '.join(f'{number:g}' for number in stated)} dpi"
+    return (stated[0], f"{stated[0]:g} dpi from the metadata") if stated else (None, "no resolution")
 
 
-def _named_dpi(path: Path) -> float | None:
-    for name in (path.stem, *(folder.name for folder in list(path.parents)[:3])):
+def _named_dpi(path: Path) -> tuple[float | None, str]:
+    """What a file's name says, or the nearest folder's, and which of both."""
+    for place, name in (("name", path.stem), *(("folder's name", folder.name) for folder in list(path.parents)[:3])):
         found = {int(before or after) for before, after in _NAMED_DPI.findall(name)}
         if len(found) > 1:
             listed = " and ".join(str(number) for number in sorted(found))
             raise ValueError(f"{shown(path)} is named {listed} dpi: give dpi (--dpi), or rename it.")
         if found:
-            return checked_dpi(found.pop(), f"{shown(path)}: the resolution in its name")
-    return None
+            return checked_dpi(found.pop(), f"{shown(path)}: the resolution in its {place}"), place
+    return None, ""
 
 
-def _stated_dpi(path: Path) -> float | None:
+def _stated_dpi(path: Path) -> list[float]:
     """What a file's metadata say, where that can be believed; files that cannot be read fail elsewhere."""
+    believed = []
     try:
         with header(path) as opened:
             exif = {} if opened.format == "PNG" else opened.getexif()  # which would decode a PNG
@@ -229,8 +237,8 @@ def _stated_dpi(path: Path) -> float | None:
             if (unit := exif.get(RESOLUTION_UNIT, 2)) in (2, 3):
                 factor = 2.54 if unit == 3 else 1  # per cm
                 pairs.append([(exif.get(tag) or 0) * factor for tag in (X_RESOLUTION, Y_RESOLUTION)])
-    except Exception:  # damaged metadata fail in many ways, and are as good as none
-        return None
+    except Exception:  # as in `_orientation`
+        return []
     for pair in pairs:
         try:
             x, y = (float(number) for number in pair or ())
@@ -238,8 +246,8 @@ def _stated_dpi(path: Path) -> float | None:
             continue
         whole = round(x, 1)
         if DPI_RANGE[0] <= x <= DPI_RANGE[1] and abs(x - y) < 0.01 * x and whole not in UNASKED_DPI:
-            return whole  # PNG rounds to dots per metre: 299.9994
-    return None
+            believed.append(whole)  # PNG rounds to dots per metre: 299.9994
+    return believed
 
 
 def checked_dpi(dpi: float, name: str = "dpi") -> float:

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from rootsam_lib import checked
+
 _TUBE = re.compile(r"(?:^|[_\-. ])(?:T|[Tt]ube[_\-. ]?)(\d{1,4})(?=[_\-. ]|$)")
 _DATES = (
     (re.compile(r"(?<!\d)(\d{4})[._-](\d\d)[._-](\d\d)(?!\d)"), "%Y-%m-%d"),
@@ -92,8 +94,10 @@ def grouped_split(items: Iterable[_T], shares: Mapping[str, float], rng: np.rand
     part stays empty. Shares are relative weights. Raises ValueError for fewer tubes than parts, or a share <= 0.
     """
     items = list(items)
-    if not shares or min(shares.values()) <= 0:
-        raise ValueError(f"shares are {dict(shares)}, but need at least one part and every share above 0.")
+    for part, share in shares.items():
+        checked(f"the share of {part}", share, 0, above=True)
+    if not shares:
+        raise ValueError("shares are empty: give every part its share.")
     sizes = Counter(_tube_of(item) for item in items)
     if len(sizes) < len(shares):
         raise ValueError(
@@ -172,8 +176,7 @@ def tile(scan: Scan, size: int) -> list[Patch]:
 
     The last row and column are shifted inward, so that they overlap their neighbours instead of running over the edge;
     a scan smaller than `size` is padded by reflection below and to the right (`Patch.padding` says by how much)."""
-    if size < 1:
-        raise ValueError(f"size is {size}, but must be at least 1 pixel; 512 and 1024 are usual.")
+    checked("size", size, 1, whole=True)
     height, width = scan.image.shape[:2]
     padding = (max(size - height, 0), max(size - width, 0))
     image, mask = scan.image, scan.mask

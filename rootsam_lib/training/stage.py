@@ -69,7 +69,7 @@ def file_hash(path: Path) -> str:
 
 
 def run_id(config: StageConfig, train: Sequence[Scan], val: Sequence[Scan], base: str) -> str:
-    """Eight hex digits for config, scans, starting weights (their hash), code: no other setting shares the folder."""
+    """Eight hex digits for config, scans, starting weights (by hash) and code: no other setting shares the folder."""
     loop = Path(__file__).with_name("loop.py")
     code = [MODELS[config.model].config.read_text(encoding="utf-8"), *map(code_of, imported_files(loop))]
     scans = [
