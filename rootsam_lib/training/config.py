@@ -57,7 +57,7 @@ class StageConfig:
     slip: float = 2.0  # px (SD) by which half of the training points miss their aim
     selection: bool = True  # points mean the roots that carry them; False: all roots, whatever the points say
     correction_share: float = 0.2  # of the steps go on with correction clicks
-    point_weight: float = 1.0  # of the cross entropy in a window around every point
+    point_weight: float = 1.0  # of the cross entropy in a window around every point and click
     ce_weight: float = 2.0  # of the cross entropy over all pixels
     fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 drew real roots, three pixels wide, far too wide
     fp_weight: float = 0.5

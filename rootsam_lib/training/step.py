@@ -107,18 +107,13 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     return (weight * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]).sum()
 
 
-class Target(NamedTuple):
-    """What answers are judged by: the meant roots and their own signed distance, float (P, 1, H, W)."""
-
-    truth: Tensor
-    distance: Tensor
-
-
 def answer_loss(
-    prediction: Prediction, target: Target, config: StageConfig, boundary_weight: float
+    prediction: Prediction, truth: Tensor, distance: Tensor, config: StageConfig, boundary_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """The hybrid loss of answers plus the predicted IoU's squared error, and their logits (P, 1, H, W)."""
-    truth, distance = target
+    """The hybrid loss of answers plus the predicted IoU's squared error, and their logits (P, 1, H, W).
+
+    truth, distance: the meant roots and their own signed distance, float (P, 1, H, W).
+    """
     logits = resize_logits(prediction.logits, truth.shape[-2:])
     weights = (config.fn_weight, config.fp_weight, config.focal_exponent, config.ce_weight)
     loss = hybrid_loss(logits, truth, distance, boundary_weight, *weights).total
@@ -145,41 +140,42 @@ def batch_loss(
     Returns the whole, to be minimised, and the part that can be compared between steps: the prompts' losses without
     what is added around points and by corrections. Raises FloatingPointError on NaN.
     """
-    device, count = model.device, len(batch.masks)
+    device = model.device
     boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
     embedding = model.embed(batch.features)
     total = first = torch.zeros((), device=device)
     if embedding.all_roots is not None:
-        truth = torch.from_numpy(batch.masks).unsqueeze(1).to(device).float()
-        own = resize_logits(embedding.all_roots, truth.shape[-2:])
+        truth = _maps(batch.masks, device)
         weight = torch.tensor(PATH_ROOT_WEIGHT, device=device)
+        own = resize_logits(embedding.all_roots, truth.shape[-2:])
         total = total + PATH_WEIGHT * F.binary_cross_entropy_with_logits(own, truth, pos_weight=weight)
     for kind, (views, points, labels, meant) in training_prompts(batch.masks, config, rngs, plan.several).items():
-        points, labels, asked = points.to(device), labels.to(device), embedding.of(views)
-        target = Target(
-            torch.from_numpy(meant).unsqueeze(1).to(device).float(),
-            torch.from_numpy(np.stack([signed_distance(mask) for mask in meant])).unsqueeze(1).to(device),
-        )
-        prediction = model.decode(asked, points, labels)
-        loss, logits = answer_loss(prediction, target, config, boundary_weight)
-        first = first + SHARES[kind] * len(views) / count * loss.detach()
-        loss = loss + config.point_weight * click_loss(logits, target.truth, points, labels, CLICK_RADIUS)
-        total = total + SHARES[kind] * len(views) / count * loss
-        given = points.shape[1]
-        for _ in range(plan.corrections if kind == plan.corrected else 0):
-            found = (logits.detach()[:, 0] > 0).cpu().numpy()
-            clicks = [error_click(rngs[view], *each) for view, *each in zip(views, found, meant, strict=True)]
-            clicks = torch.tensor(clicks, device=device)[:, None]
-            points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
-            new = points[:, given:], labels[:, given:]
-            fed = click_prompt(prediction.low_res, *new, meant.shape[-1])
+        asked, points, labels, fed = embedding.of(views), points.to(device), labels.to(device), None
+        truth, distance = _maps(meant, device), _maps([signed_distance(mask) for mask in meant], device)
+        given, rounds = points.shape[1], plan.corrections if kind == plan.corrected else 0
+        for turn in range(rounds + 1):
             prediction = model.decode(asked, points, labels, fed)
-            loss, logits = answer_loss(prediction, target, config, boundary_weight)
-            loss = loss + click_loss(logits, target.truth, *new, CLICK_RADIUS)
-            total = total + CORRECTION_SHARE / plan.corrections * len(views) / count * loss
+            loss, logits = answer_loss(prediction, truth, distance, config, boundary_weight)
+            share = (CORRECTION_SHARE / rounds if turn else SHARES[kind]) * len(views) / len(batch.masks)
+            if not turn:
+                first = first + share * loss.detach()
+            new = slice(given if turn else 0, None)
+            around = click_loss(logits, truth, points[:, new], labels[:, new], CLICK_RADIUS)
+            total = total + share * (loss + config.point_weight * around)
+            if turn < rounds:
+                found = (logits.detach()[:, 0] > 0).cpu().numpy()
+                clicks = [error_click(rngs[view], *each) for view, *each in zip(views, found, meant, strict=True)]
+                clicks = torch.tensor(clicks, device=device)[:, None]
+                points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
+                fed = click_prompt(prediction.low_res, points[:, given:], labels[:, given:], meant.shape[-1])
     if not torch.isfinite(total):
         raise FloatingPointError(f"the loss is {total.item()} in epoch {epoch}: lower lr, or check the masks.")
     return total, first
+
+
+def _maps(maps: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Maps (P, H, W) as float (P, 1, H, W)."""
+    return torch.from_numpy(np.stack(maps)).unsqueeze(1).to(device).float()
 
 
 def train_step(
