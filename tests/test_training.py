@@ -201,7 +201,7 @@ def test_correction_rounds_learn_too(small_scans, base):
         optimizer.step()
         optimizer.zero_grad()
         losses.append((total - first).item())
-    assert losses[-1] < losses[0] - 0.1
+    assert losses[-1] < 0.95 * losses[0]
     assert any("mask_downscaling" in name for name in before)  # reached only through the fed back mask
 
 
