@@ -87,33 +87,51 @@ def follow_clicks(
     return logits
 
 
-def carrying(logits: np.ndarray, clicks: Sequence[Click], reach: int = 4) -> tuple[np.ndarray, list[Click]]:
-    """What a mask's roots are that carry the root clicks, bool (H, W), and the root clicks that no root lies near.
+def select_roots(
+    automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[Click], reach: int = 4, covered: float = 0.7
+) -> np.ndarray:
+    """The automatic answer without the roots that clicks do not mean; all logits are float32 (H, W).
 
-    logits: float32 (H, W). A root is what hangs together, corners and gaps of up to 2 px included; a click means the
-    nearest one within `reach` px. A root that carries clicks of both kinds is shared out: each of its pixels goes with
-    the click that is nearest. (A model's answer to a click fades along the root, away from the click; what hangs
-    together does not, and it goes on into the next tile.)
+    A root is what hangs together in the automatic mask, corners and gaps of up to 2 px included. Meant are the nearest
+    one within `reach` px of each root click, and those that the prompted answer covers by that share, but not what a
+    soil click lies on; a root that carries clicks of both kinds is shared out: each pixel goes with the nearest click.
+    For a root click with no root near, the prompted answer's root is brought in. (A prompted answer alone fades along
+    the root, away from the click; what hangs together does not, and goes on into the next tile.)
     """
-    found = logits > 0
-    roots = label_roots(binary_dilation(found, np.ones((3, 3))), least=1)[0] * found
-    carried: dict[int, list[Click]] = {}
+    roots, brought = _pieces(automatic), _pieces(prompted)
+    sizes = np.bincount(roots.flat)
+    shares = np.bincount(roots.flat, weights=(prompted > 0).flat) / sizes.clip(1)
+    carried: dict[int, list[Click]] = {int(root): [] for root in np.flatnonzero(shares >= covered) if root}
     missed = []
     for click in clicks:
-        top, left = max(click.y - reach, 0), max(click.x - reach, 0)
-        window = roots[top : click.y + reach + 1, left : click.x + reach + 1]
-        rows, columns = np.nonzero(window)
-        if rows.size:
-            nearest = np.argmin((rows + top - click.y) ** 2 + (columns + left - click.x) ** 2)
-            carried.setdefault(int(window[rows[nearest], columns[nearest]]), []).append(click)
+        if root := _nearest(roots, click, reach):
+            carried.setdefault(root, []).append(click)
         elif click.label == ROOT:
-            missed.append(click)
-    meant = np.zeros(logits.shape, bool)
+            missed.append(_nearest(brought, click, reach))
+    meant = np.zeros(roots.shape, bool)
     for root, own in carried.items():
         rows, columns = np.nonzero(roots == root)
         away = [(rows - click.y) ** 2 + (columns - click.x) ** 2 for click in own]
-        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT
-    return meant, missed
+        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT if own else True
+    only_automatic = np.where(meant | (automatic < 0), automatic, np.float32(NO_ROOT))
+    return np.where(np.isin(brought, missed) & (brought > 0), prompted, only_automatic)
+
+
+def _pieces(logits: np.ndarray) -> np.ndarray:
+    """Numbers of what hangs together, int (H, W); dilation by 1 px joins what is up to 2 px apart."""
+    found = logits > 0
+    return label_roots(binary_dilation(found, np.ones((3, 3))), least=1)[0] * found
+
+
+def _nearest(roots: np.ndarray, click: Click, reach: int) -> int:
+    """The number of the root nearest to a click, 0 where none lies within `reach` px in x and y."""
+    top, left = max(click.y - reach, 0), max(click.x - reach, 0)
+    window = roots[top : click.y + reach + 1, left : click.x + reach + 1]
+    rows, columns = np.nonzero(window)
+    if not rows.size:
+        return 0
+    nearest = np.argmin((rows + top - click.y) ** 2 + (columns + left - click.x) ** 2)
+    return int(window[rows[nearest], columns[nearest]])
 
 
 @dataclass
@@ -135,10 +153,10 @@ class Predictor:
     input_scale: how much images are enlarged for the encoder. tile_size: px, a multiple of 32; overlap: px that
     neighbouring tiles share at least, a quarter of a tile when None. tta: every tile is also seen flipped left to
     right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). select:
-    points pick their roots from the automatic mask, see `carrying`; `load_predictor` turns it on for models that were
-    trained to select, a model before training answers as it is. keep: hold
-    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail
-    path); without it the memory of one tile is enough for an image of any size.
+    points pick their roots from the automatic mask, see `select_roots`; `load_predictor` turns it on for models that
+    were trained to select, a model before training answers as it is. keep: hold the tiles' embeddings between questions
+    (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail path); without it the memory of one tile is
+    enough for an image of any size.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -205,14 +223,9 @@ class Predictor:
         clicks = [self._checked((*place, label)) for place, label in points if label != -1]
         if self._automatic is None and (self.select or not clicks):
             self._automatic = self._ask(())
-        logits, iou = self._automatic if self.select or not clicks else self._ask(clicks)
+        logits, iou = self._ask(clicks) if clicks else self._automatic
         if self.select and clicks:
-            meant, missed = carrying(logits, clicks)
-            if missed:  # the automatic mask has no root there
-                prompted, iou = self._ask(clicks)
-                brought, _ = carrying(prompted, missed)
-                meant, logits = meant | brought, np.where(brought, prompted, logits)
-            logits = np.where(meant | (logits < 0), logits, np.float32(NO_ROOT))
+            logits = select_roots(self._automatic[0], logits, clicks)
         return (logits > 0)[None], np.array([iou]), logits[None]
 
     def _ask(self, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
@@ -220,6 +233,9 @@ class Predictor:
         answers = []
         for tile in self._tiles:
             inside = self._inside(tile, clicks)
+            if self.select and clicks and not inside:  # nothing is asked for here
+                answers.append((np.full((self.side, self.side), NO_ROOT, np.float32), np.nan))
+                continue
             turned = [self._decode(tile, inside, flip) for flip in (FLIPS if self.tta else FLIPS[:1])]
             answers.append((np.mean([logits for logits, _ in turned], axis=0), np.mean([iou for _, iou in turned])))
         logits = self._blend([logits for logits, _ in answers])

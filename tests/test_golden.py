@@ -19,8 +19,9 @@ from rootsam_lib.checkpoints import build_sam, weights_hash
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import evaluate
+from rootsam_lib.metrics import label_roots
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import error_click, fixed_prompts, sample_points
+from rootsam_lib.prompts import error_click, fixed_prompts, sample_points, selection_prompts
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.loop import train_stage
 
@@ -66,11 +67,12 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
     mask = held_out.mask
     rng = np.random.default_rng(0)
     drawn = sample_points(mask, 20, 10, rng), fixed_prompts(mask, held_out.name)
+    chosen, meant = selection_prompts(label_roots(mask)[0], 6, 2, np.random.default_rng(1))
     click = np.array([error_click(rng, np.roll(mask, 3, 1), mask) for _ in range(5)])
     stage = train_stage(CONFIG, train, [held_out], runs)
     model = stage.model()
     found = Predictor(model, 1.5, 128, 32, tta=True)(held_out.image)
-    prompted = Predictor(model, 1.5, 128, 32)(held_out.image, fixed_prompts(mask, held_out.name))
+    prompted = Predictor(model, 1.5, 128, 32, select=True)(held_out.image, fixed_prompts(mask, held_out.name))
     corrector = Predictor(model, 1.5, 128, 16)
     corrector.set_image(held_out.image)
     row, column = np.argwhere(mask)[100]
@@ -80,6 +82,7 @@ def golden(runs: Path) -> dict[str, dict[str, object]]:
     results = evaluate(predictors, patches, scans=[held_out], clicked=patches[:1], draws=50)
     return {
         "hashes": {
+            "selection": digest(*chosen, meant),
             "prompts": digest(*(array for prompts in drawn for array in prompts), click),
             "weights": weights_hash(model),
             "mask": digest(found),
@@ -115,7 +118,8 @@ def test_golden_values(tmp_path):
         assert found["hashes"] == expected["hashes"]
         assert flat(found["scores"]) == pytest.approx(flat(expected["scores"]), rel=1e-6, nan_ok=True)
     else:
-        assert found["hashes"]["prompts"] == expected["hashes"]["prompts"]
+        for drawn in ("prompts", "selection"):
+            assert found["hashes"][drawn] == expected["hashes"][drawn]
         assert flat(found["scores"]) == pytest.approx(flat(expected["scores"]), rel=0.02, abs=0.02, nan_ok=True)
 
 

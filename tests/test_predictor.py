@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
 from rootsam_lib.model import Prediction
-from rootsam_lib.predictor import Click, Predictor, carrying, follow_clicks, load_predictor, tile_starts
+from rootsam_lib.predictor import Click, Predictor, follow_clicks, load_predictor, select_roots, tile_starts
 from rootsam_lib.prompts import Prompts
 
 
@@ -96,22 +96,29 @@ def test_corrections_with_a_detail_path_begin_with_its_answer():
     assert predictor.correct([(10, 20, 1)], "empty")[20, 10]
 
 
-def test_what_carries_a_click_by_hand():
+def test_which_roots_clicks_select_by_hand():
     logits = np.full((40, 60), -3.0, np.float32)
     logits[5:8, 2:30] = logits[5:8, 32:58] = 2.0  # one root with a gap of 2 px
     logits[20:23, 2:58] = 2.0
+    nothing, third = np.full_like(logits, -5), np.full_like(logits, -5)
+    third[10:16, 8:20] = 1.0  # a root that only the prompted answer has
+    most = np.full_like(logits, -5)
+    most[20:23, 2:45] = 1.0  # 77 % of the lower root
     upper, lower = (logits > 0) & (np.arange(40) < 12)[:, None], (logits > 0) & (np.arange(40) > 12)[:, None]
-    for clicks, expected, left in (
-        ([Click(10, 6, 1)], upper, 0),
-        ([Click(10, 11, 1)], upper, 0),  # 4 px beside it
-        ([Click(10, 13, 1)], upper & False, 1),  # too far from both
-        ([Click(10, 6, 1), Click(10, 21, 1)], upper | lower, 0),
-        ([Click(10, 6, 1), Click(10, 21, 0)], upper, 0),
-        ([Click(10, 6, 0)], upper & False, 0),
-        ([Click(11, 6, 1), Click(50, 6, 0)], upper & (np.arange(60) < 31), 0),  # shared out at the middle, 30.5
+    for prompted, clicks, expected in (
+        (nothing, [Click(10, 6, 1)], upper),
+        (nothing, [Click(10, 11, 1)], upper),  # 4 px beside it
+        (nothing, [Click(10, 13, 1)], upper & False),  # too far from both
+        (third, [Click(10, 13, 1)], third > 0),
+        (third, [Click(10, 6, 1)], upper),  # not asked for
+        (most, [Click(10, 6, 1)], upper | lower),
+        (most, [Click(10, 6, 1), Click(10, 21, 0)], upper),
+        (nothing, [Click(10, 6, 1), Click(10, 21, 1)], upper | lower),
+        (nothing, [Click(10, 6, 1), Click(10, 21, 0)], upper),
+        (nothing, [Click(10, 6, 0)], upper & False),
+        (nothing, [Click(11, 6, 1), Click(50, 6, 0)], upper & (np.arange(60) < 31)),  # shared out at the middle, 30.5
     ):
-        meant, missed = carrying(logits, clicks)
-        assert (meant == expected).all() and len(missed) == left, clicks
+        assert ((select_roots(logits, prompted, clicks) > 0) == expected).all(), clicks
 
 
 def test_points_select_roots_across_tiles_and_bring_missed_ones(model, monkeypatch):
