@@ -17,6 +17,7 @@ from PIL import Image, ImageColor, ImageDraw
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
 from rootsam_lib.prompts import ROOT
+from rootsam_lib.results import encode_image
 
 VIEWS = ("mask", "error", "image")
 COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
@@ -31,13 +32,6 @@ def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
     picture.putpalette([0, 0, 0, *(value for colour in colours for value in ImageColor.getrgb(colour))])
     written = io.BytesIO()
     picture.save(written, "PNG", bits=2, transparency=0, compress_level=1)
-    return written.getvalue()
-
-
-def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
-    """An image, uint8 (H, W, 3), as JPEG bytes."""
-    written = io.BytesIO()
-    Image.fromarray(image).save(written, "JPEG", quality=quality)
     return written.getvalue()
 
 
@@ -92,7 +86,7 @@ class Annotator(anywidget.AnyWidget):
         self._answers += 1
         with self.hold_sync():  # one message to the browser, or it would draw halves
             if opened:
-                self.image = jpeg(session.scan.image)
+                self.image = encode_image(session.scan.image, ".jpg")
             self.layer = layer_png(session.mask, truth)
             self.points = [list(click[:3]) for click in session.clicks]
             height, width = session.mask.shape
@@ -134,7 +128,7 @@ def still(session: Session, width: int = 800) -> bytes:
         for colour, width in (("white", 7), (SOIL_POINT, 3)):  # a cross, as in figures.draw_prompts
             draw.line((x - 5, y - 5, x + 5, y + 5), colour, width)
             draw.line((x - 5, y + 5, x + 5, y - 5), colour, width)
-    return jpeg(np.asarray(picture))
+    return encode_image(np.asarray(picture), ".jpg")
 
 
 def annotate(session: Session) -> None:
