@@ -97,13 +97,10 @@ def file_hash(path: str | Path) -> str:
 def encode_image(pixels: np.ndarray, suffix: str = ".png", **options: object) -> bytes:
     """An image, uint8 (H, W) or (H, W, 3 or 4), or a mask, bool (H, W), as 0 and 255, as the bytes of a file with this
     ending. options: of Pillow's `Image.save`, such as dpi."""
-    if suffix == ".png":
-        options = {"compress_type": 3 if pixels.dtype == bool else -1, **options}  # 3: run lengths, fast for masks
-    else:
-        options = {"quality": 90, **options}
-    written = BytesIO()
-    picture = Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels)
-    picture.save(written, Image.registered_extensions()[suffix], **options)
+    written, options = BytesIO(), {"quality": 90, **options}
+    if pixels.dtype == bool:
+        pixels, options["compress_type"] = pixels.astype(np.uint8) * 255, 3  # 3: run lengths, fast for masks
+    Image.fromarray(pixels).save(written, Image.registered_extensions()[suffix], **options)
     return written.getvalue()
 
 

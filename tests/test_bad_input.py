@@ -209,7 +209,7 @@ CASES = [
     option("--tile", "0", what="tile_size is 0", model="nano"),
     option("--input-scale", "nan", what="input_scale is nan", model="nano"),
     option("--input-scale=-1", what="input_scale is -1", model="nano"),
-    option("--prompts", "nowhere.csv", what="nowhere.csv does not exist: give a CSV with the columns"),
+    option("--prompts", "nowhere.csv", what="nowhere.csv does not exist: check its name"),
     # --- Models
     Case("no such model", lambda b: b.cli(model="nanno"), "refused", "nanno is no trained stage"),
     Case(
@@ -363,12 +363,13 @@ CASES = [
     ),
     # --- Points
     points("empty", "", "points.csv is no table"),
-    points("of the first line only", "scan,x,y,label\n", "points.csv holds no point"),
-    points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks the columns label"),
+    points("of the first line only", "scan,x,y,label\n", "points.csv lacks points or columns"),
+    points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks points or columns"),
     points("in UTF-16", "scan,x,y,label\ngood,1,2,1\n".encode("utf-16"), "points.csv is no table"),
     points("of bytes", bytes(range(256)), "points.csv"),
     points("with a third label", "scan,x,y,label\ngood,1,2,2\n", "row 1 below the first line: label is 2"),
     points("with NaN", "scan,x,y,label\ngood,nan,2,1\n", "x is nan"),
+    points("of no scan", "scan,x,y,label\n,1,2,1\n", "prompts are given for None"),
     points("below 0", "scan,x,y,label\ngood,1,-2,1\n", "y is -2"),
     points("of nowhere", "scan,x,y,label\nother,1,2,1\n", "'other', which is no scan of the folder"),
     points("that are words", "scan,x,y,label\ngood,left,2,1\n", "x is 'left'"),

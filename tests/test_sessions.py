@@ -193,7 +193,7 @@ def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
     assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
 
 
-def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
+def test_foreign_logs_are_refused_in_one_sentence(tmp_path, nano):
     scan, other = tiny(2)
     session = Session(tmp_path, [scan], nano)
     session.add(9, 9, 1)
@@ -217,17 +217,6 @@ def test_foreign_and_damaged_logs_are_refused_in_one_sentence(tmp_path, nano):
     refused(ValueError, "belongs to another image", lambda: replay(nano.model, other.image, path))
     swapped = Scan(other.image, None, scan.name, scan.tube)
     refused(ValueError, "belongs to another image", lambda: Session(tmp_path, [swapped], nano))
-    whole = path.read_text()
-    for broken in (whole[:40], "", "[]", "3", whole.replace('"clicks"', '"taps"'), whole.replace('"x": 9', '"x": "9"'),
-                   whole.replace('"label": 1', '"label": 7'), whole.replace('"x": 9', '"x": 64')):  # fmt: skip
-        path.write_text(broken)
-        refused(ValueError, "i000.json is not a click log, or is damaged", lambda: Session(tmp_path, [scan], nano))
-    path.write_text(whole)
-    refused(FileNotFoundError, "no click log", lambda: read_log(tmp_path / "clicks" / "nobody.json"))
-    refused(ValueError, "at least one is needed", lambda: Session(tmp_path, [], nano))
-    refused(ValueError, "two images are called i000", lambda: Session(tmp_path, [scan, scan], nano))
-    odd = Scan(scan.image, None, "../x", "T1")
-    refused(ValueError, "cannot be a file's name", lambda: Session(tmp_path, [odd], nano))
 
 
 def test_a_refused_image_leaves_the_session_where_it_was(tmp_path, nano):
@@ -389,15 +378,6 @@ def test_a_second_process_is_told_who_holds_the_session(tmp_path, nano):
     gc.collect()
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "", "now it is free"
     assert len(Session(tmp_path / "s", tiny(), nano).clicks) == 3
-
-
-def test_masks_drawn_by_hand_are_not_written_over(tmp_path, nano):
-    by_hand = tmp_path / "masks" / "i000.png"
-    by_hand.parent.mkdir()
-    by_hand.write_bytes(b"by hand")
-    with pytest.raises(ValueError, match=r"holds files that were not written here \(first: masks\)"):
-        Session(tmp_path, tiny(), nano)
-    assert by_hand.read_bytes() == b"by hand" and [path.name for path in tmp_path.iterdir()] == ["masks"]
 
 
 def test_one_damaged_image_does_not_block_later_ones(tmp_path, nano):

@@ -259,7 +259,6 @@ class Session:
         self._go(self._at + 1)
 
     def _go(self, number: int) -> None:
-        self._refuse_old()
         if 0 <= number < len(self._states):
             self._correct(self._states[number])
             self._at = number
@@ -277,7 +276,6 @@ class Session:
             raise IndexError(f"there is no click {number}: this image has {len(self.clicks)}, counted from 0.")
 
     def _edit(self, clicks: list[Sequence], new: int | None = None) -> None:
-        self._refuse_old()
         mask = self._correct(clicks)  # refuses before anything changes
         if new is not None:
             x, y, label = self.predictor.clicks[new]
@@ -297,12 +295,9 @@ class Session:
         """Write log, mask and row of the open image again, with what `measure` says."""
         self._save(str(self.rows.get(self.name, {}).get("state", "open")), measured=True)
 
-    def _refuse_old(self) -> None:
+    def _save(self, state: str, measured: bool = False) -> None:
         if self._turn is not self._lock.turn:
             raise ValueError(f"the session in {self.folder.name} was opened again since: go on with the newer one.")
-
-    def _save(self, state: str, measured: bool = False) -> None:
-        self._refuse_old()
         now = time.time()
         self._seconds += min(max(now - self._heard, 0), PAUSE)
         self._heard = now

@@ -10,12 +10,11 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
 
 import argparse
 import contextlib
-import difflib
 import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -151,8 +150,9 @@ def segment_folder(
     out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    prompts = dict(prompts or {})
-    check_prompts(prompts, entries)
+    names, prompts = [entry.name for entry in entries], dict(prompts or {})
+    if strange := [name for name in prompts if name not in names]:
+        raise ValueError(f"prompts are given for {strange[0]!r}, which is no scan of the folder, as {names[0]} is.")
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
@@ -160,7 +160,6 @@ def segment_folder(
     lock = claim_folder(out, "segment.json", settings)
     try:
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
-        names = [entry.name for entry in entries]
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
@@ -184,15 +183,14 @@ def segment_folder(
                 predictor.set_image(scan.image)
                 masks, predicted_iou, _ = predictor.predict(*(prompts.get(name) or (None, None)))
                 trait = trait_row(scan, masks[0], float(predicted_iou[0]), **measuring)
-                score = score_row(scan, masks[0], trait, measuring) if entry.mask else None
                 mask_file, overlay_file = output_files(name, out)
                 write_image(overlay_file, overlay(scan.image, masks[0]))
                 if changed := write_mask(mask_file, masks[0], written.get(name)):
                     say(f"{name}: {changed}")
                 hashes |= {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
-                if score:
-                    truth = {"mask_coding": mask_coding, "truth_sha256": hashes.pop("truth_sha256")}
-                    scores.add(score | truth)
+                if entry.mask:
+                    score = score_row(scan, masks[0], trait, measuring)
+                    scores.add(score | {"mask_coding": mask_coding, "truth_sha256": hashes.pop("truth_sha256")})
                 traits.add(trait | hashes)  # last: without it a scan counts as not done
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -289,20 +287,14 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
     Raises FileNotFoundError, or ValueError with the number of the row that is wrong.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give a CSV with the columns scan, x, y, label.")
     rows = read_csv(path, text=None)
-    if not rows:
-        raise ValueError(f"{path} holds no point: give one row a point, or leave the prompts out.")
-    if missing := {"scan", "x", "y", "label"} - set(rows[0]):
-        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}: its first line must name them.")
+    if not rows or not {"scan", "x", "y", "label"} <= set(rows[0]):
+        raise ValueError(f"{path} lacks points or columns: its first line must be scan,x,y,label.")
     points: dict[str, list[tuple[float, float, int]]] = {}
     for number, row in enumerate(rows, start=1):
         try:
             x, y = (checked(name, _number(row[name]), 0) for name in "xy")
             kind = checked("label", _number(row["label"]), SOIL, ROOT, whole=True)
-            if not row["scan"]:
-                raise ValueError("scan is empty: give the name of an image.")
         except ValueError as error:
             raise ValueError(f"{path}, row {number} below the first line: {error}") from None
         points.setdefault(row["scan"], []).append((x, y, kind))
@@ -318,16 +310,6 @@ def _number(text: str | None) -> object:
         return float(str(text).replace(",", "."))
     except ValueError:
         return text
-
-
-def check_prompts(prompts: Mapping[str, Prompts], entries: Sequence[Entry]) -> None:
-    """Raises ValueError for prompts of a scan that is not there."""
-    names = [entry.name for entry in entries]
-    for scan in prompts:
-        if scan not in names:
-            close = difflib.get_close_matches(scan, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the folder holds {names[0]} and {len(names) - 1} others."
-            raise ValueError(f"prompts are given for {scan!r}, which is no scan of the folder: {hint}")
 
 
 def segment_command(options: argparse.Namespace) -> int:

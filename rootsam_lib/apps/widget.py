@@ -19,7 +19,6 @@ from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, ST
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.results import encode_image
 
-VIEWS = ("mask", "error", "image")
 COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
 
 
@@ -54,7 +53,7 @@ class Annotator(anywidget.AnyWidget):
 
     def hear(self, message: dict) -> None:
         """Do what the browser asks for, and answer with the new state; what cannot be done is said there."""
-        session, said, refused, before = self.session, "", False, self.session.position
+        session, name, said, refused = self.session, self.session.name, "", False
         number, place = message.get("number"), (message.get("x"), message.get("y"))
         actions = {
             "add": lambda: session.add(*place, message["label"]),
@@ -66,19 +65,18 @@ class Annotator(anywidget.AnyWidget):
             "previous": session.previous,
             "done": lambda: session.set_done(not session.is_done(session.position)),
             "save": session.save,
-            "view": lambda: setattr(self, "_view", message["view"] if message["view"] in VIEWS else "mask"),
+            "view": lambda: setattr(self, "_view", message["view"]),
         }
         try:
             said = actions[message["do"]]() or ""
-            if message["do"] == "save":
+            refused = bool(said)
+            if failed := session.rows.get(name, {}).get("not_measured"):
+                said, refused = f"{name} is saved, but could not be measured: {failed}", True
+            elif message["do"] == "save":
                 said = f"saved in {session.folder.name}/"
-            refused = bool(said) and message["do"] in ("next", "previous")
-            failed = session.rows.get(session.names[before], {}).get("not_measured")
-            if failed and message["do"] in ("save", "done", "next", "previous"):
-                said, refused = f"{session.names[before]} is saved, but could not be measured: {failed}", True
         except Exception as error:  # whatever it is, it is said on the canvas, and the next click works
             said, refused = str(error) or type(error).__name__, True
-        self._show(said, refused, opened=session.position != before)
+        self._show(said, refused, opened=session.name != name)
 
     def _show(self, message: str, refused: bool = False, opened: bool = False) -> None:
         session = self.session
