@@ -166,7 +166,7 @@ def test_results_file_round_trip(patches, tmp_path):
 
 def test_false_length_on_soil_by_hand():
     soil = np.zeros((200, 300), bool)
-    assert score_mask(soil, soil, 0.1)["soil_false_mm_per_cm2"] == (0, 6)
+    assert score_mask(soil, soil, 0.1)["soil_false_mm_per_cm2"] == pytest.approx((0, 6))
     found = soil.copy()
     found[100:104, 50:250] = True  # 200 px long and 4 wide; its centre line is up to 2 px shorter at each end
     (mm, cm2), (mm_double, cm2_double) = (score_mask(found, soil, w)["soil_false_mm_per_cm2"] for w in (0.1, 0.2))
