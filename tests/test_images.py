@@ -244,7 +244,8 @@ def save(path, **options):
     ],
 )
 def test_resolution_from_the_name(name, dpi, tmp_path):
-    said = f"{dpi} dpi from the name" if dpi else "no resolution"
+    place = "name" if "dpi" in name.lower().split("/")[-1] else "folder's name"
+    said = f"{dpi} dpi from the {place}" if dpi else "no resolution"
     assert resolution(save(tmp_path / name)) == (dpi, said)
 
 

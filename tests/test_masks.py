@@ -1,7 +1,9 @@
 """Masks: in every coding the right pixels are root and it is said, or one sentence asks what is root."""
 
 import io
+import tempfile
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -137,20 +139,31 @@ def test_any_jpeg_mask_is_right_or_refused(quality, seed, root):
         mask[row : row + rng.integers(2, 9), column : column + rng.integers(10, 60)] = True
     file = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * np.uint8(root)).save(file, "JPEG", quality=quality)
-    path = _scratch / "m.jpg"
-    path.write_bytes(file.getvalue())
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        path = Path(place) / "m.jpg"
+        path.write_bytes(file.getvalue())
         try:
             assert (read_mask(path) != mask).mean() < 0.01
         except ValueError as refused:
             assert quality < 40 and "give mask_coding" in str(refused)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def scratch(tmp_path_factory):
-    global _scratch
-    _scratch = tmp_path_factory.mktemp("masks")
+@pytest.mark.parametrize("quality", [20, 50, 80, 97])
+def test_a_jpeg_mask_saved_again_as_png(quality, tmp_path):
+    blurred = np.asarray(Image.open(write(tmp_path / "m.jpg", GREY, quality=quality)))
+    coding, said = find_coding([write(tmp_path / "m.png", blurred)])
+    assert coding == "0/255" and "with grey edges" in said
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), blurred > 127)
+
+
+@pytest.mark.parametrize("size", [(120, 90), (240, 180), (320, 240), (400, 300)])
+@pytest.mark.parametrize("how", [Image.BOX, Image.BILINEAR, Image.LANCZOS], ids=["box", "bilinear", "lanczos"])
+def test_a_resized_mask(size, how, tmp_path):
+    resized = Image.fromarray(GREY).resize(size, how)
+    coding, _ = find_coding([write(tmp_path / "m.png", resized)])
+    assert coding == "0/255"
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), np.asarray(resized) > 127)
 
 
 @pytest.mark.parametrize(("count", "step", "dtype"), [(38, 1, np.uint8), (60, 1, np.uint16), (12, 20, np.uint8)])
@@ -179,6 +192,8 @@ THIRD[100:] = 127
         ("m.jpg", THIRD, "holds many values between 0 and 255"),
         ("m.png", photograph(), "holds the values 0, 1, 2, 3, 4, 5, 6, …"),
         ("m.jpg", photograph(), "holds many values between"),
+        ("m.png", np.maximum(photograph(), 40) * np.uint8(1), "holds the values 40, 41"),
+        ("m.png", np.clip(photograph().astype(int) * 2, 0, 255).astype(np.uint8), "holds the values 0, 2, 4"),
         ("m.png", rgb(NONE, GREY, NONE), "painted green, which is root in some programs and soil in others"),
         ("m.png", rgb(NONE, GREY, NONE, GREY), "painted green, which is root in some"),
         ("m.jpg", rgb(NONE, GREY, NONE), "painted green, which is root in some"),

@@ -20,6 +20,8 @@ from rootsam_lib.nano.pretraining import Phase
 from rootsam_lib.nano.scenes import numbered_scene, object_sizes
 from rootsam_lib.prompts import error_click, stamp_clicks
 
+pytestmark = pytest.mark.slow
+
 # EfficientNet-Lite0 as published: repeats, kernel, stride, expansion, channels in and out, for each stage.
 STAGES = (
     (1, 3, 1, 1, 32, 16),
@@ -213,14 +215,12 @@ RUN = """
 import sys
 import torch
 from rootsam_lib.nano.pretraining import Phase, new_model, train
-
 torch.set_num_threads(1)
 phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
 train(new_model(4, None), sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), save_seconds=0.0)
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     def start(folder: Path, steps: int) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(steps)])

@@ -142,8 +142,8 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     Split "train", "valid", "test" (published, by image: 8 of its 10 test tubes occur in train or valid too) or "all".
     `data_dir`, or else the environment variable ROOTSAM_DATA, names an existing copy: `data_raw` or a folder that holds
     it. Without either, the files are downloaded from the pinned commit, once, into ROOTSAM_CACHE or the user's cache
-    folder. SegRoot states no licence: credit it and
-    do not redistribute it. Files are checked by SHA-256; a warning counts those whose checksum is not known.
+    folder. SegRoot states no licence: credit it and do not redistribute it. Files are checked by SHA-256; a warning
+    counts those whose checksum is not known.
 
     Raises FileNotFoundError when the copy lacks a file, ValueError for a file that is not the published one,
     ConnectionError when a download fails.
@@ -230,6 +230,8 @@ def read_folder(
     opened), a mask of another size or coding, and any file that cannot be read.
     """
     _check(split, limit, seed)
+    if mask_coding is not None:
+        checked_coding(mask_coding)
     root = Path(data_dir)
     entries = found = find_pairs(root, need_masks, group_by)
     stated = sorted({entry.part for entry in entries if entry.part})

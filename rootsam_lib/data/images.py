@@ -204,25 +204,26 @@ def resolution(path: str | Path) -> tuple[float | None, str]:
     or one that no scanner has.
     """
     path = Path(path)
-    named, stated = _named_dpi(path), _stated_dpi(path)
+    (named, place), stated = _named_dpi(path), _stated_dpi(path)
     if named:
         against = [f"{number:g}" for number in stated if abs(named / number - 1) > 0.01]
         conflict = f", against {' and '.join(against)} in the metadata" if against else ""
-        return named, f"{named:g} dpi from the name{conflict}"
+        return named, f"{named:g} dpi from the {place}{conflict}"
     if stated and max(stated) > 1.01 * min(stated):
         return None, f"no resolution, for the metadata say {' and '.join(f'{number:g}' for number in stated)} dpi"
     return (stated[0], f"{stated[0]:g} dpi from the metadata") if stated else (None, "no resolution")
 
 
-def _named_dpi(path: Path) -> float | None:
-    for name in (path.stem, *(folder.name for folder in list(path.parents)[:3])):
+def _named_dpi(path: Path) -> tuple[float | None, str]:
+    """What a file's name says, or the nearest folder's, and which of both."""
+    for place, name in (("name", path.stem), *(("folder's name", folder.name) for folder in list(path.parents)[:3])):
         found = {int(before or after) for before, after in _NAMED_DPI.findall(name)}
         if len(found) > 1:
             listed = " and ".join(str(number) for number in sorted(found))
             raise ValueError(f"{shown(path)} is named {listed} dpi: give dpi (--dpi), or rename it.")
         if found:
-            return checked_dpi(found.pop(), f"{shown(path)}: the resolution in its name")
-    return None
+            return checked_dpi(found.pop(), f"{shown(path)}: the resolution in its {place}"), place
+    return None, ""
 
 
 def _stated_dpi(path: Path) -> list[float]:

@@ -231,26 +231,42 @@ def _blurred(seen: Sequence[_Seen]) -> tuple[str, str]:
     if root < 10:
         raise _ask(seen[0].path, f"is a JPEG of values up to {top}, which its compression has blurred: export PNG")
     root = 255 if root >= 235 else root
-    middle = np.array([levels[level] for level in range(root // 4, 3 * root // 4)])
-    peak = np.convolve(middle, np.ones(7)).max()
-    worst = max(seen, key=lambda one: sum(n for level, n in one.levels.items() if root / 4 < level < 3 * root / 4))
-    picture = middle.sum() > 0.8 * bright or middle.sum() > 0.1 * levels.total()
-    if picture or (peak > middle.sum() / 2 and peak > bright / 20):
+    picture, third = _between(levels, root)
+    if picture or third:
+        worst = max(seen, key=lambda one: sum(n for level, n in one.levels.items() if root / 4 < level < 3 * root / 4))
         raise _ask(worst.path, f"holds many values between 0 and {root}")
     return f"0/{root}", f"coded 0/{root} (JPEG)"
+
+
+def _between(levels: Counter, root: float) -> tuple[bool, bool]:
+    """Whether as many values lie between 0 and root as in a photograph, and whether they heap up at a third one."""
+    counts, _ = np.histogram(list(levels), bins=64, range=(0, root * 65 / 64), weights=list(levels.values()))
+    bright = sum(count for level, count in levels.items() if level > root / 2)
+    middle = counts[16:48]
+    peak = (middle[:-1] + middle[1:]).max()
+    picture = middle.sum() > 1.5 * bright or middle.sum() > 0.2 * levels.total()
+    return picture, peak > middle.sum() / 2 and peak > bright / 20
 
 
 def _exact(seen: Sequence[_Seen]) -> tuple[str, str]:
     """The coding of lossless masks of more than two values: grey edges, or a number for every root."""
     levels, flat = (sum((getattr(one, name) for one in seen), Counter()) for name in ("levels", "flat"))
-    top, soil = max(levels), levels.pop(0, 0)
+    top = max(levels)
+    picture, third = _between(levels, top)
+    soil = levels.pop(0, 0)
     between = levels.total() - levels[top]
-    apart = (flat.total() - flat[top]) / between  # in pieces of one value: grey edges never are
+    apart = flat.total() - flat[top]  # pixels in pieces of one value: grey edges are hardly ever
     most = max(levels.values())
-    if (top >= 200 or top == 1) and len(levels) > 2 and apart < 0.05 and levels[top] == most and min(levels) >= 0:
+    edges = (
+        len(levels) > 2
+        and apart < 0.05 * max(between, levels[top])
+        and not picture
+        and (levels[top] == most or not third)
+    )
+    if edges and (top >= 200 or top == 1) and min(levels) >= 0:
         return f"0/{top:.15g}", f"coded 0/{top:.15g} with grey edges"
     whole = all(level == int(level) and level > 0 for level in levels)
-    if whole and len(levels) >= _MANY and apart > 0.5 and soil > most:
+    if whole and len(levels) >= _MANY and apart > 0.5 * between and soil > most:
         return "labels", f"hold a number for every root ({min(levels):g} to {top:g})"
     listed = ", ".join(f"{level:g}" for level in [0] * bool(soil) + sorted(levels)[:6])
     worst = max(seen, key=lambda one: len(one.levels))
