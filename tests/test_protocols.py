@@ -14,17 +14,16 @@ from rootsam_lib.evaluation.bootstrap import collect
 from rootsam_lib.evaluation.peers import RidgeFilter, brightness_threshold, fit_ridge
 from rootsam_lib.evaluation.protocols import (
     DEFINITIONS,
-    automatic,
     control,
     evaluate,
+    score_answer,
     score_images,
     score_mask,
     selection,
-    with_points,
 )
 from rootsam_lib.metrics import count, dice, summarise
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import FixedPrompts, Prompts
+from rootsam_lib.prompts import POSTER, FixedPrompts, Prompts
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import score
@@ -116,8 +115,7 @@ def test_agrees_with_the_scores_that_training_uses(small_scans):
     model, cut = build_sam("nano"), tile(small_scans[0], 128)
     bank = FeatureBank(model, cut)
     for protocol in (FixedPrompts(4, 2), None):
-        question = partial(with_points, protocol=protocol) if protocol else automatic
-        here = score_images(Predictor(model), iter(cut), [question])[0]
+        here = score_images(Predictor(model), iter(cut), [partial(score_answer, protocol=protocol)])[0]
         there = score(model, bank.batches(), [protocol])[0]
         assert [row["counts"] for row in here] == there
         terms = collect(here)
@@ -181,7 +179,7 @@ def test_the_encoder_runs_once_for_all_questions_about_an_image(small_scans, mon
     model, cut = build_sam("nano"), tile(small_scans[0], 128)[:2]
     calls, encode = [], type(model).encode
     monkeypatch.setattr(type(model), "encode", lambda self, *a: calls.append(1) or encode(self, *a))
-    score_images(Predictor(model), cut, [automatic, with_points, selection, control])
+    score_images(Predictor(model), cut, [score_answer, partial(score_answer, protocol=POSTER), selection, control])
     assert len(calls) == 2
 
 

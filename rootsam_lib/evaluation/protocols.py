@@ -132,18 +132,12 @@ def visible(image: Patch | Scan) -> tuple[slice, slice]:
     return tuple(slice(0, length - pad) for length, pad in zip(image.mask.shape, padding, strict=True))
 
 
-def automatic(predictor: MaskPredictor, image: Patch | Scan) -> dict[str, object]:
-    """(b) No prompt."""
-    window = visible(image)
-    return score_mask(predictor(image.image, None)[window], image.mask[window], image.mm_per_px)
-
-
-def with_points(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts = POSTER) -> dict:
-    """(a) The protocol's points."""
+def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts | None = None) -> dict:
+    """(a) The protocol's points, or (b) no prompt at all (None)."""
     window = visible(image)
     truth = image.mask[window]
-    answer = predictor(image.image, protocol.draw(truth, image.name))
-    return score_mask(answer[window], truth, image.mm_per_px)
+    prompts = protocol.draw(truth, image.name) if protocol else None
+    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px)
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
@@ -192,7 +186,7 @@ def control(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dic
 def score_images(
     predictor: MaskPredictor,
     images: Iterable[Patch | Scan],
-    questions: Collection[Question] = (automatic,),
+    questions: Collection[Question] = (score_answer,),
     desc: str = "score",
 ) -> list[tuple]:
     """Ask every question about every image: for each question its results, one an image.
@@ -240,8 +234,8 @@ def evaluate(
     asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
     questions = {
-        "fixed prompts": partial(with_points, protocol=protocol),
-        "automatic": automatic,
+        "fixed prompts": partial(score_answer, protocol=protocol),
+        "automatic": score_answer,
         "selection": partial(selection, seed=protocol.seed),
         "control": partial(control, seed=protocol.seed),
     }
@@ -249,7 +243,7 @@ def evaluate(
     terms: dict[str, dict[str, dict[str, RatioTerms]]] = {table: {} for table in questions}
     counts = {}
     for name, predictor in predictors.items():
-        own = questions if name in asked else {"automatic": automatic}
+        own = questions if name in asked else {"automatic": score_answer}
         for table, rows in zip(own, score_images(predictor, patches, own.values(), f"{name}: patches"), strict=True):
             terms[table][name] = collect(rows)
             if table == "fixed prompts":
