@@ -3,8 +3,8 @@
 Where the edge of a pixel is not known (cracks, vessels and fungi seldom have dpi) everything is in pixels, and the
 names of the columns say so: `root_length_px` in place of `root_length_mm`.
 
-A trait is only as good as its mask: judge a model's traits against those of the true masks (`evaluation.agreement`),
-and look at the QC columns of a scan before you use its row.
+A trait is only as good as its mask: judge a model's traits against those of the true masks
+(`evaluation.bootstrap.agreement`), and look at the QC columns of a scan before you use its row.
 """
 
 import itertools
@@ -17,15 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
-from skimage.morphology import skeletonize
 
 from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.metrics import EIGHT, thinned
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
 CLASSES_PX = (4, 8, 12)  # about the same at 300 dpi
-EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 
 
@@ -90,14 +89,6 @@ def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANI
         centre_lines = thinned(centre_lines)  # what is left of a branch point is no corner
     paths = [] if skeleton is None else [skeleton.path_coordinates(i) for i in range(skeleton.n_paths)]
     return Tracing(mask, centre_lines, paths, [2 * distance[tuple(path.astype(int).T)] for path in paths])
-
-
-def thinned(mask: np.ndarray) -> np.ndarray:
-    """The centre lines of a mask, both bool (H, W), one pixel wide: Lee et al. 1994.
-
-    Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
-    """
-    return skeletonize(mask, method="lee") > 0
 
 
 def _without_specks(mask: np.ndarray, smallest: float, neighbours: np.ndarray | None = None) -> np.ndarray:
