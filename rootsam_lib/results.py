@@ -112,18 +112,19 @@ def write_image(path: str | Path, pixels: np.ndarray, **options: object) -> Path
 
 
 def write_mask(path: str | Path, mask: np.ndarray, written: str | None) -> str:
-    """Write a mask, bool (H, W), atomically. One that is there and was changed since, as by hand, is kept under another
+    """Write a mask, bool (H, W), atomically. A different one that is there, as corrected by hand, is kept under another
     name; returns a sentence that says so, else "".
 
-    written: the `file_hash` of what was written there last, None where nothing was.
+    written: the `file_hash` of what was written there last, which may be written over; None where that is not known.
     """
-    path, aside = Path(path), None
+    path, said = Path(path), ""
     with atomic(path) as partial:
         partial.write_bytes(encode_image(mask))
         if path.is_file() and (there := file_hash(path)) not in (written, file_hash(partial)):
             aside = path.with_name(f"{path.stem}-changed-{there[:6]}{path.suffix}")
             os.replace(path, aside)
-    return f"its mask was changed since it was written: kept as {aside.name}, and made again." if aside else ""
+            said = f"its mask was not as it was written (changed or damaged): kept as {aside.name}, and made again."
+    return said
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -359,7 +359,7 @@ CASES = [
         "a mask changed by hand",
         lambda b: (b.segment(), Image.fromarray(IMAGE).save(b.out / "good-mask.png"), b.segment()),
         "said",
-        "good: its mask was changed since it was written: kept as good-mask-changed-",
+        "good: its mask was not as it was written (changed or damaged): kept as good-mask-changed-",
     ),
     # --- Points
     points("empty", "", "points.csv is no table"),
@@ -371,7 +371,7 @@ CASES = [
     points("with NaN", "scan,x,y,label\ngood,nan,2,1\n", "x is nan"),
     points("of no scan", "scan,x,y,label\n,1,2,1\n", "prompts are given for None"),
     points("below 0", "scan,x,y,label\ngood,1,-2,1\n", "y is -2"),
-    points("of nowhere", "scan,x,y,label\nother,1,2,1\n", "'other', which is no scan of the folder"),
+    points("of nowhere", "scan,x,y,label\nother,1,2,1\n", "'other', but no scan is called so"),
     points("that are words", "scan,x,y,label\ngood,left,2,1\n", "x is 'left'"),
     Case(
         "prompts from Excel",

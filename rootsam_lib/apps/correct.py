@@ -39,6 +39,7 @@ from rootsam_lib.traits import measure
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 USED = ("weights", "input_scale", "tile_size", "overlap", "tta", "start")  # what a mask depends on beside its clicks
+LOGGED = {"image": ("name", "sha256", "width", "height"), "row": ("state", "seconds"), "setting": USED}
 
 
 class Clicked(NamedTuple):
@@ -80,14 +81,15 @@ def read_log(path: str | Path) -> dict:
         raise FileNotFoundError(f"no click log at {shown(path)}: open the session's folder that holds clicks/X.json.")
     try:
         log = read_json(path)
-        image, _ = log["image"], (log["image"]["name"], log["image"]["sha256"], log["row"]["state"])
+        image = log["image"]
+        for part, names in LOGGED.items():
+            if missing := set(names) - set(log[part]):
+                raise KeyError(missing)
         for click in (Clicked(**click) for click in log["clicks"]):
             checked("x", click.x, 0, image["width"] - 1, whole=True)
             checked("y", click.y, 0, image["height"] - 1, whole=True)
             checked("label", click.label, SOIL, ROOT, whole=True)
         checked("seconds", log["row"]["seconds"], 0)
-        if missing := set(USED) - set(log["setting"]):
-            raise KeyError(missing)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{shown(path)} is not a click log, or is damaged ({type(error).__name__}): delete it to start that image "

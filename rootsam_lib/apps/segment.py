@@ -150,9 +150,9 @@ def segment_folder(
     out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    names, prompts = [entry.name for entry in entries], dict(prompts or {})
+    names, prompts = dict.fromkeys(entry.name for entry in entries), dict(prompts or {})
     if strange := [name for name in prompts if name not in names]:
-        raise ValueError(f"prompts are given for {strange[0]!r}, which is no scan of the folder, as {names[0]} is.")
+        raise ValueError(f"prompts are given for {strange[0]!r}, but no scan is called so: correct the name.")
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
