@@ -17,15 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
-from skimage.morphology import skeletonize
 
 from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.metrics import EIGHT, thinned
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
 CLASSES_PX = (4, 8, 12)  # about the same at 300 dpi
-EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 
 
@@ -90,14 +89,6 @@ def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANI
         centre_lines = thinned(centre_lines)  # what is left of a branch point is no corner
     paths = [] if skeleton is None else [skeleton.path_coordinates(i) for i in range(skeleton.n_paths)]
     return Tracing(mask, centre_lines, paths, [2 * distance[tuple(path.astype(int).T)] for path in paths])
-
-
-def thinned(mask: np.ndarray) -> np.ndarray:
-    """The centre lines of a mask, both bool (H, W), one pixel wide: Lee et al. 1994.
-
-    Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
-    """
-    return skeletonize(mask, method="lee") > 0
 
 
 def _without_specks(mask: np.ndarray, smallest: float, neighbours: np.ndarray | None = None) -> np.ndarray:
@@ -198,21 +189,16 @@ def measure(
     by_class = np.bincount(np.searchsorted(classes, diameters, side="right"), lengths, len(classes) + 1)
     names = [f"below_{classes[0]:g}", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(classes))]
     names.append(f"from_{classes[-1]:g}")
-    per_area = "px_per_px2" if mm_per_px is None else "mm_per_cm2"
+    per_area, area = ("px_per_px2", mask.size) if mm_per_px is None else ("mm_per_cm2", mask.size * size**2 / 100)
     return {
         f"root_length_{unit}": total,
         f"root_length_kimura_{unit}": float(kimura),
-        f"length_density_{per_area}": total / window_area(mask, mm_per_px),
+        f"length_density_{per_area}": total / area,
         f"root_area_{unit}2": float(tracing.mask.sum() * size**2),
         f"mean_diameter_{unit}": float((diameters * lengths).sum() / total) if total else float("nan"),
         **{f"length_{unit}_diameter_{n}_{unit}": float(part) for n, part in zip(names, by_class, strict=True)},
         "branch_points": int(label(branch_pixels(tracing.centre_lines), EIGHT)[1]),
     }
-
-
-def window_area(mask: np.ndarray, mm_per_px: float | None) -> float:
-    """The area that a scan shows, in cm², or in px² where the edge of a pixel is not known."""
-    return float(mask.size if mm_per_px is None else mask.size * mm_per_px**2 / 100)
 
 
 def parse_location(name: str) -> int | None:
@@ -235,19 +221,6 @@ def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0, top_mm: 
     return float(((location - 0.5) * window_mm + top_mm) * np.sin(np.deg2rad(tube_angle)))
 
 
-def quality(mask: np.ndarray, image: np.ndarray, predicted_iou: float | None = None) -> dict[str, float | None]:
-    """Columns that say which scans to look at: the model's own estimate of its IoU (mean over tiles), whether it found
-    nothing at all (1 or 0), and the share of pixels in which a colour channel is at 255, where the scanner was blinded.
-
-    mask: bool (H, W); image: uint8 (H, W, 3).
-    """
-    return {
-        "qc_predicted_iou": predicted_iou,
-        "qc_all_background": int(not mask.any()),
-        "qc_saturated_share": float((image.max(axis=2) == 255).mean()),
-    }
-
-
 def trait_row(
     scan: Scan,
     mask: np.ndarray,
@@ -259,13 +232,14 @@ def trait_row(
     classes: Sequence[float] | None = None,
     cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
-    """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and `quality`.
+    """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and which scans to look at:
+    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), and the share of
+    pixels in which a colour channel is at 255, where the scanner was blinded.
 
     window_mm, tube_angle and top_mm belong to `depth_mm`; without window_mm the image's height is taken. The depth is
     None where the name holds no location, or the window's height is not known. Raises what these functions raise.
     """
     size = scan.mm_per_px
-    measured = measure(mask, size, classes, cleaning)
     location = parse_location(scan.name)
     window = mask.shape[0] * size if window_mm is None and size else window_mm
     known = location is not None and window is not None
@@ -276,7 +250,9 @@ def trait_row(
         "date": scan.date,
         "depth_mm": depth_mm(location, window, tube_angle, top_mm) if known else None,
         "mm_per_px": size,
-        f"window_{'cm2' if size else 'px2'}": window_area(mask, size),
-        **measured,
-        **quality(mask, scan.image, predicted_iou),
+        f"window_{'cm2' if size else 'px2'}": mask.size * size**2 / 100 if size else mask.size,
+        **measure(mask, size, classes, cleaning),
+        "qc_predicted_iou": predicted_iou,
+        "qc_all_background": int(not mask.any()),
+        "qc_saturated_share": float((scan.image.max(axis=2) == 255).mean()),
     }

@@ -16,7 +16,6 @@ from rootsam_lib.traits import (
     depth_mm,
     measure,
     parse_location,
-    quality,
     root_length_mm,
     segment_lengths,
     trace,
@@ -201,11 +200,10 @@ def test_location_and_depth():
 def test_quality():
     image = np.full((10, 10, 3), 100, np.uint8)
     image[:2, :, 1] = 255
-    empty = np.zeros((10, 10), bool)
-    assert quality(empty, image, 0.4) == {
-        "qc_predicted_iou": 0.4, "qc_all_background": 1, "qc_saturated_share": 0.2
-    }  # fmt: skip
-    assert quality(~empty, image)["qc_all_background"] == 0
+    scan, empty = Scan(image, None, "a", "a"), np.zeros((10, 10), bool)
+    row = trait_row(scan, empty, 0.4)
+    assert (row["qc_predicted_iou"], row["qc_all_background"], row["qc_saturated_share"]) == (0.4, 1, 0.2)
+    assert trait_row(scan, ~empty)["qc_all_background"] == 0
 
 
 def test_table(tmp_path):

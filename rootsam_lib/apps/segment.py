@@ -212,7 +212,7 @@ def _look(
     """Find what the files that are left say of themselves, and say it: the arguments of `load_entry`."""
     if left:
         with contextlib.suppress(ValueError):  # of one name, which fails by itself
-            say(folder_resolution(left, dpi)[1])
+            say(folder_resolution(left, dpi))
     if mask_coding is None and any(entry.mask for entry in left):
         mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
         say(found)
