@@ -197,9 +197,9 @@ THIRD[100:] = 127
 @pytest.mark.parametrize(
     ("name", "pixels", "message"),
     [
-        ("m.png", numbered((60, 80), 2), "holds the values 0, 1, 2;"),
-        ("m.png", numbered((60, 80), 5), "holds the values 0, 1, 2, 3, 4, 5;"),
-        ("m.png", THIRD, "holds the values 0, 127, 255;"),
+        ("m.png", numbered((60, 80), 2), r"holds the values 0, 1, 2 \("),
+        ("m.png", numbered((60, 80), 5), r"holds the values 0, 1, 2, 3, 4, 5 \("),
+        ("m.png", THIRD, r"holds the values 0, 127, 255 \("),
         ("m.jpg", THIRD, "holds the values 0, 1, .*JPEG may have blurred"),
         ("m.png", photograph(), "holds the values 0, 1, 2, 3, 4, 5, 6, …"),
         ("m.jpg", photograph(), "holds the values 0, 1, .*JPEG may have blurred"),

@@ -465,7 +465,7 @@ def test_an_existing_copy_is_found_and_checked(place, tiny_segroot, tmp_path, mo
     with pytest.raises(ValueError, match=rf"{names[0]}-mask\.jpg is not SegRoot's file"):
         load_scans("segroot", "train")
     (copy / f"{names[3]}.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="lacks 1 of the 2 files asked for from SegRoot's test split"):
+    with pytest.raises(FileNotFoundError, match=rf"{names[3]}\.jpg of SegRoot's test split does not exist"):
         load_scans("segroot", "test")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_scans("segroot", "test", tmp_path / "nowhere")

@@ -159,14 +159,13 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
 def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) -> Path:
     if not data_dir.is_dir():
         raise FileNotFoundError(f"{data_dir} is not a folder; set data_dir (or ROOTSAM_DATA) to a copy of SegRoot.")
-    places = [data_dir / place for place in ("data_raw", "data/data_raw", "segroot/data_raw", ".")]
-    folder = next((place for place in places if any(place.glob("*-mask.jpg"))), data_dir)
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of the {len(files)} files asked for from SegRoot's {split} split (first: "
-            f"{missing[0]}); add them, or leave data_dir and ROOTSAM_DATA unset to download them."
-        )
+    folder = next((found.parent for found in data_dir.rglob(next(iter(files)))), data_dir)
     for name, known in files.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{shown(folder / name)} of SegRoot's {split} split does not exist; add it, or leave data_dir and "
+                "ROOTSAM_DATA unset to download it."
+            )
         if known and hashlib.sha256((folder / name).read_bytes()).hexdigest() != known:
             raise ValueError(
                 f"{shown(folder / name)} is not SegRoot's file (its SHA-256 differs); copy or download it again."
@@ -235,26 +234,8 @@ def read_folder(
     if mask_coding is not None:
         checked_coding(mask_coding)
     root = Path(data_dir)
-    entries = found = find_pairs(root, need_masks, group_by)
-    stated = sorted({entry.part for entry in entries if entry.part})
-    if split != "all":
-        groups, doubt = describe_groups({entry.name: entry.tube for entry in entries}, group_by)
-        say(groups)
-        if doubt:
-            warnings.warn(f"{shown(root)}: {doubt}", stacklevel=2)
-    if split != "all" and stated:
-        parts = {part: [entry for entry in entries if entry.part == part] for part in stated}
-        if split not in parts:
-            raise ValueError(f"{shown(root)} has a folder for {', '.join(stated)}, but none for {split}; add it.")
-        if leaks := leak_report(parts):
-            told = f"{shown(root)}: tubes in more than one part of the split: {', '.join(leaks)}."
-            warnings.warn(told, stacklevel=2)
-        entries = parts[split]
-    elif split != "all":
-        if all(entry.tube == entry.name for entry in entries):
-            told = f"{shown(root)}: no tube in the file names (…_T012_…), so the split is by image."
-            warnings.warn(told, stacklevel=2)
-        entries = grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed))[split]
+    found = find_pairs(root, need_masks, group_by)
+    entries = found if split == "all" else _part(found, split, root, seed, group_by, say)
     say(folder_resolution(found, dpi))
     masks = [entry.mask for entry in found if entry.mask]
     if masks and mask_coding is None:
@@ -262,6 +243,27 @@ def read_folder(
         say(what)
     how = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
     return _load_all(_limited(entries, limit), f"{root.name} {split}", **how)
+
+
+def _part(
+    entries: Sequence[Entry], split: str, root: Path, seed: int, group_by: str | None, say: Callable[[str], object]
+) -> list[Entry]:
+    """The entries of one split, the folders' own or one by groups; the groups are said, and leaks warned about."""
+    groups, doubt = describe_groups({entry.name: entry.tube for entry in entries}, group_by)
+    say(groups)
+    parts: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.part:
+            parts.setdefault(entry.part, []).append(entry)
+    if parts and split not in parts:
+        raise ValueError(f"{shown(root)} has a folder for {', '.join(sorted(parts))}, but none for {split}; add it.")
+    if leaks := leak_report(parts):
+        doubt = f"tubes in more than one part of the split: {', '.join(leaks)}."
+    elif not parts and all(entry.tube == entry.name for entry in entries):
+        doubt = "no tube in the file names (…_T012_…), so the split is by image."
+    if doubt:
+        warnings.warn(f"{shown(root)}: {doubt}", stacklevel=3)
+    return (parts or grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed)))[split]
 
 
 def folder_resolution(entries: Iterable[Entry], dpi: float | None = None) -> str:

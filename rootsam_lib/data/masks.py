@@ -64,9 +64,7 @@ def read_mask(
     path = Path(opened.filename)
     coding = find_coding([path], max_megapixels)[0] if coding is None else checked_coding(coding)
     pixels = _pixels(opened)
-    if coding in COLOURS:
-        return _codes(pixels) == COLOURS[coding] if pixels.ndim == 3 else np.zeros(pixels.shape, bool)
-    return _is_root(pixels.max(axis=2) if pixels.ndim == 3 else pixels, coding)
+    return _is_root(_codes(pixels) if coding in COLOURS else pixels.max(axis=2), coding)
 
 
 def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIXELS) -> tuple[str, str]:
@@ -109,17 +107,17 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
 
 
 def _pixels(opened: Image.Image) -> np.ndarray:
-    """A mask's values (H, W), or its colours (H, W, 3); what is transparent counts as black."""
+    """A mask's values as colours (H, W, 3); what is transparent counts as black."""
     path = Path(opened.filename)
     if opened.info["deep"]:
         return deep_colours(path)
-    if opened.mode in ("L", "F") or opened.mode.startswith("I"):
-        pixels = np.asarray(opened)
-        if not np.isfinite(pixels).all():
+    if opened.mode[0] in "IF":
+        values = np.asarray(opened)
+        if not np.isfinite(values).all():
             raise ValueError(f"{shown(path)} holds pixels that are no number: save the mask as 8-bit PNG.")
-        return pixels
+        return np.broadcast_to(values[..., None], (*values.shape, 3))
     if not opened.has_transparency_data:
-        return np.array(opened.convert("L" if opened.mode == "1" else "RGB"))
+        return np.array(opened.convert("RGB"))
     colours, alpha = np.split(np.array(opened.convert("RGBA")), [3], axis=2)
     if not (alpha.all() or colours.any()):
         raise ValueError(f"{shown(path)} is black on transparent ground: save the mask as black and white.")
@@ -149,18 +147,17 @@ def _look(path: Path, max_megapixels: float) -> _Seen:
     opened = open_image(path, max_megapixels)
     pixels = _pixels(opened)
     lossy = opened.format in ("JPEG", "MPO", "WEBP") or opened.info.get("compression") == "jpeg"
-    if pixels.ndim == 3:
-        values, lowest = pixels.max(axis=2), pixels.min(axis=2)
-        coloured = (values - lowest > values.max() // 4).sum()
-        if coloured > (0.1 * (values > values.max() // 2).sum() if lossy else 0):
-            return _Seen(path, True, _count(_codes(pixels)), Counter(), lossy)
-        pixels = values
-    levels, flat = _count(pixels), Counter()
+    values = pixels.max(axis=2)
+    top = values.max()
+    coloured = (values - pixels.min(axis=2) > top // 4).sum()
+    if coloured > (0.1 * (values > top // 2).sum() if lossy else 0):
+        return _Seen(path, True, _count(_codes(pixels)), Counter(), lossy)
+    flat = Counter()
     if not lossy:
-        pieces, number = ndimage.label(pixels > 0, np.ones((3, 3), int))
-        low, high = (of(pixels, pieces, range(number + 1)) for of in (ndimage.minimum, ndimage.maximum))
-        flat = _count(pixels[(pixels > 0) & (low == high)[pieces]])
-    return _Seen(path, False, levels, flat, lossy)
+        pieces, number = ndimage.label(values > 0, np.ones((3, 3), int))
+        low, high = (of(values, pieces, range(number + 1)) for of in (ndimage.minimum, ndimage.maximum))
+        flat = _count(values[(values > 0) & (low == high)[pieces]])
+    return _Seen(path, False, _count(values), flat, lossy)
 
 
 def _count(values: np.ndarray) -> Counter:
@@ -210,11 +207,10 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
     usual = min(levels) >= 0 and (root == 1 or root >= (10 if lossy else 200))
     if usual and stray <= 0.05 * top and not picture and not a_class:
         return f"0/{root:.15g}", f"coded 0/{root:.15g} ({'JPEG' if lossy else 'grey edges'})"
-    worst = max(seen, key=lambda one: len(one.levels))
+    worst = max(seen, key=lambda one: len(one.levels)).path
     listed = ", ".join(f"{level:g}" for level in sorted(levels)[:7]) + ", …" * (len(levels) > 7)
-    together = f" (all {len(seen)} masks together)" if len(seen) > 1 else ""
     blurred = ", which JPEG may have blurred (export PNG)" if lossy else ""
-    raise _ask(worst.path, f"holds the values {listed}{together}{blurred}")
+    raise _ask(worst, f"holds the values {listed} (all {len(seen)} masks together){blurred}")
 
 
 def _ask(path: Path, what: str) -> ValueError:
