@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("--tile", type=int, help="tile side in px (default: the stage's patch size, at most 1024)")
     scans.add_argument("--dpi", type=float, help="resolution of all scans (default: as files say; without any, in px)")
     scans.add_argument("--mask-coding", help="what is root in masks beside the images, such as 0/1 (default: found)")
-    scans.add_argument("--max-megapixels", type=float, default=250, help="larger images are not read (default: 250)")
+    scans.add_argument("--max-megapixels", type=float, help="larger images are not read (default: 250)")
     scans.add_argument("--prompts", type=Path, help="points: a CSV with columns scan, x, y, label (1 root, 0 soil)")
     scans.add_argument("--tta", action="store_true", help="also look at flipped tiles: four times the work")
     scans.add_argument("--window-mm", type=float, help="tube length between locations (default: the image's height)")

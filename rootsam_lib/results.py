@@ -241,13 +241,19 @@ def markdown_table(
     naming those that are.
     """
     tables = results.get("tables", {})
-    if name not in tables:
+    if not isinstance(tables, dict) or name not in tables:
         there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
         raise ValueError(f"this results file holds no table {name!r} of models: {there}.")
-    for row in tables[name].values():
+    models, damaged = tables[name], f"table {name!r} of this results file is damaged: make it again."
+    if not isinstance(models, dict) or not all(isinstance(row, dict) for row in models.values()):
+        raise ValueError(damaged)
+    for row in models.values():
         if missing := [column for column in columns if column not in row]:
             raise ValueError(f"no column {missing[0]!r} in {name!r}: choose from {', '.join(row)}.")
-    rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in tables[name].items()]
+    try:
+        rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in models.items()]
+    except (TypeError, ValueError):
+        raise ValueError(damaged) from None
     return table(["", *(f"`{column}`" for column in columns)], rows)
 
 

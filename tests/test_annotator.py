@@ -163,6 +163,7 @@ def fingers(page, *paths: tuple[tuple[float, float], tuple[float, float]]) -> No
     page.wait_for_timeout(200)
 
 
+@pytest.mark.slow
 def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     truth = synthetic_scans("test", 1, seed=0)[0].mask
     x, y, _ = map(int, next_click(truth, np.zeros_like(truth)))
@@ -224,8 +225,6 @@ from rootsam_lib.apps.widget import annotate
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.apps.correct import Session
-
-pytestmark = pytest.mark.slow
 image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
 from rootsam_lib.predictor import Predictor
 session = Session("wide", [Scan(image, None, "wide", "T1")], Predictor(build_sam("nano"), tile_size=256))
@@ -233,6 +232,7 @@ annotate(session)
 """
 
 
+@pytest.mark.slow
 def test_clicks_land_where_they_are_made(lab, browser):
     widget = opened(lab, browser, "wide", WIDE)
     page = widget.page

@@ -158,6 +158,16 @@ def results(name: str, content: bytes | str, what: str) -> Case:
     return Case(f"json {name}", lambda b: read_json(b.file("r.json", content)), "refused", what)
 
 
+def shown_table(name: str, content: dict, what: str) -> Case:
+    def does(bench: Bench) -> None:
+        code = main(["table", str(bench.file("r.json", json.dumps(content))), "--columns", "dice"])
+        told = bench.capsys.readouterr().err
+        assert code == 2 and told.startswith("error: ")
+        raise ValueError(told.removeprefix("error: ").rstrip("\n"))
+
+    return Case(f"table {name}", does, "refused", what)
+
+
 def changed(file: str, name: str, content: bytes | str, what: str) -> Case:
     return Case(f"{file} {name}", lambda b: b.again(file, content), "refused", what)
 
@@ -391,6 +401,14 @@ CASES = [
     results("a list", "[]", "r.json is no results file"),
     results("a number", "3", "r.json is no results file"),
     results("too deep", "[" * 100_000, "r.json is damaged"),
+    shown_table("without tables", {}, "holds no table 'fixed prompts'"),
+    shown_table("of a list", {"tables": []}, "holds no table 'fixed prompts'"),
+    shown_table(
+        "of a number", {"tables": {"fixed prompts": 3}}, "table 'fixed prompts' of this results file is damaged"
+    ),
+    shown_table("of rows that are numbers", {"tables": {"fixed prompts": {"base": 3}}}, "is damaged"),
+    shown_table("of scores alone", {"tables": {"fixed prompts": {"base": {"dice": 0.5}}}}, "is damaged"),
+    shown_table("without the column", {"tables": {"fixed prompts": {"base": {"iou": [1, 1, 1]}}}}, "no column 'dice'"),
     # --- Sessions
     log("empty", ""),
     log("cut", lambda text: text[:50]),
@@ -400,6 +418,14 @@ CASES = [
     log("with a click that is text", lambda text: text.replace('"x": 9', '"x": "9"')),
     log("with NaN", lambda text: text.replace('"x": 9', '"x": NaN')),
     log("with time that is none", lambda text: text.replace('"seconds": ', '"seconds": -9')),
+    log("without its setting", lambda text: text.replace('"overlap"', '"lap"')),
+    log("without its image", lambda text: text.replace('"sha256"', '"sha"')),
+    Case(
+        "a session of another start",
+        lambda b: Session(b.place / "s", [Scan(IMAGE, None, "a", "T1")], nano(), start="full"),
+        "refused",
+        "start is 'full': choose one of automatic, empty",
+    ),
     log("of another form", json.dumps({"clicks": {}, "image": 3})),
     Case("no such log", lambda b: read_log(b.place / "none.json"), "refused", "none.json"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),

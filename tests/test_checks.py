@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
-from rootsam_lib.lessons.checks import (
-    SuspicionWarning,
-    Suspicious,
-    check_background,
-    check_overfit,
-    check_prompts_move,
-    check_trained,
-)
+from rootsam_lib.lessons.checks import check_background, check_prompts_move, check_trained
 from rootsam_lib.prompts import Prompts
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
@@ -36,7 +29,7 @@ def test_moved_prompts_move_the_mask():
     np.testing.assert_array_equal(asked[1].points, [[69, 39]])  # turned about the middle of 80 x 60 px
     fixed = np.eye(60, 80, dtype=bool)
     for deaf in (fixed, fixed & False):
-        with pytest.raises(Suspicious, match="ignores its prompts"):
+        with pytest.raises(ValueError, match="ignores its prompts"):
             check_prompts_move(lambda image, prompts, mask=deaf: mask, IMAGE, POINT)
     with pytest.raises(ValueError, match="no point to move"):
         check_prompts_move(disk, IMAGE, POINT._replace(labels=np.array([-1])))
@@ -45,9 +38,9 @@ def test_moved_prompts_move_the_mask():
 def test_all_background_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check_background(disk(IMAGE, POINT), "a")
-    with pytest.warns(SuspicionWarning, match="scan7: no root at all"):
-        assert not check_background(np.zeros((5, 5), bool), "scan7")
+        check_background(disk(IMAGE, POINT), "a")
+    with pytest.warns(UserWarning, match="scan7: no root at all"):
+        check_background(np.zeros((5, 5), bool), "scan7")
 
 
 def test_untrained_fine_features_are_noticed(tmp_path):
@@ -55,7 +48,7 @@ def test_untrained_fine_features_are_noticed(tmp_path):
     before = {name: value.clone() for name, value in model.sam.state_dict().items()}
     with torch.no_grad():
         model.sam.sam_mask_decoder.conv_s0.weight[0, 0] += 0.25
-    with pytest.raises(Suspicious, match="conv_s1 did not change"):
+    with pytest.raises(ValueError, match="conv_s1 did not change"):
         check_trained(before, model.sam.state_dict())
     with torch.no_grad():
         model.sam.sam_mask_decoder.conv_s1.bias[0] += 0.5
@@ -65,18 +58,3 @@ def test_untrained_fine_features_are_noticed(tmp_path):
     assert check_trained(before, tmp_path / "after.safetensors") == changes  # files, too
     with pytest.raises(ValueError, match="conv_s7 is not in both"):
         check_trained(before, before, ("conv_s7",))
-
-
-def test_one_patch_can_be_learnt_by_heart(small_scans):
-    model, scan = build_sam("nano"), max(small_scans, key=lambda s: s.mask.sum())
-    row, column = (int(np.clip(at.mean() - 64, 0, 128)) for at in np.nonzero(scan.mask))
-    window = (slice(row, row + 128), slice(column, column + 128))  # a quarter of the patch, for speed
-    image, mask = scan.image[window], scan.mask[window]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    reached = check_overfit(model, image, mask)
-    assert reached[-1] >= 0.9 > reached[0] and len(reached) <= 200
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(Suspicious, match="cannot learn"):
-        check_overfit(model, image, mask, lr=0.0, steps=3)
-    with pytest.raises(ValueError, match="no root"):
-        check_overfit(model, image, mask & False)

@@ -1,13 +1,11 @@
 """The poster's figures follow from its numbers, and from 50.18 minutes rather than 50; the rest by hand."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 
-from rootsam_lib import CHECKOUT
-from rootsam_lib.lessons.cost import CostModel, Range, draw, measured_minutes, tornado
+from rootsam_lib.lessons.cost import CostModel, draw
 
 # By hand $10 an image, corrected $2 for each second image, $1 of computing: $8 a scan are saved.
 # Set-up: 5 scans by hand at $10, and $30 of training.
@@ -63,7 +61,7 @@ def test_impossible_values_are_named(changes):
 
 
 def test_draws_follow_the_triangle_and_repeat_with_the_seed():
-    ranges = {"wage": Range(10, 16, 40), "assisted_minutes": Range(4.5, 4.5, 4.5)}
+    ranges = {"wage": (10, 16, 40), "assisted_minutes": (4.5, 4.5, 4.5)}
     drawn = draw(CostModel(), ranges, 200_000, np.random.default_rng(3))
     assert abs(drawn.wage.mean() - 22) < 0.1  # (10 + 16 + 40) / 3
     assert abs((drawn.wage < 16).mean() - 0.2) < 0.01  # (16 - 10) / (40 - 10)
@@ -75,41 +73,9 @@ def test_draws_follow_the_triangle_and_repeat_with_the_seed():
     assert drawn.break_even.shape == (200_000,)
 
 
-def test_tornado_by_hand_widest_first():
-    swings = tornado(HAND, {"compute_per_image": Range(0, 1, 2), "wage": Range(10, 20, 40)})
-    assert list(swings) == ["wage", "compute_per_image"]
-    # wage 10: 500 - (50 + 100 + 25 + 30) = 295; wage 40: 2000 - (200 + 100 + 100 + 30) = 1570
-    assert swings == {"wage": (295, 1570), "compute_per_image": (820, 620)}
-
-
 def test_ranges_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="choose from images"):
-        draw(CostModel(), {"wages": Range(1, 2, 3)}, 5, rng)
+        draw(CostModel(), {"wages": (1, 2, 3)}, 5, rng)
     with pytest.raises(ValueError, match="lowest, most likely, highest"):
-        tornado(CostModel(), {"wage": Range(3, 2, 1)})
-    with pytest.raises(ValueError, match="draws is 0"):
-        draw(CostModel(), {}, 0, rng)
-
-
-def test_measured_minutes_are_the_first_file_that_is_there(tmp_path):
-    here, other = tmp_path / "annotator.json", tmp_path / "other.json"
-    with pytest.raises(FileNotFoundError, match=r"annotator\.json"):
-        measured_minutes(here, other)
-    good = {"minutes_per_scan": {"mean": 2.0, "low": 1.0, "high": 4.0}, "clicks_per_scan": 31.5}
-    other.write_text(json.dumps(good))
-    assert measured_minutes(here, other) == (Range(1, 2, 4), 31.5, other)
-    for bad in ("[]", '{"minutes_per_scan": 3}', json.dumps(good | {"minutes_per_scan": {"mean": 2, "low": 1}})):
-        here.write_text(bad)
-        with pytest.raises(ValueError, match=r"annotator\.json .* (run lesson 07|make it) again"):
-            measured_minutes(here, other)
-    here.write_text(json.dumps(good | {"minutes_per_scan": {"mean": 2, "low": 3, "high": 4}}))
-    with pytest.raises(ValueError, match="lowest, most likely, highest"):
-        measured_minutes(here)
-
-
-def test_the_lesson_finds_measured_minutes_of_real_scans():
-    """Where lesson 07 has not run, lesson 06 reads this file."""
-    minutes, clicks, _ = measured_minutes(CHECKOUT / "data" / "results" / "segroot-annotator.json")
-    assert 0 < minutes.low <= minutes.likely <= minutes.high and clicks > 0
-    assert "data/results/segroot-annotator.json" in (CHECKOUT / "notebooks" / "06_cost.ipynb").read_text()
+        draw(CostModel(), {"wage": (3, 2, 1)}, 5, rng)

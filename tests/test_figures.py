@@ -1,11 +1,9 @@
-"""Figures: what is measured for them, and how one is shown and replaced."""
+"""Figures: how one is shown and replaced."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 
 from rootsam_lib.lessons import figures
-from rootsam_lib.lessons.lesson_figures import centre_line_gaps, window_around
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def test_a_live_curve_grows_in_one_place(shown):
     draw([row | {"epoch": 0}, row | {"epoch": 1, "val_score": 0.3, "lr": 5e-4}])
     assert [event for event, _ in shown] == ["new", "again"]
     assert "over 1 epochs" in shown[0][1] and "over 2 epochs" in shown[1][1]
-    assert "epoch 2 is kept" in shown[1][1] and "lowered 1 times" in shown[1][1]
+    assert "epoch 2 is kept" in shown[1][1] and "from 1.0e-03 to 5.0e-04" in shown[1][1]
     assert not plt.get_fignums(), "a figure stays open"
 
 
@@ -48,22 +46,3 @@ def test_an_alt_text_that_says_nothing_is_refused():
     with pytest.raises(ValueError, match="says too little"):
         figures.show(plt.figure(), "a figure")
     plt.close("all")
-
-
-def test_gaps_of_a_broken_root():
-    whole = np.zeros((40, 240), bool)
-    whole[18:21, 20:220] = True
-    broken = whole.copy()
-    for start, end in ((60, 63), (115, 125), (180, 200)):  # the first is too short to count
-        broken[:, start:end] = False
-    gaps = centre_line_gaps(broken, whole)
-    # A pixel at each end still counts as found.
-    assert np.bincount(gaps.ravel()).tolist() == [gaps.size - 26, 8, 18]
-    assert centre_line_gaps(whole, whole).max() == 0
-    assert centre_line_gaps(whole & False, whole).max() == 1 and centre_line_gaps(whole, whole & False).max() == 0
-
-
-def test_a_window_is_moved_not_cut_at_the_edge():
-    assert window_around((995, 409), (1024, 1024), 320) == (slice(249, 569), slice(704, 1024))
-    assert window_around((5, 5), (1024, 1024), 320) == (slice(0, 320), slice(0, 320))
-    assert window_around((50, 50), (200, 100), 320) == (slice(0, 320), slice(0, 320)), "the whole of a small image"

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from stub_predictor import StubPredictor
 
+from rootsam_lib import results
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
 from rootsam_lib.apps.segment import read_prompts, segment_folder
@@ -256,6 +257,7 @@ def test_a_torn_last_line_is_repaired(scans):
 KILLS = int(os.environ.get("ROOTSAM_KILLS", "4"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_at_the_same_bytes(tmp_path):
     folder, many = tmp_path / "scans", 30
     folder.mkdir()
@@ -399,6 +401,15 @@ def test_a_second_process_is_told_who_holds_the_folder(scans):
     holder.kill()
     holder.wait()
     assert not run(scans)[0].failed, "a process that died holds nothing"
+
+
+def test_a_disk_without_locks_is_said(scans, monkeypatch):
+    def no_locks(_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(results.FileLock, "acquire", no_locks)
+    with pytest.warns(UserWarning, match="out lies on a disk without locks: do not use it twice at once"):
+        assert not run(scans)[0].failed
 
 
 def test_refused_before_any_work(scans, tmp_path):

@@ -12,15 +12,15 @@ from rootsam_lib.prompts import next_click
 
 pytestmark = pytest.mark.slow
 SLIDER = """
-from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.data.scans import tile
-from rootsam_lib.lessons import figures, lesson_figures
+import matplotlib.pyplot as plt
+import numpy as np
+from rootsam_lib.lessons import figures
 figures.start_lesson()
-patch = max(tile(synthetic_scans("test", 1, seed=0)[0], 512), key=lambda piece: piece.mask.sum())
-figures.interactive(
-    lambda exponent: lesson_figures.prompt_sampling(patch, exponent, 10, 10, 0),
-    exponent=figures.slider("EDT exponent", 1, 0, 6, 0.25),
-)
+def power(exponent):
+    figure, ax = plt.subplots()
+    ax.plot(np.linspace(0, 1) ** exponent)
+    return figure, f"A curve of x to the power of {exponent:g}"
+figures.interactive(power, exponent=figures.slider("EDT exponent", 1, 0, 6, 0.25))
 """
 SESSION = """
 from rootsam_lib.apps.correct import Session

@@ -20,6 +20,8 @@ from rootsam_lib.nano.pretraining import Phase
 from rootsam_lib.nano.scenes import numbered_scene, object_sizes
 from rootsam_lib.prompts import error_click, stamp_clicks
 
+pytestmark = pytest.mark.slow
+
 # EfficientNet-Lite0 as published: repeats, kernel, stride, expansion, channels in and out, for each stage.
 STAGES = (
     (1, 3, 1, 1, 32, 16),
@@ -214,8 +216,6 @@ RUN = """
 import sys
 import torch
 from rootsam_lib.nano.pretraining import Phase, train
-
-pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 phases = (Phase(500, 64, 1, 2, 0.0, 0.0, fresh=1, pool=3),)
 train(sys.argv[1], 1.0, 4, phases, max_steps=int(sys.argv[2]), save_seconds=0.0)

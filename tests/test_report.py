@@ -1,7 +1,6 @@
 """The report of a headless run: one page with every lesson, that needs nothing from anywhere."""
 
 import html.parser
-import re
 import shutil
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def test_every_lesson_is_there_and_nothing_is_loaded(report):
     )
     assert len(page.alts) == pictures
     assert "0.1235" in text and "by.thin" in text and "0.25 min" in text
-    assert "versions.torch" in text and "recorded no metrics" in text and "a toy run" in text
+    assert "versions.torch" in text and "has recorded none" in text and "a toy run" in text
 
 
 def test_it_opens_in_a_browser_without_a_network(report):
@@ -127,7 +126,7 @@ def test_tables_and_names():
 def test_outputs_are_inert(kind, content):
     """Whatever an executed notebook holds: no script, no handler, nothing that is loaded from elsewhere."""
     page = Page(shown(display(kind, content)))
-    assert all(re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*", load) for load in page.loads)
+    assert all(load.startswith("data:image/") for load in page.loads)  # a script in such a picture does not run
     assert not page.handlers and not page.links
 
 

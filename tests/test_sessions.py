@@ -269,6 +269,7 @@ for n in range(10000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_costs_at_most_the_last_click(tmp_path, nano):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -285,6 +286,7 @@ def test_a_killed_kernel_costs_at_most_the_last_click(tmp_path, nano):
     assert len(session.clicks) == count - 1, "after a reopening, undo takes the last click back"
 
 
+@pytest.mark.slow
 def test_sixty_images_two_hundred_clicks_and_flat_memory(tmp_path, nano):
     scans = tiny(60, 32)
     session = Session(tmp_path, scans, nano)
@@ -380,6 +382,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_who_holds_the_session(tmp_path, nano):
     session = Session(tmp_path / "s", tiny(), nano)
     session.add(3, 4, 1)

@@ -16,9 +16,7 @@ from rootsam_lib.evaluation.clicks import (
     simulate,
     summarise,
 )
-from rootsam_lib.lessons.cost import measured_minutes
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.results import write_json
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +99,8 @@ def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
     assert results["data"]["real"] is False and len(results["models"]["base"]["weights"]) == 16
 
 
-def test_the_cost_model_reads_what_the_last_model_needs(nano, small_scans, tmp_path):
+def test_the_cost_lesson_reads_what_the_last_model_needs(nano, small_scans):
     results = simulate({"other": nano, "stage2": nano}, small_scans[:2], clicks=2)
-    row = results["rows"]["stage2"]
-    minutes, clicks, _ = measured_minutes(write_json(tmp_path / "simulated_annotator.json", results))
-    assert clicks == row["clicks"] and minutes.likely == row["minutes"]
-    assert [minutes.low, minutes.high] == list(row["minutes_interval"])
+    row, minutes = results["rows"]["stage2"], results["minutes_per_scan"]
+    assert results["clicks_per_scan"] == row["clicks"] and minutes["mean"] == row["minutes"]
+    assert [minutes["low"], minutes["high"]] == list(row["minutes_interval"])

@@ -26,7 +26,7 @@ from rootsam_lib.data.datasets import Entry, load_entry
 from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
-from rootsam_lib.predictor import Click, Predictor
+from rootsam_lib.predictor import STARTS, Click, Predictor
 from rootsam_lib.prompts import ROOT, SOIL, sample_points
 from rootsam_lib.results import (
     check_names,
@@ -94,7 +94,9 @@ def read_log(path: str | Path) -> dict:
             checked("y", click.y, 0, log["image"]["height"] - 1, whole=True)
             checked("label", click.label, SOIL, ROOT, whole=True)
         checked("seconds", log["row"]["seconds"], 0)
-        log["row"]["state"], log["image"]["sha256"], log["setting"]["weights"]
+        missing = {"input_scale", "tile_size", "overlap", "weights", "start"} - set(log["setting"])
+        if missing or not {"name", "sha256"} <= set(log["image"]) or "state" not in log["row"]:
+            raise KeyError
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{shown(path)} is not a click log, or is damaged ({type(error).__name__}): delete it to start that image "
@@ -150,6 +152,8 @@ class Session:
         measure: Callable[[np.ndarray, Scan], Mapping[str, float]] = traits,
         clock: Callable[[], float] = time.time,
     ):
+        if start not in STARTS:
+            raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
         self.folder, self.scans, self.predictor = Path(folder), scans, predictor
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
         check_names(self.names)
@@ -336,7 +340,7 @@ class Session:
             "state": state,
             "clicks": len(self.clicks),
             "root_clicks": sum(click.label for click in self.clicks),
-            "obeyed": sum(click.obeyed for click in self.clicks),
+            "obeyed": sum(bool(click.obeyed) for click in self.clicks),
             "seconds": round(self._seconds, 1),
             "root_pixels": int(self.mask.sum()),
             "predicted_iou": round(self.predictor.predicted_iou, 4),

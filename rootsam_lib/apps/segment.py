@@ -386,11 +386,12 @@ def segment_command(options: argparse.Namespace) -> int:
     asked = {"input_scale": options.input_scale, "tile_size": options.tile}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
+    most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=options.max_megapixels, window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""

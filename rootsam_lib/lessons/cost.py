@@ -3,12 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-
-from rootsam_lib.results import read_json, shown
 
 
 @dataclass(frozen=True)
@@ -83,62 +79,19 @@ class CostModel:
         return images if images.ndim else float(images)
 
 
-class Range(NamedTuple):
-    """What a number may be: its least, most likely and greatest value (a triangular distribution)."""
-
-    low: float
-    likely: float
-    high: float
-
-
-def check_ranges(ranges: Mapping[str, Range]) -> None:
-    """Raises ValueError for a name that `CostModel` lacks, and for values that are not low <= likely <= high."""
-    known = [field.name for field in fields(CostModel)]
-    for name, (low, likely, high) in ranges.items():
-        if name not in known:
-            raise ValueError(f"range {name!r} is of no number in the cost model: choose from {', '.join(known)}.")
-        if not (low <= likely <= high and math.isfinite(high - low)):
-            raise ValueError(f"range {name} is {low}, {likely}, {high}: write lowest, most likely, highest.")
-
-
-def draw(model: CostModel, ranges: Mapping[str, Range], draws: int, rng: np.random.Generator) -> CostModel:
+def draw(
+    model: CostModel, ranges: Mapping[str, tuple[float, float, float]], draws: int, rng: np.random.Generator
+) -> CostModel:
     """The model with every number in `ranges` replaced by `draws` independent draws: its results are arrays (draws,).
 
-    Numbers without a range keep the model's value. The same seed gives the same draws.
+    ranges: least, most likely and greatest value of fields of `CostModel` (a triangular distribution). Numbers without
+    a range keep the model's value. Raises ValueError for an unknown name, and for values that are not in that order.
     """
-    check_ranges(ranges)
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: it must be 1 or more.")
-    drawn = {
-        name: rng.triangular(*span, draws) if span.high > span.low else np.full(draws, float(span.likely))
-        for name, span in ranges.items()
-    }
+    drawn = {}
+    for name, (low, likely, high) in ranges.items():
+        if name not in vars(model):
+            raise ValueError(f"range {name!r} is of no number in the cost model: choose from {', '.join(vars(model))}.")
+        if not low <= likely <= high:
+            raise ValueError(f"range {name} is {low}, {likely}, {high}: write lowest, most likely, highest.")
+        drawn[name] = rng.triangular(low, likely, high, draws) if low < high else np.full(draws, float(low))
     return replace(model, **drawn)
-
-
-def tornado(model: CostModel, ranges: Mapping[str, Range]) -> dict[str, tuple[float, float]]:
-    """The saving in $ at both ends of each number's range, all others at the model's values; the widest first."""
-    check_ranges(ranges)
-    swings = {
-        name: tuple(float(replace(model, **{name: end}).saved) for end in (span.low, span.high))
-        for name, span in ranges.items()
-    }
-    return dict(sorted(swings.items(), key=lambda item: -abs(item[1][1] - item[1][0])))
-
-
-def measured_minutes(*places: Path) -> tuple[Range, float, Path]:
-    """Minutes and clicks per scan, and their file: from the first of these results of `annotator.simulate` that exists.
-
-    Raises FileNotFoundError when there is none, and ValueError when it does not hold them.
-    """
-    file = next((place for place in places if place.is_file()), places[0])
-    results = read_json(file)
-    try:
-        minutes = Range(*(float(results["minutes_per_scan"][key]) for key in ("low", "mean", "high")))
-        clicks = float(results["clicks_per_scan"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{shown(file)} holds no minutes_per_scan (low, mean, high) and clicks_per_scan: run lesson 07 again."
-        ) from None
-    check_ranges({"assisted_minutes": minutes})
-    return minutes, clicks, file

@@ -1,13 +1,13 @@
-"""How every picture looks and is shown, and the charts that several lessons share."""
+"""How every picture of the lessons looks and is shown, and the charts that several of them share."""
 
 import base64
 import io
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -20,7 +20,6 @@ from rootsam_lib.drawing import (
     FALSE,
     FOUND,
     HATCHES,
-    MARKERS,
     MISSED,
     NAMES,
     ROOT_POINT,
@@ -28,7 +27,6 @@ from rootsam_lib.drawing import (
     STAGE1,
     error_view,
 )  # fmt: skip
-from rootsam_lib.evaluation.bootstrap import interval, tube_weights
 from rootsam_lib.lessons.parameters import check_injected
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
@@ -194,21 +192,8 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
 # --- charts
 
 
-def caption(results: Mapping[str, object], table: str) -> str:
-    """What a results file was made from, in two lines: data, prompts, model, device, intervals."""
-    protocol, first, images = results["protocol"], next(iter(results["models"].values())), results["images"]
-    patches = f"{images['patches_with_roots']} patches with roots and {images['patches_without_roots']} without"
-    how = {
-        "fixed prompts": f"{patches}; {protocol['n_root']} + {protocol['n_soil']} points from the true mask",
-        "correction": f"{images['corrected_patches']} patches; clicks from the true mask",
-    }[table]
-    made = f"{first['model']}; {results['provenance']['device']}; seed {protocol['seed']}"
-    return f"{how}\n{made}; lines: {results['intervals'].split(',')[0]} intervals over {images['tubes']} tubes"
-
-
 def score_bars(results: Mapping[str, object]) -> Figure:
-    """The poster's bar chart from an evaluation's results: each definition of the score under its own name, with 95 %
-    intervals."""
+    """The poster's bar chart from an evaluation's results: each definition of the score, with 95 % intervals."""
     rows = results["tables"]["fixed prompts"]
     figure, ax = plt.subplots(figsize=(10.5, 4.4))
     width = 0.8 / len(rows)
@@ -223,7 +208,10 @@ def score_bars(results: Mapping[str, object]) -> Figure:
     ax.set_xticks(range(len(METRIC_NAMES)), METRIC_NAMES.values())
     ax.set(ylim=(0, 1.14), ylabel="score (1 is perfect)")
     ax.legend(loc="upper right", ncols=len(rows))
-    ax.set_title(f"{results['title']}\n{caption(results, 'fixed prompts')}", fontsize=10, loc="left")
+    protocol, about = results["protocol"], next(iter(results["models"].values()))
+    points = f"{protocol['n_root']} + {protocol['n_soil']} points from the true mask; seed {protocol['seed']}"
+    intervals = f"lines: {results['intervals'].split(',')[0]} intervals over {results['images']['tubes']} tubes"
+    ax.set_title(f"{results['title']}\n{about['model']}; {points}; {intervals}", fontsize=10, loc="left")
     return figure
 
 
@@ -236,79 +224,25 @@ def live_curve(title: str, colour: str = STAGE1) -> Callable[[Sequence[Mapping[s
 def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> tuple[Figure, str]:
     """Loss, validation root IoU and learning rate by epoch, and the same in words.
 
-    The star marks the epoch that is kept: the best mean of prompted and automatic root IoU. Dotted lines mark where the
-    scheduler lowered the rate.
+    The star marks the epoch that is kept: the best mean of prompted and automatic root IoU.
     """
-    epochs = [row["epoch"] + 1 for row in history]
-    lowered = [after["epoch"] + 1 for before, after in itertools.pairwise(history) if after["lr"] < before["lr"]]
-    best = max(history, key=lambda row: row["val_score"])
+    table = pd.DataFrame(history)
+    best, epochs = table.loc[table["val_score"].idxmax()], table["epoch"] + 1
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
-    labels = {"loss": "training loss", "root_iou": "root IoU on val (validation)", "lr": "learning rate"}
-    for ax, (key, label) in zip(axes, labels.items(), strict=True):
-        ax.plot(epochs, [row[key] for row in history], "o-", color=colour, markersize=4)
-        ax.set(xlabel="epoch", ylabel=label)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        for epoch in lowered:
-            ax.axvline(epoch, color="0.6", linestyle=":")
-    axes[1].lines[0].set_label("with points")
-    automatic = [row["automatic_root_iou"] for row in history]
-    axes[1].plot(epochs, automatic, "s--", color=colour, markersize=4, mfc="white", label="no prompt")
+    axes[0].plot(epochs, table["loss"], "o-", color=colour, markersize=4)
+    axes[1].plot(epochs, table["root_iou"], "o-", color=colour, markersize=4, label="with points")
+    axes[1].plot(epochs, table["automatic_root_iou"], "s--", color=colour, markersize=4, mfc="white", label="no prompt")
     axes[1].plot(best["epoch"] + 1, best["root_iou"], "*", color="black", markersize=13, label="best: kept")
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
+    axes[2].step(epochs, table["lr"], color=colour, where="mid")
     axes[2].set_yscale("log")
+    for ax, label in zip(axes, ("training loss", "root IoU on val (validation)", "learning rate"), strict=True):
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     return figure, (
-        f"{title}: training loss, validation root IoU and learning rate over {len(history)} epochs. The loss goes from "
+        f"{title}: training loss, validation root IoU and learning rate over {len(table)} epochs. The loss goes from "
         f"{history[0]['loss']:.2f} to {history[-1]['loss']:.2f}; epoch {best['epoch'] + 1:.0f} is kept, with root IoU "
-        f"{best['root_iou']:.2f} with points and {best['automatic_root_iou']:.2f} without; the rate was lowered "
-        f"{len(lowered)} times."
+        f"{best['root_iou']:.2f} with points and {best['automatic_root_iou']:.2f} without; the rate goes from "
+        f"{history[0]['lr']:.1e} to {history[-1]['lr']:.1e}."
     )
-
-
-Curves = dict[str, dict[str, tuple[Sequence[int], np.ndarray]]]  # by score and model: clicks, and (K, 3) values
-
-
-def evaluation_curves(results: Mapping[str, object]) -> Curves:
-    """Scores by correction clicks from an evaluation's results, for `click_curves`."""
-    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length_bias": "root length, found / true - 1"}
-    curves = {label: {} for label in labels.values()}
-    for name, row in results["tables"]["correction"].items():
-        for key, label in labels.items():
-            clicks = [int(column.split("@")[1]) for column in row if column.startswith(f"{key}@")]
-            curves[label][name] = clicks, np.array([row[f"{key}@{k}"] for k in clicks], float)
-    return curves
-
-
-def annotator_curves(per_scan: Mapping[str, Sequence[Mapping]], seed: int = 0) -> Curves:
-    """Scores by simulated clicks, means over scans, for `click_curves`.
-
-    per_scan: the rows of `annotator.annotate` by model. The 95 % intervals draw whole tubes.
-    """
-    labels = {"root_iou": "root IoU", "cl_dice": "centre-line Dice", "length": "error of root length (share)"}
-    curves = {label: {} for label in labels.values()}
-    for name, rows in per_scan.items():
-        weights = tube_weights([row["tube"] for row in rows], np.random.default_rng(seed))
-        for key, label in labels.items():
-            values = np.array([row[key] for row in rows], float)  # one row per scan, one column per click
-            if key == "length":
-                true = np.array([[max(row["true_length"], 1)] for row in rows])
-                values = np.abs(values - true) / true
-            samples = weights @ values / weights.sum(axis=1, keepdims=True)
-            ends = [interval(sample) for sample in samples.T]
-            curves[label][name] = range(values.shape[1]), np.column_stack([values.mean(axis=0), ends])
-    return curves
-
-
-def click_curves(curves: Curves, title: str) -> Figure:
-    """One panel per score, one line per model with its 95 % interval as a band, over the number of clicks."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(13, 3.8))
-    for ax, (label, lines) in zip(axes, curves.items(), strict=True):
-        for name, (clicks, values) in lines.items():
-            style = {"color": COLOURS.get(name, "0.5"), "label": NAMES.get(name, name)}
-            ax.plot(clicks, values[:, 0], marker=MARKERS.get(name, "x"), markersize=5, **style)
-            ax.fill_between(clicks, values[:, 1], values[:, 2], color=style["color"], alpha=0.18, linewidth=0)
-        ax.set(xlabel="clicks", ylabel=label)
-        ax.axhline(0, color="0.6", linestyle=":")
-    axes[0].legend(fontsize=9)
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    return figure

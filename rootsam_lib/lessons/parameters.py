@@ -37,17 +37,11 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
             close = difflib.get_close_matches(name.upper(), defaults, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(defaults))}."
             raise ValueError(f"there is no parameter {name!r}: {hint}")
-        default = defaults[name]
-        wrong = f"parameter {name} is {value!r}, but must be {type(default).__name__}, such as {default!r}."
-        if isinstance(default, str):
-            value = str(value)  # a folder may be called 2024
-        elif isinstance(default, bool) != isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(wrong)
-        elif isinstance(default, int) and not isinstance(default, bool):
-            if not float(value).is_integer():
-                raise ValueError(wrong)
-            value = int(value)
-        checked[name] = value
+        kind = type(defaults[name])
+        number = isinstance(value, (int, float)) and isinstance(value, bool) == (kind is bool)
+        if kind is not str and not (number and (kind is not int or float(value).is_integer())):
+            raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
+        checked[name] = kind(value)  # also of a str: a folder may be called 2024
     return checked
 
 

@@ -110,7 +110,6 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     }
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder, minutes = RUNS / profile / "notebooks", {}
-    earlier = sorted(path.parent.name for path in (RUNS / profile).glob("stage*/stage.json"))
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(paths, unit="notebook", desc=f"tutorial ({profile})")
     for path in bar:
@@ -123,8 +122,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
             return 1
         minutes[path.stem] = round((time.monotonic() - started) / 60, 2)
     metrics = {path.stem: read_json(RUNS / profile / "lessons" / f"{path.stem}.json")["metrics"] for path in paths}
-    about = {"minutes": minutes, "metrics": metrics, "stages_read_from_earlier_runs": earlier}
-    about["provenance"] = provenance()
+    about = {"minutes": minutes, "metrics": metrics, "provenance": provenance()}
     clock = write_json(RUNS / profile / "results" / "minutes.json", about)
     if update:  # only now, so that every lesson sees the same commit
         for path in paths:
