@@ -258,11 +258,11 @@ def _part(
     if parts and split not in parts:
         raise ValueError(f"{shown(root)} has a folder for {', '.join(sorted(parts))}, but none for {split}; add it.")
     if leaks := leak_report(parts):
-        doubt = f"tubes in more than one part of the split: {', '.join(leaks)}."
+        doubt += f" tubes in more than one part of the split: {', '.join(leaks)}."
     elif not parts and all(entry.tube == entry.name for entry in entries):
-        doubt = "no tube in the file names (…_T012_…), so the split is by image."
+        doubt += " no tube in the file names (…_T012_…), so the split is by image."
     if doubt:
-        warnings.warn(f"{shown(root)}: {doubt}", stacklevel=3)
+        warnings.warn(f"{shown(root)}: {doubt.strip()}", stacklevel=3)
     return (parts or grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed)))[split]
 
 

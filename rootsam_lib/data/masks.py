@@ -14,6 +14,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def read_mask(
     path = Path(opened.filename)
     coding = find_coding([path], max_megapixels)[0] if coding is None else checked_coding(coding)
     pixels = _pixels(opened)
-    return _is_root(_codes(pixels) if coding in COLOURS else pixels.max(axis=2), coding)
+    return _is_root(_codes(pixels) if coding in COLOURS else reduce(np.maximum, np.moveaxis(pixels, 2, 0)), coding)
 
 
 def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIXELS) -> tuple[str, str]:
@@ -147,9 +148,9 @@ def _look(path: Path, max_megapixels: float) -> _Seen:
     opened = open_image(path, max_megapixels)
     pixels = _pixels(opened)
     lossy = opened.format in ("JPEG", "MPO", "WEBP") or opened.info.get("compression") == "jpeg"
-    values = pixels.max(axis=2)
+    values, lowest = (reduce(end, np.moveaxis(pixels, 2, 0)) for end in (np.maximum, np.minimum))  # faster than .max()
     top = values.max()
-    coloured = (values - pixels.min(axis=2) > top // 4).sum()
+    coloured = (values - lowest > top // 4).sum()
     if coloured > (0.1 * (values > top // 2).sum() if lossy else 0):
         return _Seen(path, True, _count(_codes(pixels)), Counter(), lossy)
     flat = Counter()
