@@ -3,8 +3,8 @@
 Where the edge of a pixel is not known (cracks, vessels and fungi seldom have dpi) everything is in pixels, and the
 names of the columns say so: `root_length_px` in place of `root_length_mm`.
 
-A trait is only as good as its mask: judge a model's traits against those of the true masks (`evaluation.agreement`),
-and look at the QC columns of a scan before you use its row.
+A trait is only as good as its mask: judge a model's traits against those of the true masks
+(`evaluation.bootstrap.agreement`), and look at the QC columns of a scan before you use its row.
 """
 
 import itertools
