@@ -170,7 +170,7 @@ def segment_folder(
 
         if left:
             with contextlib.suppress(ValueError):  # of one name, which fails by itself
-                say(folder_resolution(left, dpi)[1])
+                say(folder_resolution(left, dpi))
         if mask_coding is None and any(entry.mask for entry in left):
             mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
             say(found)
