@@ -3,7 +3,7 @@
 For each model at 512 and 1024 px, measured in turns in one process, median of all rounds:
 (a) the usual loop: every batch is augmented and runs through the encoder;
 (b) this project's engine with the feature bank warm;
-(c) the limit: decoder forward, loss, backward and optimizer on features, truth and prompts that lie ready in memory.
+(c) the limit: prompts, decoder forward, loss, backward and optimizer on features and masks that lie ready in memory.
 Then the peak memory of each, in a process of its own, and what filling the bank costs. Weights are random: they do not
 change the time. No step has correction clicks, so that all three do the same. --out FILE keeps the figures as JSON.
 """
@@ -21,20 +21,16 @@ from statistics import median
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.scans import tile
-from rootsam_lib.losses import hybrid_loss
-from rootsam_lib.model import resize_logits
-from rootsam_lib.prompts import stack_prompts
 from rootsam_lib.results import provenance, write_json
 from rootsam_lib.training.config import stage1, stage2
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
-from rootsam_lib.training.step import train_step, training_prompts
+from rootsam_lib.training.step import Plan, batch_loss, train_step
 
 KINDS = ("a", "b", "c")
 
@@ -45,7 +41,7 @@ class Setting:
     def __init__(self, name: str, size: int, folder: Path, kinds: tuple[str, ...]):
         make = stage1 if size == 512 else stage2
         # Rates of 0: a model of random weights must not walk off during the measurement.
-        self.config = make(name, patch_size=size, lr=1e-12)
+        self.config = make(name, patch_size=size, lr=1e-12, correction_share=0.0)
         self.accelerator = build_accelerator()
         self.model = build_sam(name, weights=None).train()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -65,18 +61,14 @@ class Setting:
         self.chosen = (np.arange(count), np.zeros(count, int))
         if "c" in kinds:
             self.ready = self.bank.batch(*self.chosen, self.accelerator.device)
-            rngs = [np.random.default_rng(i) for i in range(count)]
-            self.prompts = stack_prompts(training_prompts(self.ready, self.config, rngs), self.accelerator.device)
-            self.truth = self.ready.truth(self.accelerator.device)
-            self.distance = self.ready.distance(self.accelerator.device)
 
     def step(self, kind: str) -> None:
         """One step of a kind."""
         if kind == "c":
-            prediction = self.model.decode(self.ready.features, *self.prompts)
-            logits = resize_logits(prediction.logits, self.truth.shape[-2:])
-            loss = hybrid_loss(logits, self.truth, self.distance, 0.01, 0.5, 0.5).total
-            (loss + 0.05 * F.mse_loss(prediction.iou, torch.zeros_like(prediction.iou))).backward()
+            rngs = [np.random.default_rng(i) for i in range(len(self.ready.masks))]
+            with self.accelerator.autocast():
+                loss, _ = batch_loss(self.model, self.ready, self.config, 0, rngs, Plan((5, 2)))
+            loss.backward()
             self.accelerator.clip_grad_norm_(self.trained, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The hybrid loss: focal Tversky (few root pixels, much soil) + boundary (sharp edges on fine roots).
+"""The hybrid loss: focal Tversky (few root pixels, much soil) + boundary (sharp edges on fine roots) + cross entropy.
 
 All losses take logits and work in fp32, also under autocast. They are finite, with finite gradients, for empty, full
 and perfect masks.
@@ -8,17 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rootsam_lib.prompts import edt_map
 
 
 class HybridLoss(NamedTuple):
-    """The weighted sum that is minimised, and its two terms (scalars)."""
+    """The weighted sum that is minimised, and its terms (scalars)."""
 
     total: Tensor
     tversky: Tensor
     boundary: Tensor
+    cross_entropy: Tensor
 
 
 def tversky_index(
@@ -85,11 +87,19 @@ def hybrid_loss(
     fn_weight: float = 0.7,
     fp_weight: float = 0.3,
     exponent: float = 0.75,
+    ce_weight: float = 0.0,
 ) -> HybridLoss:
-    """Focal Tversky + boundary_weight x boundary (poster, hybrid loss); shapes as for the two terms."""
+    """Focal Tversky + boundary_weight x boundary (poster, hybrid loss) + ce_weight x the mean cross entropy over all
+    pixels, which the poster does without; shapes as for the terms.
+
+    Focal Tversky looks at overlap alone: a mask that is far off has hardly a gradient, and soil without any root none
+    that tells pixels apart. Cross entropy has one everywhere.
+    """
     tversky = focal_tversky_loss(logits, truth, fn_weight, fp_weight, exponent)
     boundary = boundary_loss(logits, distance)
-    return HybridLoss(tversky + boundary_weight * boundary, tversky, boundary)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), truth.float())
+    total = tversky + boundary_weight * boundary + ce_weight * cross_entropy
+    return HybridLoss(total, tversky, boundary, cross_entropy)
 
 
 def boundary_schedule(epoch: int, start: float = 0.01, step: float = 0.01, most: float = 0.2) -> float:

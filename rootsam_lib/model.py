@@ -1,5 +1,6 @@
 """The model: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,31 +18,47 @@ class Features(NamedTuple):
 
     maps: four trunk outputs (B, C_i, h / s, w / s) at strides s = 4, 8, 16, 32 of the encoded size.
     image_size: (H, W) in pixels of the images before encoding; points are given in these pixels.
+    pixels: what the encoder saw, `RootSAM.pixels`, (B, 3, h, w); only a detail path looks at it.
     """
 
     maps: tuple[Tensor, ...]
     image_size: tuple[int, int]
+    pixels: Tensor | None = None
 
 
 class Embedding(NamedTuple):
     """What the decoder's prompts are asked of: the neck's output, made once for any number of prompts.
 
     image: (B, C, h / 16, w / 16). fine: conv_s0's and conv_s1's outputs at strides 4 and 8. image_size: as in Features.
+    With a detail path also detail, what it refines logits by, (B, 32, h / 4, w / 4), and all_roots, its own logits of
+    all roots (B, 1, h / 2, w / 2), which only training looks at.
     """
 
     image: Tensor
     fine: tuple[Tensor, Tensor]
     image_size: tuple[int, int]
+    detail: Tensor | None = None
+    all_roots: Tensor | None = None
+
+    def of(self, rows: Sequence[int]) -> "Embedding":
+        """The embeddings of some of the images, which may repeat."""
+        if list(rows) == list(range(len(self.image))):
+            return self
+        detail, all_roots = (None if x is None else x[rows] for x in (self.detail, self.all_roots))
+        return Embedding(self.image[rows], tuple(x[rows] for x in self.fine), self.image_size, detail, all_roots)
 
 
 class Prediction(NamedTuple):
-    """logits (B, M, h / 4, w / 4), 0 is the mask's edge, and iou (B, M), the model's own estimate of each mask's IoU.
+    """M masks, 1 or with `multimask` 3, for each of P prompt sets.
 
-    M is 1, or 3 with `multimask`.
+    logits (P, M, h / 4, w / 4), with a detail path (P, M, h / 2, w / 2), of the encoder's h x w px: 0 is a mask's edge.
+    iou (P, M): the model's own estimate of each mask's IoU. low_res (P, M, h / 4, w / 4): the logits before the detail
+    path refines them, which is what `mask_input` takes.
     """
 
     logits: Tensor
     iou: Tensor
+    low_res: Tensor
 
 
 class TimmTrunk(nn.Module):
@@ -75,35 +92,73 @@ class NoPositions(nn.Module):
 
 
 class DetailPath(nn.Module):
-    """A small convolutional side path for thin structures: from the trunk's strides 4 and 8 straight to the decoder.
+    """A small convolutional side path for thin structures: from the trunk's finest maps and the pixels themselves to
+    the decoder, and a head that refines the decoder's logits from one per 4 to one per 2 px of the encoder's input.
 
     SAM2.1's own path there, the neck with conv_s0 / conv_s1, is linear and treats each place alone. This one looks at a
-    place's neighbours, and its output is added to that of conv_s0 / conv_s1. Its last layers start at nought, so that
-    training starts from the model as it was. HQ-SAM (Ke et al. 2023, section 3.2) fuses early features for thin
-    structures in the same spirit.
+    place's neighbours, coarse to fine as a U-Net's decoder does (Ronneberger et al. 2015), and its outputs are added to
+    the embedding at strides 16, 8 and 4. Its last layers start at 0, so that training starts from the model as it was.
+    HQ-SAM (Ke et al. 2023, section 3.2) fuses early features for thin structures in the same spirit.
 
-    channels: of the trunk's maps at strides 4 and 8. out: of conv_s0's and conv_s1's outputs.
+    channels: of the trunk's maps at strides 4, 8, 16. out: of the embedding's maps there.
     """
 
-    def __init__(self, channels: tuple[int, int], out: tuple[int, int], width: int = 32):
+    PIXELS = 3 * 4 * 4  # channels of the pixels, 4 x 4 of them folded into one place at stride 4
+
+    def __init__(self, channels: tuple[int, int, int], out: tuple[int, int, int], width: int = 48):
         super().__init__()
-        self.conv8 = nn.Conv2d(channels[1], 2 * width, 3, padding=1)
-        self.lift = nn.Conv2d(2 * width, width, 1)
-        self.conv4 = nn.Conv2d(channels[0], width, 3, padding=1)
+        four, eight, sixteen = channels
+        self.conv16 = nn.Conv2d(sixteen, 2 * width, 3, padding=1)
+        self.lift16 = nn.Conv2d(2 * width, 2 * width, 1)
+        self.conv8 = nn.Conv2d(eight, 2 * width, 3, padding=1)
+        self.norm8 = nn.GroupNorm(8, 2 * width)
+        self.mix8 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.lift8 = nn.Conv2d(2 * width, width, 1)
+        self.conv4 = nn.Conv2d(four + self.PIXELS, width, 3, padding=1)
+        self.norm4 = nn.GroupNorm(8, width)
         self.mix4 = nn.Conv2d(width, width, 3, padding=1)
-        self.out8 = nn.Conv2d(2 * width, out[1], 3, padding=1)
-        self.out4 = nn.Conv2d(width, out[0], 3, padding=1)
-        for last in (self.out4, self.out8):
+        self.last4 = nn.Conv2d(width, width, 3, padding=1)
+        self.out4, self.out8, self.out16 = (
+            nn.Conv2d(wide, n, 1) for wide, n in zip((width, 2 * width, 2 * width), out, strict=True)
+        )
+        self.all_roots = nn.Conv2d(width, 4, 1)
+        self.of_detail = nn.Conv2d(width, 32, 3, padding=1)
+        self.of_mask = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+        self.finer = nn.Conv2d(32, 4, 3, padding=1)
+        for last in (self.out4, self.out8, self.out16, self.finer, self.all_roots):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+        nn.init.constant_(self.all_roots.bias, -3.0)  # few pixels are root
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, four: Tensor, eight: Tensor) -> tuple[Tensor, Tensor]:
-        """From maps (B, C, h / 4, w / 4) and (B, C, h / 8, w / 8) to what is added at the same strides."""
-        eight = F.relu(self.conv8(eight))
-        lifted = F.interpolate(self.lift(eight), four.shape[-2:], mode="bilinear", align_corners=False)
-        four = F.relu(self.mix4(F.relu(self.conv4(four) + lifted)))
-        return self.out4(four), self.out8(eight)
+    def forward(self, features: Features, embedding: Embedding) -> Embedding:
+        """Add what the path sees to an embedding of the same images."""
+        four, eight, sixteen = features.maps[:3]
+        x16 = F.relu(self.conv16(sixteen))
+        x8 = F.relu(self.norm8(self.conv8(eight) + _enlarged(self.lift16(x16), eight)))
+        x8 = F.relu(self.mix8(x8))
+        four = torch.cat([four, F.pixel_unshuffle(features.pixels, 4)], 1)
+        x4 = F.relu(self.norm4(self.conv4(four) + _enlarged(self.lift8(x8), four)))
+        x4 = F.relu(self.last4(x4 + F.relu(self.mix4(x4))))
+        return Embedding(
+            embedding.image + self.out16(x16),
+            (embedding.fine[0] + self.out4(x4), embedding.fine[1] + self.out8(x8)),
+            embedding.image_size,
+            self.of_detail(x4),
+            F.pixel_shuffle(self.all_roots(x4), 2),
+        )
+
+    def refine(self, logits: Tensor, detail: Tensor) -> Tensor:
+        """From logits (P, M, h / 4, w / 4) and an embedding's detail (P, 32, h / 4, w / 4) to (P, M, h / 2, w / 2)."""
+        each = logits.flatten(0, 1)[:, None]
+        mask = self.of_mask(each.clamp(-16, 16) / 4)
+        more = F.pixel_shuffle(self.finer(F.relu(detail.repeat_interleave(logits.shape[1], 0) + mask)), 2)
+        finer = F.interpolate(each, scale_factor=2, mode="bilinear", align_corners=False) + more
+        return finer.unflatten(0, logits.shape[:2])[:, :, 0]
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class RootSAM(nn.Module):
@@ -140,10 +195,11 @@ class RootSAM(nn.Module):
         trained."""
         decoder = self.sam.sam_mask_decoder
         if decoder.detail is None:
-            eight, four = self.sam.image_encoder.trunk.channel_list[-2:]
+            encoder = self.sam.image_encoder
+            out = (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, encoder.neck.d_model)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                path = DetailPath((four, eight), (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels))
+                path = DetailPath(tuple(encoder.trunk.channel_list[:0:-1]), out)
             decoder.detail = path.to(self.device)
 
     def train(self, mode: bool = True) -> "RootSAM":
@@ -156,13 +212,11 @@ class RootSAM(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    @torch.no_grad()
-    def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
-        """Run the frozen trunk.
+    def pixels(self, images: np.ndarray | Tensor, size: int | None = None) -> Tensor:
+        """What the encoder sees of images uint8 (B, H, W, 3): normalised, float (B, 3, h, w).
 
-        images: uint8 (B, H, W, 3). size: side in px to which images are resized first (SAM2.1's own predictor always
-        uses 1024); None keeps them as they are. Raises ValueError for another shape or dtype, or a side that is not a
-        multiple of 32.
+        size: side in px to which images are resized first (SAM2.1's own predictor always uses 1024); None keeps them as
+        they are. Raises ValueError for another shape or dtype, or a side that is not a multiple of 32.
         """
         images = torch.as_tensor(images, device=self.device)
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
@@ -170,32 +224,34 @@ class RootSAM(nn.Module):
                 f"images must be uint8 (B, H, W, 3), not {images.dtype} {tuple(images.shape)}: "
                 "stack images with numpy.stack, and do not normalise them first."
             )
-        height, width = images.shape[1:3]
         pixels = images.permute(0, 3, 1, 2).float() / 255
-        if size is not None and (height, width) != (size, size):
+        if size is not None and pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=True)
         if pixels.shape[-2] % 32 or pixels.shape[-1] % 32:
             raise ValueError(
                 f"encoder input of {pixels.shape[-2]} x {pixels.shape[-1]} px: both sides must be multiples of 32; "
                 "pass size=512 or size=1024, or tile the scan."
             )
+        return (pixels - self.pixel_mean) / self.pixel_std
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
+        """Run the frozen trunk on images uint8 (B, H, W, 3), resized to `size` px first: see `pixels`."""
+        pixels = self.pixels(images, size)
         # Half precision where the hardware has it: bfloat16 if not merely emulated (a T4 has only float16).
         on_gpu = self.device.type == "cuda"
         half = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         with torch.autocast(self.device.type, half, enabled=on_gpu):
-            maps = self.sam.image_encoder.trunk((pixels - self.pixel_mean) / self.pixel_std)
-        return Features(tuple(level.float() for level in maps), (height, width))
+            maps = self.sam.image_encoder.trunk(pixels)
+        return Features(tuple(level.float() for level in maps), tuple(images.shape[1:3]), pixels)
 
     def embed(self, features: Features) -> Embedding:
         """Run the neck, conv_s0 / conv_s1 and the detail path, if there is one: once for all prompts of the images."""
         fpn, _ = self.sam.image_encoder.neck(list(features.maps))
         decoder = self.sam.sam_mask_decoder
         image = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
-        fine = (decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1]))
-        if decoder.detail is not None:
-            four, eight = decoder.detail(*features.maps[:2])
-            fine = (fine[0] + four, fine[1] + eight)
-        return Embedding(image, fine, features.image_size)
+        embedding = Embedding(image, (decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1])), features.image_size)
+        return embedding if decoder.detail is None else decoder.detail(features, embedding)
 
     def decode(
         self,
@@ -210,10 +266,10 @@ class RootSAM(nn.Module):
         features: from `encode`, or from `embed` where the same images are asked more than once.
         points: float (P, N, 2), (x, y) in pixels of the original image; labels: int (P, N), 1 root, 0 soil, -1 padding.
         None stands for no prompt at all. P is B, or a multiple of B: several prompt sets per image, those of one image
-        next to each other. mask_input: logits (P, 1, h / 4, w / 4) of an earlier prediction.
+        next to each other. mask_input: low_res logits (P, 1, h / 4, w / 4) of an earlier prediction.
         """
-        embedding, high_res, image_size = self.embed(features) if isinstance(features, Features) else features
-        images = embedding.shape[0]
+        embedding = self.embed(features) if isinstance(features, Features) else features
+        images = len(embedding.image)
         if points is None:
             points, labels = torch.zeros(images, 1, 2), torch.full((images, 1), -1)
         if points.shape[0] % images or points.shape[:2] != labels.shape:
@@ -232,31 +288,32 @@ class RootSAM(nn.Module):
             kept = first[rows, : max(int(counts[rows[0]]), 1)]
             own_points = points[rows[:, None], kept].to(self.device)
             own_labels = labels[rows[:, None], kept].to(self.device)
-            whole = len(rows) == images == len(points)  # nothing to pick
-            picked = (x if whole else x[image_of[rows]] for x in (embedding, *high_res))
-            fed = mask_input if mask_input is None or whole else mask_input[rows]
-            answers.append(self._decode(*picked, own_points, own_labels, fed, image_size, multimask))
+            fed = mask_input if mask_input is None or len(rows) == len(points) else mask_input[rows]
+            answers.append(self._decode(embedding.of(image_of[rows].tolist()), own_points, own_labels, fed, multimask))
         back = torch.cat(groups).argsort()
-        logits, iou = (x[0] if len(groups) == 1 else torch.cat(x)[back] for x in zip(*answers, strict=True))
-        return Prediction(logits, iou)
+        parts = (x[0] if len(groups) == 1 else torch.cat(x)[back] for x in zip(*answers, strict=True))
+        return Prediction(*parts)
 
-    def _decode(self, embedding, fine4, fine8, points, labels, mask_input, image_size, multimask):
-        """sam2's prompt encoder and mask decoder, for prompt sets of one length."""
-        prompt_encoder = self.sam.sam_prompt_encoder
+    def _decode(
+        self, embedding: Embedding, points: Tensor, labels: Tensor, mask_input: Tensor | None, multimask: bool
+    ) -> Prediction:
+        """sam2's prompt encoder and mask decoder, and the detail path's head, for prompt sets of one length."""
+        prompt_encoder, decoder = self.sam.sam_prompt_encoder, self.sam.sam_mask_decoder
         # The prompt encoder only uses these sizes to normalise coordinates and to lay out the dense grid.
-        prompt_encoder.input_image_size = image_size
-        prompt_encoder.image_embedding_size = tuple(embedding.shape[-2:])
+        prompt_encoder.input_image_size = embedding.image_size
+        prompt_encoder.image_embedding_size = tuple(embedding.image.shape[-2:])
         sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=mask_input)
-        logits, iou, _, _ = self.sam.sam_mask_decoder(
-            image_embeddings=embedding,
+        low_res, iou, _, _ = decoder(
+            image_embeddings=embedding.image,
             image_pe=prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
             repeat_image=False,
-            high_res_features=[fine4, fine8],
+            high_res_features=list(embedding.fine),
         )
-        return logits, iou
+        logits = low_res if decoder.detail is None else decoder.detail.refine(low_res, embedding.detail)
+        return Prediction(logits, iou, low_res)
 
     def parameter_table(self) -> list[dict[str, object]]:
         """One row a part: its name, its number of parameters, and whether it is trained or frozen.

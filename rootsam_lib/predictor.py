@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
+from rootsam_lib.metrics import label_roots
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import ROOT, SOIL, Prompts, click_prompt
 
@@ -85,6 +87,35 @@ def follow_clicks(
     return logits
 
 
+def carrying(logits: np.ndarray, clicks: Sequence[Click], reach: int = 4) -> tuple[np.ndarray, list[Click]]:
+    """What a mask's roots are that carry the root clicks, bool (H, W), and the root clicks that no root lies near.
+
+    logits: float32 (H, W). A root is what hangs together, corners and gaps of up to 2 px included; a click means the
+    nearest one within `reach` px. A root that carries clicks of both kinds is shared out: each of its pixels goes with
+    the click that is nearest. (A model's answer to a click fades along the root, away from the click; what hangs
+    together does not, and it goes on into the next tile.)
+    """
+    found = logits > 0
+    roots = label_roots(binary_dilation(found, np.ones((3, 3))), least=1)[0] * found
+    carried: dict[int, list[Click]] = {}
+    missed = []
+    for click in clicks:
+        top, left = max(click.y - reach, 0), max(click.x - reach, 0)
+        window = roots[top : click.y + reach + 1, left : click.x + reach + 1]
+        rows, columns = np.nonzero(window)
+        if rows.size:
+            nearest = np.argmin((rows + top - click.y) ** 2 + (columns + left - click.x) ** 2)
+            carried.setdefault(int(window[rows[nearest], columns[nearest]]), []).append(click)
+        elif click.label == ROOT:
+            missed.append(click)
+    meant = np.zeros(logits.shape, bool)
+    for root, own in carried.items():
+        rows, columns = np.nonzero(roots == root)
+        away = [(rows - click.y) ** 2 + (columns - click.x) ** 2 for click in own]
+        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT
+    return meant, missed
+
+
 @dataclass
 class _Tile:
     """A tile's place, its embedding under each flip, and its answer to the clicks in it so far."""
@@ -92,7 +123,7 @@ class _Tile:
     row: int
     column: int
     embeddings: dict[tuple[int, int], Embedding] = field(default_factory=dict)
-    start: Tensor | None = None  # (1, 1, side / 4, side / 4): the logits that corrections begin with
+    start: Tensor | None = None  # low_res logits (1, 1, h / 4, w / 4) that corrections begin with
     first: tuple[np.ndarray, float] | None = None  # the answer without clicks: logits float32 (side, side), IoU
     answer: tuple[np.ndarray, float] | None = None
     clicks: tuple[Click, ...] = ()
@@ -103,9 +134,11 @@ class Predictor:
 
     input_scale: how much images are enlarged for the encoder. tile_size: px, a multiple of 32; overlap: px that
     neighbouring tiles share at least, a quarter of a tile when None. tta: every tile is also seen flipped left to
-    right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). keep: hold
-    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5); without it the memory
-    of one tile is enough for an image of any size.
+    right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). select:
+    points pick their roots from the automatic mask, see `carrying`; `load_predictor` turns it on for models that were
+    trained to select, a model before training answers as it is. keep: hold
+    the tiles' embeddings between questions (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail
+    path); without it the memory of one tile is enough for an image of any size.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -116,9 +149,10 @@ class Predictor:
         tile_size: int = 512,
         overlap: int | None = None,
         tta: bool = False,
+        select: bool = False,
         keep: bool = True,
     ):
-        self.model, self.tta, self.keep = model.eval(), tta, keep
+        self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
         self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
         self.tile_size = checked("tile_size", tile_size, 32, 8192, whole=True)
         if self.tile_size % 32:
@@ -131,7 +165,7 @@ class Predictor:
     @property
     def about(self) -> dict[str, object]:
         """What answers are made by, for results files: the model's label, its weights' hash, and the settings."""
-        settings = {name: getattr(self, name) for name in ("input_scale", "tile_size", "overlap", "tta")}
+        settings = {name: getattr(self, name) for name in ("input_scale", "tile_size", "overlap", "tta", "select")}
         return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
 
     def set_image(self, image: np.ndarray) -> None:
@@ -154,7 +188,7 @@ class Predictor:
         self._weight = ramp[:, None] * ramp[None]
         rows, columns = (tile_starts(length, self.side, overlap) for length in self._padded.shape[:2])
         self._tiles = [_Tile(row, column) for row in rows for column in columns]
-        self._start, self.clicks, self.mask = "", (), None
+        self._start, self.clicks, self.mask, self._automatic = "", (), None, None
 
     def predict(
         self, point_coords: np.ndarray | None = None, point_labels: np.ndarray | None = None
@@ -169,6 +203,20 @@ class Predictor:
         self._needs_image()
         points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
         clicks = [self._checked((*place, label)) for place, label in points if label != -1]
+        if self._automatic is None and (self.select or not clicks):
+            self._automatic = self._ask(())
+        logits, iou = self._automatic if self.select or not clicks else self._ask(clicks)
+        if self.select and clicks:
+            meant, missed = carrying(logits, clicks)
+            if missed:  # the automatic mask has no root there
+                prompted, iou = self._ask(clicks)
+                brought, _ = carrying(prompted, missed)
+                meant, logits = meant | brought, np.where(brought, prompted, logits)
+            logits = np.where(meant | (logits < 0), logits, np.float32(NO_ROOT))
+        return (logits > 0)[None], np.array([iou]), logits[None]
+
+    def _ask(self, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
+        """The model's own answer to clicks, logits float32 (H, W), and its estimate of their IoU."""
         answers = []
         for tile in self._tiles:
             inside = self._inside(tile, clicks)
@@ -176,7 +224,7 @@ class Predictor:
             answers.append((np.mean([logits for logits, _ in turned], axis=0), np.mean([iou for _, iou in turned])))
         logits = self._blend([logits for logits, _ in answers])
         rooted = [iou for tile_logits, iou in answers if (tile_logits > 0).any()]
-        return (logits > 0)[None], np.array([np.mean(rooted) if rooted else np.nan]), logits[None]
+        return logits, float(np.mean(rooted)) if rooted else float("nan")
 
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         """The mask, bool (H, W), of one image and its prompts, None for none: what the protocols of evaluation ask."""
@@ -256,17 +304,17 @@ class Predictor:
 
     @torch.no_grad()
     def _begin(self, tile: _Tile, start: str) -> None:
-        tile.start, iou = self.model.decode(self._embed(tile))
+        logits, iou, tile.start = self.model.decode(self._embed(tile))
         if start == "empty":
-            tile.start = torch.full_like(tile.start, NO_ROOT)
-        tile.first = tile.answer = self._full(tile.start), float(iou)
+            logits, tile.start = torch.full_like(logits, NO_ROOT), torch.full_like(tile.start, NO_ROOT)
+        tile.first = tile.answer = self._full(logits), float(iou)
         tile.clicks = ()
 
     @torch.no_grad()
     def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
         points, labels = (x.to(self.model.device) for x in _tensors(clicks))
         fed = click_prompt(tile.start, points, labels, self.side)
-        logits, iou = self.model.decode(self._embed(tile), points, labels, fed)
+        logits, iou, _ = self.model.decode(self._embed(tile), points, labels, fed)
         return follow_clicks(self._full(logits), clicks), float(iou)
 
     def _full(self, logits: Tensor) -> np.ndarray:
@@ -308,4 +356,5 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
         raise FileNotFoundError(f"{path} is no trained stage: give the folder of one, {hint}.")
     about = read_about(file)
     settings = {"input_scale": about["input_scale"], "tile_size": min(int(about["patch_size"]), 1024)}
+    settings["select"] = bool(about.get("selection", False))
     return Predictor(build_sam(str(about["model"]), file), **{**settings, **changes})

@@ -1,4 +1,7 @@
-"""Point prompts: where a person would click, imitated from a mask.
+"""Point prompts: where a person would click, imitated from a mask, and what they mean.
+
+What a prompt means, everywhere in RootSAM: no point: all roots. Points: the roots that carry a root point, and none
+that carries a soil point. See `meant_roots`.
 
 Points are (x, y) in pixels, x to the right and y down, float32 (N, 2); labels are int64 (N,): 1 root, 0 soil, and -1
 for padding, which SAM2.1's prompt encoder ignores. A mask without roots is legal everywhere.
@@ -71,12 +74,11 @@ def sample_points(
     exponent: float = 1.0,
     hard_share: float = 0.5,
     hard_band: tuple[float, float] = (3.0, 15.0),
-    distance: np.ndarray | None = None,
 ) -> Prompts:
     """Draw root points in proportion to EDT ** exponent, and soil points.
 
     hard_share of the soil points lie near a root, between hard_band[0] and hard_band[1] px away, where a mistake is
-    likely; the others are uniform over the soil. distance: the mask's `losses.signed_distance`, where it is at hand.
+    likely; the others are uniform over the soil.
     Always returns n_root + n_soil points: what cannot be drawn (no root in the mask, no soil) is padding, label -1.
     Raises ValueError for a count or an exponent below 0.
     """
@@ -88,12 +90,11 @@ def sample_points(
     n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
     hard = np.zeros((0, 2), np.float32)
     if n_hard:
-        away = edt_map(soil) if distance is None else distance
+        away = edt_map(soil)
         hard = _draw(np.flatnonzero((away >= hard_band[0]) & (away <= hard_band[1])), mask.shape, n_hard, rng)
     inside, weight = np.flatnonzero(mask), None
     if rooted and n_root:
-        depth = edt_map(mask) if distance is None or not soil.any() else -distance
-        weight = depth.ravel()[inside].astype(np.float64) ** exponent
+        weight = edt_map(mask).ravel()[inside].astype(np.float64) ** exponent
     drawn = [
         (ROOT, _draw(inside, mask.shape, n_root, rng, weight)),
         (SOIL, np.concatenate([hard, _draw(np.flatnonzero(soil), mask.shape, n_soil - len(hard), rng)])),
@@ -145,6 +146,62 @@ def with_slips(prompts: Prompts, slip: float, shape: tuple[int, int], rng: np.ra
     moved = np.rint(prompts.points + rng.normal(0, slip, prompts.points.shape))
     moved = np.clip(moved, 0, (shape[1] - 1, shape[0] - 1)).astype(np.float32)
     return prompts._replace(points=np.where(prompts.labels[:, None] == PADDING, prompts.points, moved))
+
+
+# --- What points mean, and points that mean some of the roots
+
+
+def meant_roots(roots: np.ndarray, prompts: Prompts) -> np.ndarray:
+    """What a prompt means, as a mask bool (H, W): without any point all roots, else the roots that carry a root point,
+    and none that carries a soil point.
+
+    roots: the roots' numbers, int (H, W), 0 on soil. `metrics.label_roots` counts what hangs together, corners
+    included, as one root: that much a mask says without doubt, and a person sees it as one piece. Branches of its
+    skeleton would part roots that cross, but which branch goes on as which beyond a crossing would be a guess.
+    """
+    given = prompts.labels != PADDING
+    if not given.any():
+        return roots > 0
+    x, y = prompts.points[given].astype(int).T
+    carrying, labels = roots[y, x], prompts.labels[given]
+    meant = np.setdiff1d(carrying[labels == ROOT], carrying[labels == SOIL])
+    return np.isin(roots, meant[meant > 0])
+
+
+def selection_prompts(
+    roots: np.ndarray, count: int, n_soil: int, rng: np.random.Generator, exponent: float = 1.0, slip: float = 2.0
+) -> tuple[Prompts, np.ndarray]:
+    """`count` points of a person who wants some of the roots, and the mask, bool (H, W), that the points mean.
+
+    roots: the roots' numbers, as for `meant_roots`, at least one. n_soil of the points are soil points: each on a root
+    that no root point asks for, where there is one, or on soil, by equal chance. Root points follow EDT ** exponent, in
+    half of the sets over all roots, in the others over no more than half of them, so that some are left out. Half of
+    all points on roots miss their aim by `slip` px (SD); they mean what they were aimed at.
+    A mask without any soil gets root points only. Raises ValueError for no root, or no root point.
+    """
+    if not (roots > 0).any() or not 0 <= n_soil < count:
+        raise ValueError(f"{count} points, {n_soil} of them on soil, select no root: give both.")
+    inside, soil = np.flatnonzero(roots), np.flatnonzero(roots == 0)
+    owner, chance = roots.flat[inside], point_probability(roots > 0, exponent).flat[inside]
+    n_soil = n_soil if soil.size else 0
+
+    def aim(allowed: np.ndarray, n: int) -> np.ndarray:
+        return rng.choice(inside[allowed], n, p=chance[allowed] / chance[allowed].sum())
+
+    wanted = aim(owner > 0, 1)
+    numbers = np.unique(owner)
+    few = rng.permutation(numbers)[: len(numbers) // 2] if rng.random() < 0.5 else numbers
+    wanted = np.append(wanted, aim(np.isin(owner, [*few, roots.flat[wanted[0]]]), count - n_soil - 1))
+    others = ~np.isin(owner, roots.flat[wanted])
+    n_other = int(rng.binomial(n_soil, 0.5)) if others.any() else 0
+    unwanted = [aim(others, n_other)] if n_other else []
+    unwanted += [rng.choice(soil, n_soil - n_other)] if n_soil else []
+    rows, columns = np.unravel_index(np.concatenate([wanted, *unwanted]), roots.shape)
+    labels = np.repeat([ROOT, SOIL], [count - n_soil, n_soil])
+    aimed = Prompts(np.stack([columns, rows], axis=1).astype(np.float32), labels)
+    slips = (roots[rows, columns] > 0) & (rng.random(count) < 0.5)
+    hand = with_slips(aimed, slip, roots.shape, rng)
+    return aimed._replace(points=np.where(slips[:, None], hand.points, aimed.points)), meant_roots(roots, aimed)
 
 
 def stay_on_root(mask: np.ndarray, exponent: float, slip: float, draws: int, rng: np.random.Generator) -> float:

@@ -19,7 +19,9 @@ from rootsam_lib.training import loop as training
 from rootsam_lib.training.config import StageConfig
 
 KILLS = 10
-CONFIG = StageConfig(1, "nano", 64, 3e-3, epochs=9, batch_size=2, views=2, refresh=0.5, correction_share=0.5, seed=0)
+CONFIG = StageConfig(
+    1, "nano", 64, 3e-3, epochs=9, batch_size=2, views=2, refresh=0.5, correction_share=0.5, schedule="cosine"
+)
 
 
 def scans() -> list[Scan]:

@@ -9,7 +9,6 @@ import torch
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.augment import augment, build_augmentation
 from rootsam_lib.data.scans import Patch, tile
-from rootsam_lib.losses import signed_distance
 from rootsam_lib.model import Features
 from rootsam_lib.nano.scenes import numbered_scene
 from rootsam_lib.prompts import next_click
@@ -56,7 +55,21 @@ def test_kept_and_live_features_give_the_same_logits(model, patches, tmp_path, p
             kept, live = (model.decode(f, *POINTS).logits for f in (batch.features, model.encode(image[None])))
         assert (kept - live).abs().max() < 1e-5
         assert (batch.masks[0] == mask).all() and batch.names == [patches[number].name]
-        np.testing.assert_allclose(batch.distances[0], signed_distance(mask), rtol=1e-3)
+
+
+@pytest.mark.parametrize("room", [1, 0])
+def test_a_detail_path_gets_the_pixels_of_its_view(patches, tmp_path, room):
+    detailed = build_sam("nano").eval()
+    detailed.add_detail()
+    bank = FeatureBank(detailed, patches, PIPELINE, input_scale=1.5, folder=tmp_path / "bank", most_gb=room)
+    bank.fill(0)
+    for _ in range(2):  # also read back from the disk
+        batch = bank.batch([0, 2], [0, 0], detailed.device)
+        live = np.stack([drawn(patches[number], number)[0] for number in (0, 2)])
+        torch.testing.assert_close(batch.features.pixels, detailed.encode(live, 192).pixels, atol=0, rtol=0)
+        bank = FeatureBank(detailed, patches, PIPELINE, input_scale=1.5, folder=tmp_path / "bank", most_gb=room)
+        assert bank.fill(0) == 0
+    assert FeatureBank(build_sam("nano"), patches).batch([0], [0], detailed.device).features.pixels is None
 
 
 def test_half_precision_hardly_changes_masks(model):

@@ -37,7 +37,7 @@ CONFIG = StageConfig(
     input_scale=1.5,
     detail=True,
     schedule="cosine",
-    seed=0,
+    precision="no",
 )
 
 

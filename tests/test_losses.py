@@ -78,6 +78,16 @@ def test_boundary_loss_by_hand_and_across_sizes():
     assert twice.item() == pytest.approx(boundary_loss(logits, distance).item(), rel=0.1)
 
 
+def test_the_hybrid_loss_is_the_weighted_sum_of_its_terms():
+    logits, truth = random_pair()
+    distance = torch.from_numpy(np.stack([signed_distance(t[0].bool().numpy()) for t in truth]))[:, None]
+    loss = hybrid_loss(logits, truth, distance, 0.3, ce_weight=2.0)
+    assert loss.total.item() == pytest.approx((loss.tversky + 0.3 * loss.boundary + 2 * loss.cross_entropy).item())
+    by_hand = -(truth * logits.sigmoid().log() + (1 - truth) * (1 - logits.sigmoid()).log()).mean()
+    torch.testing.assert_close(loss.cross_entropy, by_hand)
+    assert hybrid_loss(logits, truth, distance, 0.3).total == loss.tversky + 0.3 * loss.boundary
+
+
 @pytest.mark.parametrize("truth_value", [0.0, 1.0])
 @pytest.mark.parametrize("logit", [-200.0, -5.0, 0.0, 5.0, 200.0])
 def test_finite_for_empty_full_and_perfect_masks(truth_value, logit):
@@ -85,7 +95,7 @@ def test_finite_for_empty_full_and_perfect_masks(truth_value, logit):
     logits = torch.full((2, 1, 8, 8), logit, requires_grad=True)
     distance = torch.from_numpy(np.stack([signed_distance(t[0].bool().numpy()) for t in truth]))[:, None]
     with torch.autocast("cpu", torch.bfloat16):
-        loss = hybrid_loss(logits, truth, distance, 0.1)
+        loss = hybrid_loss(logits, truth, distance, 0.1, ce_weight=2.0)
     loss.total.backward()
     assert torch.isfinite(loss.total) and torch.isfinite(logits.grad).all()
     assert loss.total.dtype == torch.float32

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
 from rootsam_lib.model import Prediction
-from rootsam_lib.predictor import Predictor, follow_clicks, load_predictor, tile_starts
+from rootsam_lib.predictor import Click, Predictor, carrying, follow_clicks, load_predictor, tile_starts
 from rootsam_lib.prompts import Prompts
 
 
@@ -52,7 +52,7 @@ def test_one_tile_is_the_models_own_answer(model):
 
 
 def test_constant_logits_have_no_seams(model, monkeypatch):
-    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]))
+    answer = Prediction(torch.full((1, 1, 16, 16), 2.5), torch.tensor([[0.7]]), torch.zeros(1, 1, 16, 16))
     monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
     _, estimate, logits = ask(model, np.zeros((150, 170, 3), np.uint8), 64, 24)
     np.testing.assert_allclose(logits, 2.5, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_constant_logits_have_no_seams(model, monkeypatch):
 
 
 def test_no_root_no_estimate(model, monkeypatch):
-    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]))
+    answer = Prediction(torch.full((1, 1, 16, 16), -1.0), torch.tensor([[0.7]]), torch.zeros(1, 1, 16, 16))
     monkeypatch.setattr(type(model), "decode", lambda self, features, *_: answer)
     mask, estimate, _ = ask(model, np.zeros((64, 64, 3), np.uint8), 64, 0)
     assert not mask.any() and np.isnan(estimate)
@@ -79,6 +79,58 @@ def test_flips_are_turned_back_and_averaged(model):
     found = ask(model, image, 64, 0, Prompts(points, labels), tta=True)[2]
     np.testing.assert_allclose(found, np.mean(by_hand, axis=0), atol=1e-4)
     assert np.abs(found - by_hand[0]).max() > 0.01
+
+
+def test_corrections_with_a_detail_path_begin_with_its_answer():
+    detailed = build_sam("nano").eval()
+    detailed.add_detail()
+    torch.nn.init.normal_(detailed.sam.sam_mask_decoder.detail.finer.weight, generator=torch.Generator().manual_seed(0))
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    predictor = Predictor(detailed, 2.0, 64, 0)
+    predictor.set_image(image)
+    first = predictor.correct()
+    assert (first == predictor.predict()[0][0]).all()
+    moved = predictor.correct([(10, 20, 1 - int(first[20, 10]))])
+    assert (moved != first)[:, :64].any() and (moved == first)[:, 64:].all()
+    assert not predictor.correct([], "empty").any()
+    assert predictor.correct([(10, 20, 1)], "empty")[20, 10]
+
+
+def test_what_carries_a_click_by_hand():
+    logits = np.full((40, 60), -3.0, np.float32)
+    logits[5:8, 2:30] = logits[5:8, 32:58] = 2.0  # one root with a gap of 2 px
+    logits[20:23, 2:58] = 2.0
+    upper, lower = (logits > 0) & (np.arange(40) < 12)[:, None], (logits > 0) & (np.arange(40) > 12)[:, None]
+    for clicks, expected, left in (
+        ([Click(10, 6, 1)], upper, 0),
+        ([Click(10, 11, 1)], upper, 0),  # 4 px beside it
+        ([Click(10, 13, 1)], upper & False, 1),  # too far from both
+        ([Click(10, 6, 1), Click(10, 21, 1)], upper | lower, 0),
+        ([Click(10, 6, 1), Click(10, 21, 0)], upper, 0),
+        ([Click(10, 6, 0)], upper & False, 0),
+        ([Click(11, 6, 1), Click(50, 6, 0)], upper & (np.arange(60) < 31), 0),  # shared out at the middle, 30.5
+    ):
+        meant, missed = carrying(logits, clicks)
+        assert (meant == expected).all() and len(missed) == left, clicks
+
+
+def test_points_select_roots_across_tiles_and_bring_missed_ones(model, monkeypatch):
+    roots, missed = np.full((64, 192), -3.0, np.float32), slice(54, 58)
+    roots[10:14, 20:180] = roots[40:44, 70:180] = 4.0
+
+    def answer(self, tile, clicks, flip):
+        seen = roots.copy()
+        if clicks:  # only who points at it is told of the third root
+            seen[missed, 10:50] = 1.0
+        return seen[tile.row : tile.row + 64, tile.column : tile.column + 64], 0.5
+
+    monkeypatch.setattr(Predictor, "_decode", answer)
+    image = np.zeros((64, 192, 3), np.uint8)
+    np.testing.assert_array_equal(ask(model, image, 64, 0, select=True)[2], roots)
+    for x, y, rows in ((30, 12, slice(10, 14)), (20, 56, missed)):
+        mask, _, logits = ask(model, image, 64, 0, Prompts(np.array([[x, y]], np.float32), np.array([1])), select=True)
+        assert mask[rows].sum() == mask.sum() > 0 and ((logits > 0) == mask).all()
+    assert ask(model, image, 64, 0, Prompts(np.array([[30.0, 12.0]]), np.array([1])))[0][40:44].any()  # as it is
 
 
 def test_a_point_reaches_only_the_tiles_it_lies_in(model):
@@ -139,7 +191,9 @@ def test_a_checkpoint_says_how_to_use_it(model, tmp_path):
         predictor = load_predictor(source)
         assert (predictor.input_scale, predictor.tile_size) == (1.5, 1024)
         assert predictor.about["weights"] == weights_hash(model)
-    assert load_predictor(file, tile_size=64).tile_size == 64
+    assert load_predictor(file, tile_size=64).tile_size == 64 and not load_predictor(file).select
+    save_checkpoint(model, file, {"input_scale": 1.5, "patch_size": 2048, "selection": True})
+    assert load_predictor(file).select and not load_predictor(file, select=False).select
     with pytest.raises(FileNotFoundError, match=r"is no trained stage: give the folder of one, such as .*stage1-0"):
         load_predictor(tmp_path)
     save_checkpoint(model, file)

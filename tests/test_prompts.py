@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import chisquare
 
+from rootsam_lib.metrics import label_roots
 from rootsam_lib.prompts import (
     PADDING,
     ROOT,
@@ -16,9 +17,11 @@ from rootsam_lib.prompts import (
     Prompts,
     edt_map,
     fixed_prompts,
+    meant_roots,
     next_click,
     point_probability,
     sample_points,
+    selection_prompts,
     stack_prompts,
     stay_on_root,
     with_slips,
@@ -164,3 +167,76 @@ def test_a_deeper_aim_forgives_a_slip():
     assert stay_on_root(mask, 1.0, 0.0, 100, np.random.default_rng(1)) == 1
     with pytest.raises(ValueError, match="no root to click on"):
         stay_on_root(mask & False, 1.0, 0.0, 100, np.random.default_rng(1))
+
+
+def three_roots() -> np.ndarray:
+    """Numbered roots: 1 a bar, 2 two squares that touch at a corner, 3 one pixel."""
+    mask = np.zeros((20, 30), bool)
+    mask[2:5, 2:28] = True
+    mask[8:11, 3:6] = mask[11:14, 6:9] = True
+    mask[18, 20] = True
+    return label_roots(mask, least=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("clicks", "meant"),
+    [
+        ([], {1, 2, 3}),  # no point: all roots
+        ([(5, 5, PADDING)], {1, 2, 3}),
+        ([(10, 3, ROOT)], {1}),
+        ([(4, 9, ROOT)], {2}),  # with the square that it touches at a corner
+        ([(10, 3, ROOT), (20, 18, ROOT)], {1, 3}),
+        ([(10, 3, ROOT), (20, 3, ROOT), (15, 15, SOIL)], {1}),
+        ([(10, 3, ROOT), (7, 12, SOIL), (0, 0, PADDING)], {1}),
+        ([(10, 3, ROOT), (25, 3, SOIL), (4, 9, ROOT)], {2}),  # a root with points of both kinds is not meant
+        ([(10, 3, SOIL)], set()),  # only what carries a root point is meant
+        ([(15, 15, ROOT)], set()),  # a root point on soil means no root
+    ],
+)
+def test_what_a_prompt_means_by_hand(clicks, meant):
+    roots = three_roots()
+    given = np.array(clicks, np.float32).reshape(-1, 3)
+    prompts = Prompts(given[:, :2], given[:, 2].astype(int))
+    np.testing.assert_array_equal(meant_roots(roots, prompts), np.isin(roots, list(meant)))
+
+
+@given(MASKS, st.integers(1, 8), st.integers(0, 7), st.integers(0, 2**32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_selection_prompts_mean_whole_roots_and_never_what_they_say_is_not_wanted(mask, count, n_soil, seed):
+    roots, number = label_roots(mask, least=1)
+    if not number or n_soil >= count:
+        with pytest.raises(ValueError, match="select no root"):
+            selection_prompts(roots, count, n_soil, np.random.default_rng(seed))
+        return
+    prompts, meant = selection_prompts(roots, count, n_soil, np.random.default_rng(seed), slip=0.0)
+    x, y = prompts.points.astype(int).T
+    assert prompts.points.shape == (count, 2) and prompts.points.dtype == np.float32  # as many as asked for: no padding
+    assert (prompts.labels == SOIL).sum() == (0 if mask.all() else n_soil)
+    carrying = roots[y, x]
+    assert (carrying[prompts.labels == ROOT] > 0).all()
+    assert not meant[y, x][prompts.labels == SOIL].any()
+    np.testing.assert_array_equal(meant, np.isin(roots, carrying[prompts.labels == ROOT]))
+    again = selection_prompts(roots, count, n_soil, np.random.default_rng(seed), slip=0.0)
+    np.testing.assert_array_equal(again[0].points, prompts.points)
+
+
+def test_selections_leave_roots_out_and_point_at_them():
+    roots, rng = three_roots(), np.random.default_rng(0)
+    sets = [selection_prompts(roots, 6, 2, rng, slip=0.0) for _ in range(400)]
+    assert 0.0 < np.mean([(meant == (roots > 0)).all() for _, meant in sets]) < 0.4
+    other = [roots[int(y), int(x)] > 0 for p, _ in sets for (x, y), k in zip(*p, strict=True) if k == SOIL]
+    assert 0.25 < np.mean(other) < 0.55  # by half, where a root is left over
+    ones = [selection_prompts(roots, 1, 0, rng)[1].sum() for _ in range(2000)]
+    depth = distance_transform_edt(roots > 0)
+    share = [depth[roots == root].sum() / depth.sum() for root in (1, 2, 3)]
+    assert chisquare([ones.count((roots == root).sum()) for root in (1, 2, 3)], 2000 * np.array(share)).pvalue > 1e-3
+
+
+def test_slipped_points_mean_what_they_were_aimed_at():
+    mask = np.zeros((60, 60), bool)
+    mask[30, 5:55] = True  # one pixel wide: most slips miss it
+    roots = label_roots(mask)[0]
+    sets = [selection_prompts(roots, 1, 0, np.random.default_rng(seed), slip=3.0) for seed in range(300)]
+    assert all((meant == mask).all() for _, meant in sets)
+    on_root = np.mean([mask[tuple(p.points[0, ::-1].astype(int))] for p, _ in sets])
+    assert 0.45 < on_root < 0.7  # half do not slip, and a slip of 3 px stays within its row by one chance in eight

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rootsam_lib import checkpoints as zoo
 from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
@@ -65,39 +66,70 @@ def test_gradients_reach_the_decoder_through_kept_features(nano):
     assert not any("image_encoder" in name for name in reached)
 
 
-def test_the_detail_path_changes_nothing_until_it_learns_and_looks_at_neighbours(tmp_path):
+def test_the_detail_path_changes_nothing_until_it_learns(tmp_path):
     model = build_sam("nano", weights=None, seed=1).eval()
-    before = model.decode(model.encode(images()), *some_points()).logits
+    before = model.decode(model.encode(images()), *some_points())
+    assert before.low_res is before.logits
     count = sum(p.numel() for p in model.parameters())
     model.add_detail(seed=3)
-    after = model.decode(model.encode(images()), *some_points()).logits
-    torch.testing.assert_close(after, before, atol=0, rtol=0)
+    after = model.decode(model.encode(images()), *some_points())
+    torch.testing.assert_close(after.low_res, before.logits, atol=0, rtol=0)
+    finer = F.interpolate(before.logits, scale_factor=2, mode="bilinear")  # a logit per 2 px of the encoder's input
+    torch.testing.assert_close(after.logits, finer, atol=0, rtol=0)
     rows = {row["part"]: row for row in model.parameter_table()}
-    detail = model.sam.sam_mask_decoder.detail
-    own = sum(p.numel() for p in detail.parameters())
-    assert sum(row["parameters"] for row in rows.values()) == count + own and own < 1e5
+    own = sum(p.numel() for p in model.sam.sam_mask_decoder.detail.parameters())
+    assert sum(row["parameters"] for row in rows.values()) == count + own and own < 4e5
     assert rows["mask decoder"]["state"] == "trained"
 
     model.add_detail(seed=4)  # it is there: nothing happens
     again = build_sam("nano", weights=None, seed=1)
     again.add_detail(seed=3)
     assert weights_hash(model) == weights_hash(again)
-
-    torch.nn.init.normal_(detail.out4.weight, generator=torch.Generator().manual_seed(0))
-    four, eight = torch.zeros(1, 24, 16, 16), torch.zeros(1, 40, 8, 8)
-    moved = four.clone()
-    moved[0, :, 8, 8] = 1
-    difference = (detail(moved, eight)[0] - detail(four, eight)[0]).abs().sum(1)[0]
-    assert difference[8, 8] > 0 and difference[8, 6] > 0 and difference[8, 3] == 0  # three filters of 3 x 3: 3 px
-
     save_checkpoint(model, tmp_path / "detail.safetensors")
     assert weights_hash(build_sam("nano", tmp_path / "detail.safetensors")) == weights_hash(model)
 
 
-def test_the_detail_path_fits_metas_models(tiny):
-    model = build_sam("tiny", weights=None, seed=1)
+def with_trained_path(name="nano"):
+    """A model whose detail path has something to say."""
+    model = build_sam(name, weights=None, seed=1).eval()
     model.add_detail()
-    assert model.decode(model.encode(images()), *some_points()).logits.shape == (2, 1, 16, 24)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for last in ("out4", "out8", "out16", "finer", "all_roots"):
+            getattr(model.sam.sam_mask_decoder.detail, last).weight.normal_(0, 0.05, generator=generator)
+    return model
+
+
+def test_the_detail_path_sees_single_pixels_and_their_neighbours():
+    model = with_trained_path()
+    picture = np.full((1, 64, 64, 3), 90, np.uint8)
+    seen = model.encode(picture)
+    seen.pixels[0, :, 33, 33] += 2.0  # the trunk's maps stay as they are
+    plain, moved = model.embed(model.encode(picture)), model.embed(seen)
+    assert moved.image.equal(plain.image)  # what is finer than stride 16 does not reach it
+    place = (moved.fine[0] - plain.fine[0]).abs().sum(1)[0]  # the pixel lies in place 8, 8
+    assert place[8, 8] > 0 and place[8, 6] > 0 and moved.detail.shape == (1, 32, 16, 16)
+    assert moved.all_roots.shape == (1, 1, 32, 32) and (moved.all_roots - plain.all_roots).abs()[0, 0, 16, 16] > 0
+
+
+def test_each_mask_of_several_is_refined_by_itself():
+    model = with_trained_path()
+    embedding = model.embed(model.encode(images()))
+    three = model.decode(embedding, *some_points(), multimask=True)
+    assert three.logits.shape == (2, 3, 32, 48) and three.low_res.shape == (2, 3, 16, 24)
+    path = model.sam.sam_mask_decoder.detail
+    for mask in range(3):
+        alone = path.refine(three.low_res[:, mask : mask + 1], embedding.detail)
+        torch.testing.assert_close(three.logits[:, mask : mask + 1], alone, atol=1e-5, rtol=1e-5)
+    assert (three.logits - F.interpolate(three.low_res, scale_factor=2, mode="bilinear")).abs().max() > 0.01
+
+
+def test_the_detail_path_fits_metas_models():
+    model = with_trained_path("tiny")
+    first = model.decode(model.encode(images()), *some_points())
+    assert first.logits.shape == (2, 1, 32, 48)
+    again = model.decode(model.encode(images()), *some_points(), first.low_res)
+    assert again.logits.shape == (2, 1, 32, 48) and torch.isfinite(again.logits).all()
 
 
 def test_several_prompt_sets_for_one_image_are_independent(nano):
@@ -226,9 +258,10 @@ def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("*.pt"))
 
 
-def test_an_answer_does_not_depend_on_its_batch_mates():
+@pytest.mark.parametrize("detail", [False, True])
+def test_an_answer_does_not_depend_on_its_batch_mates(detail):
     """SAM2.1's prompt encoder embeds label -1: padding would change an answer by up to a fifth of its pixels."""
-    model, generator = build_sam().eval(), torch.Generator().manual_seed(0)
+    model, generator = with_trained_path() if detail else build_sam().eval(), torch.Generator().manual_seed(0)
     images = torch.randint(0, 255, (3, 128, 128, 3), dtype=torch.uint8, generator=generator)
     points, labels = 127 * torch.rand(6, 5, 2, generator=generator), torch.full((6, 5), -1)
     for row, count in enumerate((0, 1, 3, 5, 2, 3)):

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.scans import tile
-from rootsam_lib.metrics import cl_dice
+from rootsam_lib.data.scans import Patch, tile
+from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.model import encoder_size
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import Prompts, click_prompt
-from rootsam_lib.training import step
+from rootsam_lib.training import devices, step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import Run, train_stage, uninterrupted
-from rootsam_lib.training.step import batch_loss, click_loss, train_step, training_prompts, wanted_roots
+from rootsam_lib.training.step import Plan, batch_loss, click_loss, draw_plan, train_step, training_prompts
 
 CONFIG = StageConfig(1, "nano", 128, 1e-3, correction_share=0.0)
 
@@ -30,47 +31,64 @@ def patches(small_scans):
 
 def step_of(patches, config, bank_gb=1.0, **changes):
     """The weights after one step on all patches, and its loss."""
-    model, accelerator = build_sam("nano").train(), build_accelerator()
+    config = replace(config, **changes)
+    model, accelerator = build_sam("nano").train(), build_accelerator("no")
+    if config.detail:
+        model.add_detail()
     bank = FeatureBank(model, patches, most_gb=bank_gb)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = accelerator.prepare(torch.optim.SGD(trained, lr=0.1))
     chosen = (np.arange(len(patches)), np.zeros(len(patches), int))
-    loss = train_step(model, optimizer, accelerator, bank, replace(config, **changes), 0, 0, chosen)
+    loss = train_step(model, optimizer, accelerator, bank, config, 0, 0, chosen)
     return loss, torch.cat([p.detach().flatten() for p in trained])
 
 
 def test_micro_batches_change_nothing_but_memory(patches):
     loss, weights = step_of(patches, CONFIG)
-    # Not equal to the last digit: SAM2.1's padding points are tokens too, and a batch pads to its longest prompt.
-    assert step_of(patches, CONFIG, micro_batches=2)[0] == pytest.approx(loss, abs=5e-4)
-    whole, alike = (step_of(patches, CONFIG, micro_batches=n, no_prompt_share=1.0) for n in (1, 2))
-    assert whole[0] == pytest.approx(alike[0], abs=1e-5) and (whole[1] - alike[1]).abs().max() < 1e-4
+    parts, alike = step_of(patches, CONFIG, micro_batches=2)
+    assert parts == pytest.approx(loss, abs=1e-5) and (weights - alike).abs().max() < 1e-4
     assert (weights - step_of(patches, CONFIG, seed=1)[1]).abs().max() > 1e-4  # other prompts do change something
 
 
-def test_a_step_without_a_bank_is_the_same_step(patches):
-    loss, weights = step_of(patches, CONFIG)
-    live, same = step_of(patches, CONFIG, bank_gb=0.0)
+@pytest.mark.parametrize("detail", [False, True])
+def test_a_step_without_a_bank_is_the_same_step(patches, detail):
+    loss, weights = step_of(patches, CONFIG, detail=detail)
+    live, same = step_of(patches, CONFIG, bank_gb=0.0, detail=detail)
     assert live == pytest.approx(loss, abs=2e-4) and (weights - same).abs().max() < 1e-3
 
 
-def test_several_prompt_sets_for_each_view(patches):
-    bank = FeatureBank(build_sam("nano"), patches)
-    batch, config = bank.batch([0, 1], [0, 0], torch.device("cpu")), replace(CONFIG, prompt_sets=3, no_prompt_share=0.0)
-    prompts = training_prompts(batch, config, [np.random.default_rng(i) for i in range(2)])
-    assert len(prompts) == 6
-    for i, p in enumerate(prompts):
-        x, y = p.points[p.labels == 1].astype(int).T
-        assert batch.masks[i // 3, y, x].all()
-    assert not np.array_equal(prompts[0].points, prompts[1].points)
-    assert np.isfinite(step_of(patches, config)[0])
+def test_every_view_is_asked_for_all_for_one_and_for_several_roots(patches):
+    masks = np.stack([*(p.mask for p in patches), patches[0].mask & False])
+    rngs = [np.random.default_rng(i) for i in range(len(masks))]
+    sets = training_prompts(masks, CONFIG, rngs, (5, 2))
+    rooted = [i for i, mask in enumerate(masks) if mask.any()]
+    assert {kind: s.views for kind, s in sets.items()} == {
+        "none": list(range(len(masks))),
+        "one": rooted,
+        "several": rooted,
+    }
+    assert (sets["none"].labels == -1).all() and (sets["none"].meant == masks).all()
+    assert (sets["one"].labels == 1).all() and (sets["several"].labels == torch.tensor([1, 1, 1, 0, 0])).all()
+    for kind in ("one", "several"):
+        for view, meant in zip(sets[kind].views, sets[kind].meant, strict=True):
+            assert meant.any() and not (meant & ~masks[view]).any()
+    assert any((s.meant[i] != masks[v]).any() for s in (sets["one"], sets["several"]) for i, v in enumerate(s.views))
+    hints = training_prompts(masks, replace(CONFIG, selection=False), rngs, (5, 2))
+    assert all((hints[kind].meant == masks[rooted]).all() for kind in ("one", "several"))
+    assert "several" not in training_prompts(masks, CONFIG, rngs, (0, 0))
+    assert list(training_prompts(masks[-1:], CONFIG, rngs[-1:], (5, 2))) == ["none"]
 
 
-def test_empty_prompts_in_the_asked_share(patches):
-    batch = FeatureBank(build_sam("nano"), patches).batch([0], [0], torch.device("cpu"))
-    config = replace(CONFIG, prompt_sets=600, no_prompt_share=0.3)
-    prompts = training_prompts(batch, config, [np.random.default_rng(0)])
-    assert 0.24 < np.mean([len(p.labels) == 1 and p.labels[0] == -1 for p in prompts]) < 0.36
+def test_plans_are_drawn_within_their_bounds():
+    rng, config = np.random.default_rng(0), replace(CONFIG, n_root=4, n_soil=2, correction_share=0.3)
+    plans = [draw_plan(config, rng) for _ in range(400)]
+    assert {plan.several for plan in plans} == {(2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2)}
+    assert {plan.corrections for plan in plans} == {0, 1, 2, 3} and {plan.corrected for plan in plans} == {
+        "none",
+        "one",
+    }
+    assert 0.2 < np.mean([plan.corrections > 0 for plan in plans]) < 0.4
+    assert all(draw_plan(replace(config, n_root=1), rng).several == (0, 0) for _ in range(9))
 
 
 def test_click_loss_by_hand():
@@ -86,19 +104,38 @@ def test_click_loss_by_hand():
     assert nothing == 0 and nothing.requires_grad
 
 
-def test_points_of_the_first_prompt_are_insisted_on(patches):
+def test_points_are_insisted_on(patches):
     """Their windows' cross entropy is added to what is minimised, and not to the loss that is reported."""
     batch = FeatureBank(build_sam("nano"), patches[:1]).batch([0], [0], torch.device("cpu"))
     model = build_sam("nano").eval()
 
-    def losses(**changes):
-        config = replace(CONFIG, **{"n_soil": 0, "n_root": 1, **changes})
-        return [loss.item() for loss in batch_loss(model, batch, config, 0, [np.random.default_rng(3)])]
+    def losses(weight):
+        rngs = [np.random.default_rng(3)]
+        return [x.item() for x in batch_loss(model, batch, replace(CONFIG, point_weight=weight), 0, rngs, Plan())]
 
-    without, once, twice = (losses(no_prompt_share=0.0, point_weight=weight) for weight in (0.0, 1.0, 2.0))
+    without, once, twice = (losses(weight) for weight in (0.0, 1.0, 2.0))
     assert without[1] == once[1] == twice[1] and once[0] > without[0] + 0.01
     assert twice[0] - without[0] == pytest.approx(2 * (once[0] - without[0]), rel=1e-4)
-    assert losses(no_prompt_share=1.0, point_weight=0.0) == losses(no_prompt_share=1.0, point_weight=1.0)
+
+
+@pytest.mark.parametrize("corrected", ["none", "one"])
+def test_corrections_go_on_towards_what_their_prompts_meant(patches, monkeypatch, corrected):
+    batch = FeatureBank(build_sam("nano"), patches).batch([0, 1], [0, 0], torch.device("cpu"))
+    model, seen = build_sam("nano").eval(), []
+
+    def error_click(rng, found, meant):
+        seen.append(meant)
+        return step_error_click(rng, found, meant)
+
+    step_error_click = step.error_click
+    monkeypatch.setattr(step, "error_click", error_click)
+    rngs = [[np.random.default_rng(i) for i in range(2)] for _ in range(3)]
+    alone, first = batch_loss(model, batch, CONFIG, 0, rngs[0], Plan((3, 1)))
+    assert not seen
+    whole, same = batch_loss(model, batch, CONFIG, 0, rngs[1], Plan((3, 1), 2, corrected))
+    meant = training_prompts(batch.masks, CONFIG, rngs[2], (3, 1))[corrected].meant
+    assert len(seen) == 4 and (np.stack(seen) == np.concatenate([meant, meant])).all()
+    assert whole > alone + 0.05 and first == same  # the loss that is reported stays comparable
 
 
 def test_the_fed_back_mask_carries_the_clicks():
@@ -119,38 +156,29 @@ def test_centre_line_dice_by_hand():
     assert cl_dice(empty, empty) == 1 and cl_dice(empty, truth) == cl_dice(truth, empty) == 0
 
 
-def test_in_some_views_only_clicks_tell_which_roots_are_wanted():
-    mask = np.zeros((40, 40), bool)
-    mask[5:8, 2:38], mask[20:23, 2:38], mask[32:35, 2:38] = True, True, True
-    lonely = mask & (np.arange(40) < 10)[:, None]
-    masks = np.stack([mask, mask, lonely, mask & False])
-    empty = Prompts(np.zeros((1, 2), np.float32), np.array([-1]))
-    prompts = [empty, Prompts(np.ones((1, 2), np.float32), np.array([1])), empty, empty]
-    left = []
-    for seed in range(20):
-        rngs = [np.random.default_rng([seed, i]) for i in range(4)]
-        wanted, changed = wanted_roots(masks, prompts, rngs, 1.0)
-        # Whole roots go, never all, and only where there are several and no point has said which are meant.
-        assert changed.tolist() == [True, False, False, False] and (wanted[1:] == masks[1:]).all()
-        left.append(tuple(wanted[0][[6, 21, 33], 20]))
-        assert wanted[0].sum() == 108 * sum(left[-1])
-    assert {sum(rows) for rows in left} == {2} and len(set(left)) == 3
-    rngs = [np.random.default_rng(i) for i in range(4)]
-    assert not wanted_roots(masks, prompts, rngs, 0.0)[1].any() and masks[0].sum() == 3 * 108
-
-
-def test_the_first_round_still_learns_all_roots(patches, monkeypatch):
-    model, config = build_sam("nano").train(), replace(CONFIG, no_prompt_share=1.0)
-    batch = FeatureBank(model, patches).batch([0, 1], [0, 0], torch.device("cpu"))
-
-    def losses(share: float) -> tuple[float, float]:
-        rngs = [np.random.default_rng([3, i]) for i in range(2)]
-        monkeypatch.setattr(step, "UNWANTED_SHARE", share)
-        whole, first = batch_loss(model, batch, config, 0, rngs, corrections=2)
-        return whole.item(), first.item()
-
-    (all_roots, first), (some_roots, same) = losses(0.0), losses(1.0)
-    assert first == same and all_roots != some_roots
+def test_a_click_selects_its_root_after_some_steps():
+    """Two parallel roots: what a click on one of them brings back is that one, and without a click both."""
+    image, roots = np.full((96, 96, 3), 70, np.uint8), np.zeros((96, 96), int)
+    image += np.random.default_rng(0).integers(0, 20, image.shape, dtype=np.uint8)
+    roots[16:24, 8:88], roots[64:72, 8:88] = 1, 2
+    image[roots > 0] = (190, 170, 130)
+    patch = Patch(image, roots > 0, "bars", "", (0, 0))
+    model, accelerator = build_sam("nano").train(), build_accelerator("no")
+    bank = FeatureBank(model, [patch, patch], input_scale=2.0)
+    optimizer = accelerator.prepare(torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3))
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    losses = [
+        train_step(model, optimizer, accelerator, bank, CONFIG, 0, number, (np.arange(2), np.zeros(2, int)))
+        for number in range(40)
+    ]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert all(p.equal(frozen[n]) for n, p in model.named_parameters() if n in frozen)
+    predictor = Predictor(model, 2.0, 96, 0)
+    automatic = predictor(image)
+    assert iou(count(automatic, roots > 0)) > 0.7
+    for root, row in ((1, 20), (2, 68)):
+        clicked = predictor(image, Prompts(np.array([[30, row]], np.float32), np.ones(1, int)))
+        assert iou(count(clicked, roots == root)) > iou(count(automatic, roots == root)) + 0.2
 
 
 def test_presets_reach_both_stages():
@@ -210,6 +238,15 @@ def test_averaged_weights():
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
     assert float(run.ema["weight"].detach()) == 0  # no ema_decay
+
+
+@pytest.mark.parametrize("capable", [False, True])
+def test_a_cpu_trains_in_half_precision_only_where_it_computes_it(monkeypatch, capable):
+    monkeypatch.setattr(devices, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: capable)
+    assert build_accelerator().mixed_precision == ("bf16" if capable else "no")
+    build_accelerator("no")
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

@@ -32,7 +32,7 @@ def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, 
     if changed < least:
         raise ValueError(
             f"moving all {len(prompts.labels)} points changed {changed:.1%} of the mask: the model ignores its "
-            "prompts; train with points in more steps (lower no_prompt_share) and more corrections (correction_share)."
+            "prompts; train longer, with selection and with more corrections (correction_share)."
         )
     return changed
 

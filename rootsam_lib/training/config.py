@@ -44,20 +44,21 @@ class StageConfig:
     epochs: int = 12
     batch_size: int = 4  # patches per step, of all processes together
     micro_batches: int = 1  # parts that a process computes its patches of a step in: more parts need less memory
-    precision: str = "auto"  # no, fp16 or bf16; auto: what the hardware computes natively, on a CPU no
+    precision: str = "auto"  # no, fp16 or bf16; auto: what the hardware computes natively
     views: int = 2  # augmented views of each patch in the feature bank
     refresh: float = 0.1  # the share of all views that every epoch encodes anew
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder
     input_scale: float = 1.0  # how much patches are enlarged for the encoder: one logit per 4 / input_scale px
     train_neck: bool = False  # also train the encoder's neck; the poster's encoder is frozen, neck included
-    detail: bool = False  # also add a small convolutional path for fine detail to the decoder; the poster does not
-    n_root: int = 10  # most root points of a training prompt; each one draws its number
-    n_soil: int = 5
+    detail: bool = False  # also give the decoder a path to fine detail, and logits twice as fine; the poster does not
+    n_root: int = 10  # most points of a prompt that asks for several roots; each step draws its number
+    n_soil: int = 3  # most of them that say what is not wanted
     edt_exponent: float = 1.0
-    no_prompt_share: float = 0.5  # of the training prompts are empty, so that the model also works without
-    prompt_sets: int = 1  # drawn for every view of a step
-    correction_share: float = 0.5  # of the steps go on with correction clicks
-    point_weight: float = 1.0  # of the cross entropy in a window around every point of the first prompt
+    slip: float = 2.0  # px (SD) by which half of the training points miss their aim
+    selection: bool = True  # points mean the roots that carry them; False: all roots, whatever the points say
+    correction_share: float = 0.2  # of the steps go on with correction clicks
+    point_weight: float = 1.0  # of the cross entropy in a window around every point and click
+    ce_weight: float = 2.0  # of the cross entropy over all pixels
     fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 drew real roots, three pixels wide, far too wide
     fp_weight: float = 0.5
     focal_exponent: float = 0.75
@@ -65,7 +66,7 @@ class StageConfig:
     boundary_step: float = 0.01  # what it rises by each epoch, up to 0.2
     weight_decay: float = 1e-4
     ema_decay: float = 0.99  # of the average of the weights over steps, which is scored and kept; 0: no average
-    schedule: str = "plateau"  # how the rate falls: when validation stalls, or as a cosine to 0 at the end
+    schedule: str = "plateau"  # how the rate falls: when validation stalls, or after a warm-up as a cosine to 0
     patience: int = 1  # plateau: epochs without a better validation score before the rate is halved
     soil_share: float = 0.15  # of the training patches hold no root
     families: tuple[str, ...] | None = None  # augmentation families; None: all five
@@ -75,17 +76,17 @@ class StageConfig:
         for name, options in (("model", MODELS), ("precision", PRECISIONS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(options)}.")
-        for name in ("stage", "patch_size", "epochs", "batch_size", "micro_batches", "views", "n_root", "prompt_sets"):
+        for name in ("stage", "patch_size", "epochs", "batch_size", "micro_batches", "views", "n_root"):
             checked(name, getattr(self, name), 1, whole=True)
         for name in ("n_soil", "patience", "seed"):
             checked(name, getattr(self, name), 0, whole=True)
         for name in ("lr", "input_scale"):
             checked(name, getattr(self, name), 0, above=True)
-        for name in ("no_prompt_share", "refresh", "correction_share", "ema_decay"):
+        for name in ("refresh", "correction_share", "ema_decay"):
             checked(name, getattr(self, name), 0, 1)
         for name in ("bank_gb", "edt_exponent", "point_weight", "fn_weight", "fp_weight", "focal_exponent"):
             checked(name, getattr(self, name), 0)
-        for name in ("boundary_start", "boundary_step", "weight_decay"):
+        for name in ("slip", "ce_weight", "boundary_start", "boundary_step", "weight_decay"):
             checked(name, getattr(self, name), 0)
         checked("soil_share", self.soil_share, 0, 0.99)
         if self.patch_size % 32:

@@ -27,7 +27,6 @@ from torch import Tensor
 from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
-from rootsam_lib.losses import signed_distance
 from rootsam_lib.model import Features, RootSAM, encoder_size
 from rootsam_lib.results import progress, provenance, shown, write_json
 
@@ -37,33 +36,23 @@ VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two dr
 class Batch(NamedTuple):
     """B views, for prompts to be drawn from and losses to be computed on.
 
-    features; masks bool (B, H, W) and distances float32 (B, H, W), `signed_distance` of the augmented masks in px, both
-    as NumPy; names of the patches; sizes (h, w) of the part of each that shows the scan: the rest is mirrored, where a
-    scan is smaller than the patch.
+    features; masks bool (B, H, W) as NumPy; names of the patches; sizes (h, w) of the part of each that shows the scan:
+    the rest is mirrored, where a scan is smaller than the patch.
     """
 
     features: Features
     masks: np.ndarray
-    distances: np.ndarray
     names: list[str]
     sizes: list[tuple[int, int]]
-
-    def truth(self, device: torch.device) -> Tensor:
-        """The masks as float (B, 1, H, W)."""
-        return torch.from_numpy(self.masks).unsqueeze(1).to(device).float()
-
-    def distance(self, device: torch.device) -> Tensor:
-        """The signed distances, float (B, 1, H, W)."""
-        return torch.from_numpy(self.distances).unsqueeze(1).to(device)
 
 
 class FeatureBank:
     """Encoded views of patches, in memory or in memory-mapped files.
 
-    model: gives the frozen encoder. patches: all of one size. pipeline: augmentation, or None for the patches as they
-    are. views: how many views of each patch. refresh: the share of all views that every epoch encodes anew.
-    input_scale: how much patches are enlarged for the encoder. dtype: how features are kept; bfloat16 halves
-    the room, float32 keeps them as the encoder gave them.
+    model: gives the frozen encoder; if its decoder has a detail path, the views' images are kept as well, for the path.
+    patches: all of one size. pipeline: augmentation, or None for the patches as they are. views: how many views of each
+    patch. refresh: the share of all views that every epoch encodes anew. input_scale: how much patches are enlarged for
+    the encoder. dtype: how features are kept; bfloat16 halves the room, float32 keeps them as the encoder gave them.
     folder: where the files are, several processes may share them; the system keeps them in memory as far as they fit.
     None: in this process's memory.
     most_gb: the most room that the bank may take; None: half of the free memory. Where it is short, fewer views are
@@ -93,10 +82,14 @@ class FeatureBank:
         self.seed, self.input_scale, self.desc, self.refresh = seed, input_scale, desc, refresh
         self.names = [patch.name for patch in patches]
         self.image_size = height, width = patches[0].mask.shape
+        self.encoder_size = encoder_size(height, input_scale)
         self.sizes = [(height - patch.padding[0], width - patch.padding[1]) for patch in patches]
         maps = self._encode(patches[0].image)
         layout = {f"map{i}": (tuple(m.shape[1:]), dtype) for i, m in enumerate(maps)}
-        layout |= {"mask": ((-(-height * width // 8),), torch.uint8), "distance": ((height, width), torch.float16)}
+        layout["mask"] = (-(-height * width // 8),), torch.uint8
+        if model.sam.sam_mask_decoder.detail is not None:
+            layout["image"] = (height, width, 3), torch.uint8
+        self.parts = list(layout)
         self.view_bytes = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in layout.values())
         gigabytes = 0.5 * psutil.virtual_memory().available / 1e9 if most_gb is None else most_gb
         room = int(gigabytes * 1e9 // self.view_bytes)
@@ -132,14 +125,15 @@ class FeatureBank:
         self.checked |= there
         stale = np.flatnonzero(mine & ~there)
         bar = progress(range(len(stale)), self.desc, "view", leave=False)
-        for _, (slot, (image, mask, distance)) in zip(bar, self._drawn(stale, wanted), strict=False):
+        for _, (slot, (image, mask)) in zip(bar, self._drawn(stale, wanted), strict=False):
             maps = self._encode(image)
             # A kill may come at any moment: the view counts as missing until all of it is there.
             self.store["generation"][slot] = -1
             for i, level in enumerate(maps):
                 self.store[f"map{i}"][slot] = level[0].to(self.store[f"map{i}"].dtype)
             self.store["mask"][slot] = torch.from_numpy(np.packbits(mask))
-            self.store["distance"][slot] = torch.from_numpy(distance).half()
+            if "image" in self.parts:
+                self.store["image"][slot] = torch.from_numpy(image)
             self.store["checksum"][slot] = self._checksum(slot)
             self.store["generation"][slot] = int(wanted[slot])
             self.checked[slot] = True
@@ -151,7 +145,7 @@ class FeatureBank:
         Raises RuntimeError for a view that was not filled for it.
         """
         wanted = self._generations(self.epoch)
-        maps, masks, distances = [], [], []
+        maps, masks, images = [], [], []
         for patch, view in zip(patches, views, strict=True):
             slot = int(patch) * self.views + int(view)
             if slot < self.kept:
@@ -160,15 +154,16 @@ class FeatureBank:
                 maps.append([self.store[f"map{i}"][slot] for i in range(4)])
                 bits = np.unpackbits(self.store["mask"][slot].numpy(), count=self.image_size[0] * self.image_size[1])
                 masks.append(bits.reshape(self.image_size).view(bool))
-                distances.append(self.store["distance"][slot].float().numpy())
+                images.append(self.store["image"][slot] if "image" in self.parts else None)
             else:
-                image, mask, distance = self._view(slot, wanted[slot])
+                image, mask = self._view(slot, wanted[slot])
                 maps.append([level[0] for level in self._encode(image)])
                 masks.append(mask)
-                distances.append(distance)
+                images.append(torch.from_numpy(image))
         levels = tuple(torch.stack(level).to(device).float() for level in zip(*maps, strict=True))
+        seen = self.model.pixels(torch.stack(images), self.encoder_size).to(device) if "image" in self.parts else None
         names, sizes = [self.names[p] for p in patches], [self.sizes[p] for p in patches]
-        return Batch(Features(levels, self.image_size), np.stack(masks), np.stack(distances), names, sizes)
+        return Batch(Features(levels, self.image_size, seen), np.stack(masks), names, sizes)
 
     def batches(self, size: int = 1) -> Iterator[Batch]:
         """View 0 of every patch in order, `size` patches at a time, on the model's device."""
@@ -178,12 +173,12 @@ class FeatureBank:
 
     def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
         """The trunk's maps of one image, each (1, C, h, w)."""
-        return self.model.encode(image[None], encoder_size(len(image), self.input_scale)).maps
+        return self.model.encode(image[None], self.encoder_size).maps
 
     def _checksum(self, slot: int) -> int:
         """CRC-32 of all that a view's place holds."""
         code = 0
-        for part in (*(f"map{i}" for i in range(4)), "mask", "distance"):
+        for part in self.parts:
             code = zlib.crc32(self.store[part][slot].view(torch.uint8).numpy(), code)
         return code
 
@@ -199,14 +194,14 @@ class FeatureBank:
         wanted[self.kept :] = epoch
         return wanted
 
-    def _view(self, slot: int, generation: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw one view: image, mask and signed distance."""
+    def _view(self, slot: int, generation: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one view: image and mask."""
         patch, view = divmod(int(slot), self.views)
         image, mask = self.patches[patch].image, self.patches[patch].mask
         if self.pipeline is not None:
             own = np.random.SeedSequence([VIEW_STREAM, self.seed, patch, view, int(generation)]).generate_state(1)[0]
             image, mask = augment(self.pipeline, image, mask, int(own))
-        return image, mask, signed_distance(mask)
+        return image, mask
 
     def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, tuple]]:
         """The views of some slots, each drawn in a thread of its own while the one before is encoded."""

@@ -7,6 +7,7 @@ One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two 
 `accelerate.notebook_launcher(train_stage, (config, train, val, RUNS / PROFILE), num_processes=2)`.
 """
 
+import math
 import shutil
 import signal
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
@@ -36,6 +37,7 @@ from rootsam_lib.training.step import train_step
 
 EPOCH_STREAM = 2  # tells this use of a seed from others, so that no two draw the same numbers
 SAVE_SECONDS = 30.0  # what a kill may cost
+WARMUP = 30  # steps in which a cosine's rate rises to the whole, or a tenth of all steps where these are few
 
 
 def train_stage(
@@ -89,7 +91,7 @@ def train_stage(
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
     )
-    scheduler = build_scheduler(optimizer, config)
+    scheduler = build_scheduler(optimizer, config, config.epochs * len(epoch_steps(bank, config, 0, processes)))
     run = Run(model, accelerator.prepare(optimizer), scheduler, accelerator.scaler)
     run.load(folder / "last.pt")
     saved = time.monotonic()
@@ -140,10 +142,12 @@ def train_stage(
     return load_stage(folder)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: StageConfig) -> LRScheduler:
-    """How the rate falls from epoch to epoch: the poster's ReduceLROnPlateau, or a cosine's half wave to 0."""
+def build_scheduler(optimizer: torch.optim.Optimizer, config: StageConfig, steps: int) -> LRScheduler:
+    """How the rate falls: the poster's ReduceLROnPlateau from epoch to epoch, or from step to step, after a short
+    warm-up, a cosine's half wave to 0 at the end of all `steps`."""
     if config.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=config.epochs)
+        warmup = min(WARMUP, steps // 10)
+        return LambdaLR(optimizer, lambda s: min((s + 1) / (warmup + 1), 0.5 * (1 + math.cos(math.pi * s / steps))))
     # The validation score is an absolute number between 0 and 1; a loss with a negative term would never look "worse".
     return ReduceLROnPlateau(
         optimizer, mode="max", factor=0.5, patience=config.patience, threshold=1e-3, threshold_mode="abs"
@@ -229,11 +233,13 @@ class Run:
         self.losses: list[float] = []
 
     def end_step(self, loss: float, ema_decay: float) -> None:
-        """Note the loss, and move the average a little towards the weights; early on by more."""
+        """Note the loss, move the average a little towards the weights, early on by more, and a cosine's rate on."""
         decay = min(ema_decay, (1 + self.steps) / (10 + self.steps)) if ema_decay else 0.0
         torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.weights.values()], 1 - decay)
         self.losses.append(loss)
         self.steps += 1
+        if isinstance(self.scheduler, LambdaLR):
+            self.scheduler.step()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -246,7 +252,7 @@ class Run:
             self.model.load_state_dict(own, strict=False)
 
     def end_epoch(self, epoch: int, scores: dict[str, float]) -> bool:
-        """Add a row to the history, let the scheduler see the score; return whether it is the best one so far.
+        """Add a row to the history, let a plateau's scheduler see the score; return whether it is the best so far.
 
         The score is the mean of prompted and automatic root IoU: the model is meant for both uses.
         """
@@ -255,7 +261,8 @@ class Run:
         row = {"epoch": epoch, "lr": lr, "loss": float(np.mean(self.losses)), "val_score": both}
         self.history.append(row | scores)
         self.losses = []
-        self.scheduler.step(*([both] if isinstance(self.scheduler, ReduceLROnPlateau) else []))
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(both)
         return both > best_so_far
 
     def save(self, path: Path) -> None:

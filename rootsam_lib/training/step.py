@@ -1,43 +1,93 @@
-"""One step of training: fresh prompts, the hybrid loss, correction clicks where the model is wrong, one update."""
+"""One step of training: fresh prompts and what they mean, the hybrid loss, correction clicks where the model is wrong.
+
+Every view is asked for all roots (no point), for one root (one point) and for several (more points, some of them on
+what is not wanted), from one run of the embedding. Where the target was "all roots" whatever the points said, the best
+answer was to ignore them.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from scipy import ndimage
 from torch import Tensor
 
-from rootsam_lib.losses import boundary_schedule, hybrid_loss
-from rootsam_lib.model import RootSAM, resize_logits
-from rootsam_lib.prompts import PADDING, Prompts, click_prompt, error_click, sample_points, stack_prompts
+from rootsam_lib.losses import boundary_schedule, hybrid_loss, signed_distance
+from rootsam_lib.metrics import label_roots
+from rootsam_lib.model import Prediction, RootSAM, resize_logits
+from rootsam_lib.prompts import (
+    PADDING,
+    Prompts,
+    click_prompt,
+    error_click,
+    meant_roots,
+    selection_prompts,
+    stack_prompts,
+)
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 
 STEP_STREAM = 5  # tells this use of a seed from others, so that no two draw the same numbers
+SHARES = {"none": 0.5, "one": 0.35, "several": 0.25}  # what each kind of prompt counts; "none" is the automatic mode
+CORRECTION_SHARE = 0.3  # what a step's correction rounds count together
 CLICK_RADIUS = 40  # px: half the side of the window in which the answer must follow a click
 MOST_CLICKS = 3  # of a step with correction clicks; each step draws its number
-UNWANTED_SHARE = 0.5  # of the corrected views without prompts, in which only some of the roots are wanted
 IOU_WEIGHT = 0.05  # of the predicted IoU's squared error, or its head would go stale
+PATH_WEIGHT, PATH_ROOT_WEIGHT = 0.9, 4.0  # of the detail path's own loss, and of a root's pixels in it
 CLIP_NORM = 1.0
+NO_POINT = Prompts(np.zeros((1, 2), np.float32), np.full(1, PADDING))
 
 
-def training_prompts(batch: Batch, config: StageConfig, rngs: Sequence[np.random.Generator]) -> list[Prompts]:
-    """Fresh prompts for a batch, from one generator a view: 1 to n_root root points, up to n_soil soil points, or none.
+class Plan(NamedTuple):
+    """What a step does in all its views alike: (points, soil points) of its prompts of several points, its number of
+    correction rounds, and which kind of prompt these begin with."""
 
-    With prompt_sets above 1, that many for each view, next to each other.
+    several: tuple[int, int] = (2, 0)
+    corrections: int = 0
+    corrected: str = "none"
+
+
+def draw_plan(config: StageConfig, rng: np.random.Generator) -> Plan:
+    """One step's plan; with config.n_root 1 no step has prompts of several points."""
+    corrections = int(rng.integers(1, MOST_CLICKS + 1)) if rng.random() < config.correction_share else 0
+    points = int(rng.integers(2, config.n_root + 1)) if config.n_root > 1 else 0
+    soil = int(rng.integers(min(config.n_soil, points - 1) + 1)) if points else 0
+    return Plan((points, soil), corrections, "none" if rng.random() < 0.5 else "one")
+
+
+class PromptSets(NamedTuple):
+    """Prompts of one kind: which view each is asked of, points float32 (P, N, 2) and labels int64 (P, N), all of one
+    number so that nothing is padded, and the roots that each means, bool (P, H, W)."""
+
+    views: list[int]
+    points: Tensor
+    labels: Tensor
+    meant: np.ndarray
+
+
+def training_prompts(
+    masks: np.ndarray, config: StageConfig, rngs: Sequence[np.random.Generator], several: tuple[int, int]
+) -> dict[str, PromptSets]:
+    """Fresh prompts for views with masks bool (B, H, W), from one generator a view, by kind: see `SHARES`.
+
+    Views without roots are only asked for all roots, of which there are none.
     """
-    prompts = []
-    for mask, distance, rng in zip(batch.masks, batch.distances, rngs, strict=True):
-        for _ in range(config.prompt_sets):
-            if rng.random() < config.no_prompt_share:
-                prompts.append(Prompts(np.zeros((1, 2), np.float32), np.full(1, PADDING)))
-            else:
-                n_root, n_soil = int(rng.integers(1, config.n_root + 1)), int(rng.integers(0, config.n_soil + 1))
-                drawn = sample_points(mask, n_root, n_soil, rng, config.edt_exponent, distance=distance)
-                prompts.append(drawn)
-    return prompts
+    roots = [label_roots(mask, least=1)[0] for mask in masks]
+    drawn = {"none": [(view, NO_POINT, meant_roots(own, NO_POINT)) for view, own in enumerate(roots)]}
+    for kind, (count, n_soil) in {"one": (1, 0), "several": several}.items():
+        drawn[kind] = []
+        for view, (own, rng) in enumerate(zip(roots, rngs, strict=True)):
+            if count and own.any():
+                prompts, meant = selection_prompts(own, count, n_soil, rng, config.edt_exponent, config.slip)
+                drawn[kind].append((view, prompts, meant if config.selection else masks[view]))
+    kinds = {}
+    for kind, sets in drawn.items():
+        if sets:
+            views, prompts, meant = zip(*sets, strict=True)
+            kinds[kind] = PromptSets(list(views), *stack_prompts(prompts, "cpu"), np.stack(meant))
+    return kinds
 
 
 def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, radius: int) -> Tensor:
@@ -57,24 +107,20 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     return (weight * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]).sum()
 
 
-def wanted_roots(
-    masks: np.ndarray, prompts: Sequence[Prompts], rngs: Sequence[np.random.Generator], share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What corrections should lead to: all roots, or in a share of the views with empty prompts only some of them.
+def answer_loss(
+    prediction: Prediction, truth: Tensor, distance: Tensor, config: StageConfig, boundary_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The hybrid loss of answers plus the predicted IoU's squared error, and their logits (P, 1, H, W).
 
-    masks bool (P, H, W). A model trained on all roots as its only target learns that clicks tell it nothing: it knows
-    the target already. Where some whole roots are not wanted, only clicks tell which. Returns the new masks and which
-    views were changed, bool (P,); those have no boundary map.
+    truth, distance: the meant roots and their own signed distance, float (P, 1, H, W).
     """
-    wanted, changed = masks.copy(), np.zeros(len(masks), bool)
-    for row, (mask, prompt, rng) in enumerate(zip(masks, prompts, rngs, strict=True)):
-        if rng.random() >= share or (prompt.labels != PADDING).any():
-            continue
-        numbers, count = ndimage.label(mask, np.ones((3, 3)))
-        if count > 1:
-            left_out = rng.permutation(count)[: rng.integers(1, count // 2 + 1)] + 1
-            wanted[row], changed[row] = mask & ~np.isin(numbers, left_out), True
-    return wanted, changed
+    logits = resize_logits(prediction.logits, truth.shape[-2:])
+    weights = (config.fn_weight, config.fp_weight, config.focal_exponent, config.ce_weight)
+    loss = hybrid_loss(logits, truth, distance, boundary_weight, *weights).total
+    found = (logits.detach() > 0).float()
+    union = ((found + truth) > 0).sum((2, 3))
+    true_iou = torch.where(union > 0, (found * truth).sum((2, 3)) / union.clamp_min(1), 1.0)
+    return loss + IOU_WEIGHT * F.mse_loss(prediction.iou.float(), true_iou), logits
 
 
 def batch_loss(
@@ -83,54 +129,53 @@ def batch_loss(
     config: StageConfig,
     epoch: int,
     rngs: Sequence[np.random.Generator],
-    corrections: int = 0,
+    plan: Plan,
 ) -> tuple[Tensor, Tensor]:
-    """The hybrid loss of one batch, plus the predicted IoU's squared error.
+    """The loss of one batch, a mean over its views; rngs: one generator a view, for its prompts and clicks.
 
-    rngs: one generator a view; they draw the prompts of the first round, to which the cross entropy around the points
-    is added. Each of `corrections` further rounds adds a click where the last mask is wrong, feeds back the last logits
-    with all clicks stamped into them, and adds the cross entropy around those clicks; see `wanted_roots` for what is
-    right then. The first round, which knows no click, counts as much as all others together.
-    Returns the whole, to be minimised, and the first round's hybrid loss, which can be compared between steps.
-    Raises FloatingPointError on NaN.
+    For each kind of prompt: the hybrid loss, the predicted IoU's squared error, and the cross entropy around the
+    points. Correction rounds go on from one kind towards the roots that it meant: each adds a click where the last mask
+    is wrong, and feeds back the last logits with all clicks stamped into them. A detail path also learns to find all
+    roots by itself, which gives its early layers a gradient that no prompt can blur (deep supervision).
+    Returns the whole, to be minimised, and the part that can be compared between steps: the prompts' losses without
+    what is added around points and by corrections. Raises FloatingPointError on NaN.
     """
     device = model.device
-    prompts = training_prompts(batch, config, rngs)
-    points, labels = stack_prompts(prompts, device)
-    truth, distance = batch.truth(device), batch.distance(device)
-    truth, distance = (x.repeat_interleave(config.prompt_sets, 0) for x in (truth, distance))
-    masks = batch.masks.repeat(config.prompt_sets, 0)
-    drawing = [rng for rng in rngs for _ in range(config.prompt_sets)]
-    weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
-    embedding, given, fed = model.embed(batch.features), points.shape[1], None
+    boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
+    embedding = model.embed(batch.features)
     total = first = torch.zeros((), device=device)
-    for turn in range(corrections + 1):
-        prediction = model.decode(embedding, points, labels, fed)
-        logits = resize_logits(prediction.logits, truth.shape[-2:])
-        loss = hybrid_loss(logits, truth, distance, weight, config.fn_weight, config.fp_weight, config.focal_exponent)
-        found = (logits.detach() > 0).float()
-        union = ((found + truth) > 0).sum((2, 3))
-        true_iou = torch.where(union > 0, (found * truth).sum((2, 3)) / union.clamp_min(1), 1.0)
-        own = loss.total + IOU_WEIGHT * F.mse_loss(prediction.iou.float(), true_iou)
-        if not turn:
-            first = own.detach()
-            own = own + config.point_weight * click_loss(logits, truth, points, labels, CLICK_RADIUS)
-        else:
-            around = click_loss(logits, truth, points[:, given:], labels[:, given:], CLICK_RADIUS)
-            own = (own + around) / corrections
-        total = total + own
-        if not turn and corrections:  # from here on clicks tell which roots are wanted
-            masks, changed = wanted_roots(masks, prompts, drawing, UNWANTED_SHARE)
-            truth = torch.from_numpy(masks).unsqueeze(1).to(device).float()
-            distance = distance * torch.from_numpy(~changed).to(device).view(-1, 1, 1, 1)
-        if turn < corrections:
-            wrong = zip(drawing, found[:, 0].cpu().numpy() > 0, masks, strict=True)
-            clicks = torch.tensor([error_click(*each) for each in wrong], device=device)[:, None]
-            points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
-            fed = click_prompt(prediction.logits, points[:, given:], labels[:, given:], truth.shape[-1])
+    if embedding.all_roots is not None:
+        truth = _maps(batch.masks, device)
+        weight = torch.tensor(PATH_ROOT_WEIGHT, device=device)
+        own = resize_logits(embedding.all_roots, truth.shape[-2:])
+        total = total + PATH_WEIGHT * F.binary_cross_entropy_with_logits(own, truth, pos_weight=weight)
+    for kind, (views, points, labels, meant) in training_prompts(batch.masks, config, rngs, plan.several).items():
+        asked, points, labels, fed = embedding.of(views), points.to(device), labels.to(device), None
+        truth, distance = _maps(meant, device), _maps([signed_distance(mask) for mask in meant], device)
+        given, rounds = points.shape[1], plan.corrections if kind == plan.corrected else 0
+        for turn in range(rounds + 1):
+            prediction = model.decode(asked, points, labels, fed)
+            loss, logits = answer_loss(prediction, truth, distance, config, boundary_weight)
+            share = (CORRECTION_SHARE / rounds if turn else SHARES[kind]) * len(views) / len(batch.masks)
+            if not turn:
+                first = first + share * loss.detach()
+            new = slice(given if turn else 0, None)
+            around = click_loss(logits, truth, points[:, new], labels[:, new], CLICK_RADIUS)
+            total = total + share * (loss + config.point_weight * around)
+            if turn < rounds:
+                found = (logits.detach()[:, 0] > 0).cpu().numpy()
+                clicks = [error_click(rngs[view], *each) for view, *each in zip(views, found, meant, strict=True)]
+                clicks = torch.tensor(clicks, device=device)[:, None]
+                points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
+                fed = click_prompt(prediction.low_res, points[:, given:], labels[:, given:], meant.shape[-1])
     if not torch.isfinite(total):
         raise FloatingPointError(f"the loss is {total.item()} in epoch {epoch}: lower lr, or check the masks.")
     return total, first
+
+
+def _maps(maps: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Maps (P, H, W) as float (P, 1, H, W)."""
+    return torch.from_numpy(np.stack(maps)).unsqueeze(1).to(device).float()
 
 
 def train_step(
@@ -143,16 +188,14 @@ def train_step(
     step: int,
     chosen: tuple[np.ndarray, np.ndarray],
 ) -> float:
-    """One step on this process's part of the chosen (patches, views); return its first rounds' loss.
+    """One step on this process's part of the chosen (patches, views); return the loss of its prompts.
 
     What it draws depends on seed, stage, epoch, step and place alone: a resumed run needs no generator's state, and
     two processes draw what one would.
     """
     patches, views = chosen
     stream = [STEP_STREAM, config.seed, config.stage, epoch, step]
-    common = np.random.default_rng(stream)
-    correct = common.random() < config.correction_share
-    corrections = int(common.integers(1, MOST_CLICKS + 1)) if correct else 0
+    plan = draw_plan(config, np.random.default_rng(stream))
     places = np.arange(len(patches))[accelerator.process_index :: accelerator.num_processes]
     share = accelerator.num_processes / len(patches)
     total = torch.zeros((), device=accelerator.device)
@@ -160,7 +203,7 @@ def train_step(
         batch = bank.batch(patches[part], views[part], accelerator.device)
         rngs = [np.random.default_rng([*stream, int(place)]) for place in part]
         with accelerator.autocast():
-            loss, first = batch_loss(model, batch, config, epoch, rngs, corrections)
+            loss, first = batch_loss(model, batch, config, epoch, rngs, plan)
         accelerator.backward(loss * len(part) * share)
         total += first * len(part) * share
     trained = [p for p in model.parameters() if p.requires_grad]
