@@ -13,8 +13,8 @@ import numpy as np
 
 from rootsam_lib import HOME
 from rootsam_lib.data.datasets import describe, load_parts
-from rootsam_lib.evaluation.bootstrap import estimates, tube_weights
-from rootsam_lib.evaluation.protocols import score_images, summary_terms
+from rootsam_lib.evaluation.bootstrap import collect, estimates, tube_weights
+from rootsam_lib.evaluation.protocols import score_images
 from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.metrics import dilate
 from rootsam_lib.predictor import Predictor
@@ -46,7 +46,7 @@ def main() -> None:
     for name, (trained, flips) in asked.items():
         predictor = Predictor(trained.model(), config.input_scale, tta=flips)
         (scores,) = score_images(predictor, parts["test"], desc=name)
-        scored = summary_terms(scores)
+        scored = collect(scores)
         rows[name] = estimates({key: scored[key] for key in ("pooled_dice", "pooled_dice_dilated")}, weights)
         models[name] = predictor.about
     about = describe("segroot", "valid", parts) | {"config": stage.config, "models": models}

@@ -87,26 +87,23 @@ def dilate(mask: np.ndarray) -> np.ndarray:
     return binary_dilation(mask, EIGHT)
 
 
+def _harmonic_mean(a: float, b: float) -> float:
+    return float(2 * a * b / (a + b)) if a + b else 0.0
+
+
 def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0) -> float:
     """Boundary F-score of two masks, bool (H, W): are the edges in the right place?
 
     Harmonic mean of the share of the predicted boundary that lies within `tolerance` px of the true one, and of the
     true boundary that lies within it of the predicted one (Csurka et al. 2013). A mask's boundary is its pixels with
     soil above, below, left or right of them; the image border is none. Where a mask has no boundary (no root, or
-    nothing else) the score is 1 when both masks are equal, else 0. Raises ValueError for a tolerance below 0 and for
-    masks of different shapes.
+    nothing else) the score is 1 when both masks are equal, else 0.
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance} px: it must be 0 or more.")
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: compare masks of one image.")
     found, true = (np.argwhere(find_boundaries(mask, connectivity=1, mode="inner")) for mask in (prediction, truth))
     if not len(found) or not len(true):
         return float((prediction == truth).all())
-    near, covered = (
-        float((cKDTree(there).query(here)[0] <= tolerance).mean()) for here, there in ((found, true), (true, found))
-    )
-    return 2 * near * covered / (near + covered) if near + covered else 0.0
+    near, covered = ((cKDTree(b).query(a)[0] <= tolerance).mean() for a, b in ((found, true), (true, found)))
+    return _harmonic_mean(near, covered)
 
 
 def thinned(mask: np.ndarray) -> np.ndarray:
@@ -126,7 +123,7 @@ def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
     inside, traced = truth[thinned(prediction)].mean(), prediction[thinned(truth)].mean()
-    return float(2 * inside * traced / (inside + traced)) if inside + traced else 0.0
+    return _harmonic_mean(inside, traced)
 
 
 def label_roots(mask: np.ndarray, least: int = MIN_ROOT_PX) -> tuple[np.ndarray, int]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,11 @@ COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "c
 
 def commit() -> str:
     """The project's git commit, with "+changes" when the work tree differs from it; "unknown" outside a checkout."""
+    call = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
-        run = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
-        head, changes = (
-            subprocess.run(c, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-            for c in run
-        )
+        return subprocess.run(call, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return head + ("+changes" if changes else "")
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
@@ -98,16 +94,37 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def encode_image(pixels: np.ndarray, suffix: str = ".png", **options: object) -> bytes:
+    """An image, uint8 (H, W) or (H, W, 3 or 4), or a mask, bool (H, W), as 0 and 255, as the bytes of a file with this
+    ending. options: of Pillow's `Image.save`, such as dpi."""
+    written, options = BytesIO(), {"quality": 90, **options}
+    if pixels.dtype == bool:
+        pixels, options["compress_type"] = pixels.astype(np.uint8) * 255, 3  # 3: run lengths, fast for masks
+    Image.fromarray(pixels).save(written, Image.registered_extensions()[suffix], **options)
+    return written.getvalue()
+
+
 def write_image(path: str | Path, pixels: np.ndarray, **options: object) -> Path:
-    """Write an image, uint8 (H, W) or (H, W, 3 or 4), or a mask, bool (H, W), as 0 and 255, atomically; the path's
-    ending says in which format. options: of Pillow's `Image.save`, such as dpi."""
-    if Path(path).suffix == ".png":
-        options = {"compress_type": 3 if pixels.dtype == bool else -1, **options}  # 3: run lengths, fast for masks
-    else:
-        options = {"quality": 90, **options}
+    """Write an image atomically, see `encode_image`; the path's ending says in which format."""
     with atomic(path) as partial:
-        Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(partial, **options)
+        partial.write_bytes(encode_image(pixels, Path(path).suffix, **options))
     return Path(path)
+
+
+def write_mask(path: str | Path, mask: np.ndarray, written: str | None) -> str:
+    """Write a mask, bool (H, W), atomically. A different one that is there, as corrected by hand, is kept under another
+    name; returns a sentence that says so, else "".
+
+    written: the `file_hash` of what was written there last, which may be written over; None where that is not known.
+    """
+    path, said = Path(path), ""
+    with atomic(path) as partial:
+        partial.write_bytes(encode_image(mask))
+        if path.is_file() and (there := file_hash(path)) not in (written, file_hash(partial)):
+            aside = path.with_name(f"{path.stem}-changed-{there[:6]}{path.suffix}")
+            os.replace(path, aside)
+            said = f"its mask was not as it was written (changed or damaged): kept as {aside.name}, and made again."
+    return said
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
@@ -119,27 +136,16 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return Path(path)
 
 
-def append_csv(path: str | Path, row: Mapping[str, object], columns: Sequence[str]) -> None:
-    """Add one row to a CSV that `write_csv` made with these columns, on the disk before this returns.
-
-    A kill leaves whole lines, or a last one that is torn: `whole_lines` takes that off.
-    """
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        file.write(csv_text([row], columns, header=False))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def whole_lines(path: str | Path) -> None:
-    """Take a torn last line, which a kill left, off a text file."""
-    with open(path, "r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool = True) -> str:
+    """Rows as `write_csv` writes them."""
+    plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
+    return table.to_csv(index=False, header=header, lineterminator="\n")
 
 
 def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str, object]]:
-    """The rows of a CSV that `write_csv` or a spreadsheet program wrote (UTF-8 with or without a mark; `,`, `;` or tab;
-    decimal commas where it is not the separator). Empty cells are None.
+    """The rows of a CSV that `write_csv` or a spreadsheet program wrote (UTF-8 with or without a mark; `,`, tab, or `;`
+    with decimal commas). Empty cells are None.
 
     text: columns that stay text where they look like numbers; None for all of them. Raises FileNotFoundError or
     ValueError, in one sentence.
@@ -149,29 +155,24 @@ def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str
         raise FileNotFoundError(f"{path} does not exist: check its name.")
     try:
         content = path.read_text(encoding="utf-8-sig")
-        first = content.split("\n", 1)[0]
-        comma = max(",;\t", key=first.count)
-        table = pd.read_csv(StringIO(content), sep=comma, dtype=str, keep_default_na=False, na_values=[""])
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        separator = max(",;\t", key=content.split("\n", 1)[0].count)
+        table = pd.read_csv(
+            StringIO(content),
+            sep=separator,
+            decimal="," if separator == ";" else ".",
+            dtype=object if text is None else dict.fromkeys(text, object),
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except ValueError as error:  # pandas' errors and those of decoding are such
         why = str(error).splitlines()[0]
         raise ValueError(f"{shown(path)} is no table ({why}): save it as CSV in UTF-8.") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{shown(path)} is no table (rows are longer than the first line): save it again as CSV.")
-    for name in table.columns:
-        table[name] = table[name].map(_unquoted)
-        if text is not None and name not in text:
-            table[name] = _numbers(table[name], decimal_comma=comma != ",")
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    return table.map(_unquoted).astype(object).where(table.notna(), None).to_dict("records")
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str], header: bool = True) -> str:
-    """Rows as `write_csv` writes them."""
-    plain = [{name: _inert(value) for name, value in row.items()} for row in rows]
-    table = pd.DataFrame(plain, columns=list(columns), dtype=object)  # whole numbers stay whole beside empty cells
-    return table.to_csv(index=False, header=header, lineterminator="\n")
 
 
 def _inert(value: object) -> object:
@@ -187,16 +188,6 @@ def _inert(value: object) -> object:
 
 def _unquoted(value: object) -> object:
     return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
-
-
-def _numbers(column: pd.Series, decimal_comma: bool) -> pd.Series:
-    """A column as numbers where all of it are numbers, as it is otherwise."""
-    for cells in (column, column.str.replace(",", ".")) if decimal_comma else (column,):
-        try:
-            return pd.to_numeric(cells)
-        except ValueError:
-            continue
-    return column
 
 
 def _plain(value: object) -> object:
@@ -244,16 +235,13 @@ def markdown_table(
     if not isinstance(tables, dict) or name not in tables:
         there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
         raise ValueError(f"this results file holds no table {name!r} of models: {there}.")
-    models, damaged = tables[name], f"table {name!r} of this results file is damaged: make it again."
-    if not isinstance(models, dict) or not all(isinstance(row, dict) for row in models.values()):
-        raise ValueError(damaged)
-    for row in models.values():
-        if missing := [column for column in columns if column not in row]:
-            raise ValueError(f"no column {missing[0]!r} in {name!r}: choose from {', '.join(row)}.")
     try:
-        rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in models.items()]
-    except (TypeError, ValueError):
-        raise ValueError(damaged) from None
+        rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in tables[name].items()]
+    except KeyError as error:
+        there = ", ".join(next(iter(tables[name].values())))
+        raise ValueError(f"no column {error} in {name!r}: choose from {there}.") from None
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"table {name!r} of this results file is damaged: make it again.") from None
     return table(["", *(f"`{column}`" for column in columns)], rows)
 
 
@@ -294,14 +282,16 @@ def shown(path: str | Path) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 cannot be printed
 
 
-def lock_folder(folder: str | Path) -> FileLock:
+def lock_folder(folder: str | Path, again: bool = False) -> FileLock:
     """Hold a folder until the lock is released or this process ends, so that no second process writes into it.
 
-    Raises ValueError that names who holds it.
+    again: it may be held already by this process, for the same; then it is held until both release it. Raises
+    ValueError that names who holds it.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / ".lock", timeout=0, thread_local=False), folder / ".lock.json"
+    lock = FileLock(folder / ".lock", timeout=0, thread_local=False, is_singleton=again)
+    note = folder / ".lock.json"
     try:
         lock.acquire()
     except Timeout:
@@ -320,13 +310,11 @@ def lock_folder(folder: str | Path) -> FileLock:
     return lock
 
 
-def claim_folder(
-    folder: str | Path, marker: str, settings: dict[str, object], lock: FileLock | None = None
-) -> FileLock:
-    """Make a folder this program's own, and hold it (see `lock_folder`; lock: one that is held already).
+def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], again: bool = False) -> FileLock:
+    """Make a folder this program's own, and hold it (see `lock_folder`). The settings are noted in the file `marker`.
 
-    The settings are noted in the file `marker`. Raises ValueError for a folder that holds other files, which could be
-    overwritten, or results of other settings, or that another process holds.
+    Raises ValueError for a folder that holds other files, which could be overwritten, or results of other settings, or
+    that another process holds.
     """
     folder = Path(folder)
     note = folder / marker
@@ -339,7 +327,7 @@ def claim_folder(
                 f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be "
                 "overwritten: give a new or an empty folder."
             )
-    given, lock = lock, lock or lock_folder(folder)
+    lock = lock_folder(folder, again)
     try:
         for torn in folder.rglob("*.partial*"):  # of a process that was killed; none other writes here now
             if _PARTIAL.search(torn.name):
@@ -352,8 +340,7 @@ def claim_folder(
                 f"{shown(folder)} holds results of other settings ({', '.join(other)}): give another folder."
             )
     except BaseException:
-        if not given:
-            lock.release()
+        lock.release()
         raise
     return lock
 

@@ -3,29 +3,27 @@
 Where the edge of a pixel is not known (cracks, vessels and fungi seldom have dpi) everything is in pixels, and the
 names of the columns say so: `root_length_px` in place of `root_length_mm`.
 
-A trait is only as good as its mask: judge a model's traits against those of the true masks (`evaluation.agreement`),
-and look at the QC columns of a scan before you use its row.
+A trait is only as good as its mask: judge a model's traits against those of the true masks
+(`evaluation.bootstrap.agreement`), and look at the QC columns of a scan before you use its row.
 """
 
 import itertools
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label
+from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
-from skimage.morphology import skeletonize
 
 from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.metrics import EIGHT, thinned
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
 CLASSES_PX = (4, 8, 12)  # about the same at 300 dpi
-EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 _LOCATION = re.compile(r"(?:^|[_\-. ])L(\d{1,3})(?=[_\-. ]|$)")
 
 
@@ -92,14 +90,6 @@ def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANI
     return Tracing(mask, centre_lines, paths, [2 * distance[tuple(path.astype(int).T)] for path in paths])
 
 
-def thinned(mask: np.ndarray) -> np.ndarray:
-    """The centre lines of a mask, both bool (H, W), one pixel wide: Lee et al. 1994.
-
-    Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
-    """
-    return skeletonize(mask, method="lee") > 0
-
-
 def _without_specks(mask: np.ndarray, smallest: float, neighbours: np.ndarray | None = None) -> np.ndarray:
     """A mask without its pieces of fewer than `smallest` pixels."""
     pieces, _ = label(mask, neighbours)
@@ -126,9 +116,7 @@ def _spurs(skeleton: Skeleton, distance: np.ndarray, diameters: float) -> list[i
 
 def branch_pixels(centre_lines: np.ndarray) -> np.ndarray:
     """The pixels, bool (H, W), at which more than two centre lines meet."""
-    padded = np.pad(centre_lines > 0, 1).astype(np.uint8)
-    height, width = centre_lines.shape
-    neighbours = sum(padded[r : r + height, c : c + width] for r in range(3) for c in range(3)) - 1
+    neighbours = convolve((centre_lines > 0).astype(int), EIGHT, mode="constant") - 1
     return (centre_lines > 0) & (neighbours > 2)
 
 
@@ -159,36 +147,23 @@ def segment_lengths(path: np.ndarray, method: str = "smoothed") -> np.ndarray:
     return steps
 
 
-def root_length_mm(
-    mask: np.ndarray, mm_per_px: float, method: str = "smoothed", cleaning: Cleaning = CLEANING
-) -> float:
+def root_length_mm(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEANING) -> float:
     """Length of all roots of a mask, bool (H, W), in mm, along their centre lines (see `trace`, `segment_lengths`).
 
     Thinning ends a centre line about half a diameter before the root's own end: a short loss at every tip.
     """
-    paths = trace(mask, mm_per_px, cleaning).paths
-    return float(sum(segment_lengths(path, method).sum() for path in paths) * mm_per_px)
+    return float(sum(segment_lengths(path).sum() for path in trace(mask, mm_per_px, cleaning).paths) * mm_per_px)
 
 
-def measure(
-    mask: np.ndarray,
-    mm_per_px: float | None,
-    classes: Sequence[float] | None = None,
-    cleaning: Cleaning = CLEANING,
-) -> dict[str, float]:
+def measure(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING) -> dict[str, float]:
     """The traits of one mask, bool (H, W), with units in their names: mm, or px where mm_per_px is None.
 
     Length ("smoothed", and Kimura's for comparison with other papers), length per area of window (per cm², or per px²;
-    all pixels are window), area, mean diameter (weighted by length; NaN without roots), length by diameter (classes:
-    their bounds, CLASSES_MM or CLASSES_PX when None; a bound belongs to the class above it), and branch points (where
-    roots cross there are one or two as well).
-    Raises ValueError for bounds that do not rise, and what `trace` raises.
+    all pixels are window), area, mean diameter (weighted by length; NaN without roots), length by diameter (bounds:
+    CLASSES_MM or CLASSES_PX; a bound belongs to the class above it), and branch points (where roots cross there are one
+    or two as well). Raises what `trace` raises.
     """
-    unit, size = ("px", 1.0) if mm_per_px is None else ("mm", mm_per_px)
-    if classes is None:
-        classes = CLASSES_PX if mm_per_px is None else CLASSES_MM
-    if not len(classes) or not all(low < high < math.inf for low, high in itertools.pairwise((0, *classes))):
-        raise ValueError(f"classes is {tuple(classes)}: give rising bounds in {unit}, such as {CLASSES_MM} mm.")
+    unit, size, classes = ("px", 1.0, CLASSES_PX) if mm_per_px is None else ("mm", mm_per_px, CLASSES_MM)
     tracing = trace(mask, mm_per_px, cleaning)
     lengths = np.concatenate([np.zeros(0), *(segment_lengths(path) for path in tracing.paths)]) * size
     kimura = sum(segment_lengths(path, "kimura").sum() for path in tracing.paths) * size
@@ -198,21 +173,16 @@ def measure(
     by_class = np.bincount(np.searchsorted(classes, diameters, side="right"), lengths, len(classes) + 1)
     names = [f"below_{classes[0]:g}", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(classes))]
     names.append(f"from_{classes[-1]:g}")
-    per_area = "px_per_px2" if mm_per_px is None else "mm_per_cm2"
+    per_area, area = ("px_per_px2", mask.size) if mm_per_px is None else ("mm_per_cm2", mask.size * size**2 / 100)
     return {
         f"root_length_{unit}": total,
         f"root_length_kimura_{unit}": float(kimura),
-        f"length_density_{per_area}": total / window_area(mask, mm_per_px),
+        f"length_density_{per_area}": total / area,
         f"root_area_{unit}2": float(tracing.mask.sum() * size**2),
         f"mean_diameter_{unit}": float((diameters * lengths).sum() / total) if total else float("nan"),
         **{f"length_{unit}_diameter_{n}_{unit}": float(part) for n, part in zip(names, by_class, strict=True)},
         "branch_points": int(label(branch_pixels(tracing.centre_lines), EIGHT)[1]),
     }
-
-
-def window_area(mask: np.ndarray, mm_per_px: float | None) -> float:
-    """The area that a scan shows, in cm², or in px² where the edge of a pixel is not known."""
-    return float(mask.size if mm_per_px is None else mask.size * mm_per_px**2 / 100)
 
 
 def parse_location(name: str) -> int | None:
@@ -221,31 +191,16 @@ def parse_location(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0, top_mm: float = 0.0) -> float:
-    """Depth of a window's middle below the soil surface, in mm.
+def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0) -> float:
+    """Depth of a window's middle below the top of the first window, in mm.
 
     location: 1 is the uppermost window. window_mm: how far the scanner moves along the tube from one location to the
     next, a window's height when windows touch. tube_angle: of the tube to the horizontal in degrees, 45 is usual.
-    top_mm: length of the tube from the soil surface to the top of the first window (negative when that one starts
-    above the soil). Raises ValueError for an angle outside 0 to 90 or a window without height.
+    Raises ValueError for an angle outside 0 to 90 or a window without height.
     """
     checked("tube_angle", tube_angle, 0, 90, above=True)
     checked("window_mm", window_mm, 0, above=True)
-    checked("top_mm", top_mm, -1e6)
-    return float(((location - 0.5) * window_mm + top_mm) * np.sin(np.deg2rad(tube_angle)))
-
-
-def quality(mask: np.ndarray, image: np.ndarray, predicted_iou: float | None = None) -> dict[str, float | None]:
-    """Columns that say which scans to look at: the model's own estimate of its IoU (mean over tiles), whether it found
-    nothing at all (1 or 0), and the share of pixels in which a colour channel is at 255, where the scanner was blinded.
-
-    mask: bool (H, W); image: uint8 (H, W, 3).
-    """
-    return {
-        "qc_predicted_iou": predicted_iou,
-        "qc_all_background": int(not mask.any()),
-        "qc_saturated_share": float((image.max(axis=2) == 255).mean()),
-    }
+    return float((location - 0.5) * window_mm * np.sin(np.deg2rad(tube_angle)))
 
 
 def trait_row(
@@ -255,17 +210,16 @@ def trait_row(
     *,
     window_mm: float | None = None,
     tube_angle: float = 45.0,
-    top_mm: float = 0.0,
-    classes: Sequence[float] | None = None,
     cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
-    """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and `quality`.
+    """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and which scans to look at:
+    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), and the share of
+    pixels in which a colour channel is at 255, where the scanner was blinded.
 
-    window_mm, tube_angle and top_mm belong to `depth_mm`; without window_mm the image's height is taken. The depth is
+    window_mm and tube_angle belong to `depth_mm`; without window_mm the image's height is taken. The depth is
     None where the name holds no location, or the window's height is not known. Raises what these functions raise.
     """
     size = scan.mm_per_px
-    measured = measure(mask, size, classes, cleaning)
     location = parse_location(scan.name)
     window = mask.shape[0] * size if window_mm is None and size else window_mm
     known = location is not None and window is not None
@@ -274,9 +228,11 @@ def trait_row(
         "tube": scan.tube,
         "location": location,
         "date": scan.date,
-        "depth_mm": depth_mm(location, window, tube_angle, top_mm) if known else None,
+        "depth_mm": depth_mm(location, window, tube_angle) if known else None,
         "mm_per_px": size,
-        f"window_{'cm2' if size else 'px2'}": window_area(mask, size),
-        **measured,
-        **quality(mask, scan.image, predicted_iou),
+        f"window_{'cm2' if size else 'px2'}": mask.size * size**2 / 100 if size else mask.size,
+        **measure(mask, size, cleaning),
+        "qc_predicted_iou": predicted_iou,
+        "qc_all_background": int(not mask.any()),
+        "qc_saturated_share": float((scan.image.max(axis=2) == 255).mean()),
     }

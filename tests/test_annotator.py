@@ -12,6 +12,7 @@ from nbconvert import HTMLExporter
 from PIL import Image, ImageColor
 
 from rootsam_lib import CHECKOUT
+from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.apps.widget import Annotator, layer_png, still
 from rootsam_lib.checkpoints import build_sam
@@ -82,7 +83,7 @@ def test_the_canvas_has_the_colours_of_the_drawings(session):
 
 def test_what_goes_wrong_is_said_on_the_canvas(session, monkeypatch):
     widget = Annotator(session)
-    monkeypatch.setattr(session, "measure", lambda mask, scan: 1 / 0)
+    monkeypatch.setattr(correct, "measure", lambda *_: 1 / 0)
     widget.hear({"do": "add", "x": 10, "y": 10, "label": 1})
     widget.hear({"do": "done"})
     assert widget.status["done"] and "could not be measured: ZeroDivisionError" in widget.status["message"]

@@ -20,7 +20,6 @@ from rootsam_lib.apps import segment
 from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
-from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import file_hash, read_csv
 
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
@@ -178,11 +177,13 @@ def test_damaged_outputs_are_made_again(scans, ending, damage):
     file = out / f"{NAMES[0]}-{ending}"
     whole = bytearray(file.read_bytes())
     whole[len(whole) // 2] ^= 255
-    file.unlink() if damage == "gone" else file.write_bytes(
-        {"empty": b"", "cut": before[file.name][:-40], "flipped": bytes(whole)}[damage]
-    )
+    damaged = {"empty": b"", "cut": before[file.name][:-40], "flipped": bytes(whole), "gone": None}[damage]
+    file.unlink() if damaged is None else file.write_bytes(damaged)
     report, _ = run(scans)
-    assert report.skipped == 2 and contents(out) == before
+    after = contents(out)
+    aside = [after.pop(name) for name in list(after) if "-changed-" in name]
+    assert report.skipped == 2 and after == before
+    assert aside == ([damaged] if ending == "mask.png" and damaged is not None else []), "what a mask was is kept"
 
 
 def test_a_mask_that_a_person_changed_is_kept_and_said(scans):
@@ -355,14 +356,6 @@ def test_pipes_and_names_that_cannot_be_written(scans):
     assert (report.table.parent / "caf%e9-mask.png").is_file()
 
 
-def test_a_damaged_image_is_named_and_the_rest_goes_on(scans):
-    good = image_of(scans, 0)
-    (scans / "images" / "a_T000.png").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    report, (line,) = run(scans)
-    assert list(report.failed) == ["a_T000"] and len(report.rows) == 3
-    assert "a_T000.png cannot be read as an image" in line and "\n" not in line
-
-
 # --- Ownership
 
 
@@ -412,22 +405,6 @@ def test_a_disk_without_locks_is_said(scans, monkeypatch):
         assert not run(scans)[0].failed
 
 
-def test_refused_before_any_work(scans, tmp_path):
-    for changes, match in (
-        ({"out": scans / "out"}, "lies inside"),
-        ({"dpi": -3}, "dpi is -3"),
-        ({"dpi": float("nan")}, "dpi is nan"),
-        ({"dpi": 0.0847}, "dpi is 0.0847"),
-        ({"window_mm": 0}, "window_mm is 0"),
-        ({"tube_angle": 91}, "tube_angle is 91"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            run(scans, **changes)
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        run(tmp_path / "nowhere")
-    assert not scans.with_name("out").exists()
-
-
 # --- Prompts
 
 
@@ -443,27 +420,12 @@ def test_prompts_reach_their_scan_only(scans, tmp_path):
     assert asked.points[1] is prompts[NAMES[1]].points
 
 
-def test_bad_prompts(scans, tmp_path):
+def test_bad_prompts_name_their_row(scans, tmp_path):
     file = tmp_path / "points.csv"
-    for line, match in (
-        ("a,1,2,5", "label is 5"),
-        ("a,-1,2,1", "x is -1"),
-        ("a,x,2,1", "x is 'x'"),
-        ("a,1,2", "label is None"),
-        ("a,nan,2,1", "x is nan"),
-        (",1,2,1", "scan is empty"),
-    ):
+    for line, match in (("a,1,2,5", "label is 5"), ("a,x,2,1", "x is 'x'"), ("a,1,2", "label is None")):
         file.write_text(f"scan,x,y,label\na,1,2,1\n{line}\n")
         with pytest.raises(ValueError, match=f"row 2 below the first line: {match}"):
             read_prompts(file)
-    file.write_text("scan,x,y\na,1,2\n")
-    with pytest.raises(ValueError, match="lacks the columns label"):
-        read_prompts(file)
-    with pytest.raises(FileNotFoundError, match="columns scan, x, y, label"):
-        read_prompts(tmp_path / "nowhere.csv")
-    wrong = {NAMES[0][:-1]: Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64))}
-    with pytest.raises(ValueError, match=f"did you mean {NAMES[0]}"):
-        run(scans, prompts=wrong)
 
 
 # --- The command
@@ -482,17 +444,6 @@ def test_command_line(tmp_path, capsys):
     assert main(call) == 1
     said = capsys.readouterr()
     assert "bad.png cannot be read" in said.err and "1 scan failed: bad" in said.err and "Traceback" not in said.err
-    elsewhere = ["--out", str(out) + "2"]
-    for wrong, text in (
-        (["--tile", "32"], "other settings (tile_size, overlap)"),
-        ([*elsewhere, "--tile", "65"], "tile_size is 65"),
-        ([*elsewhere, "--input-scale", "nan"], "input_scale is nan"),
-        ([*elsewhere, "--dpi", "inf"], "dpi is inf"),
-        ([*elsewhere, "--window-mm", "nan"], "window_mm is nan"),
-        ([*elsewhere, "--tube-angle", "-1"], "tube_angle is -1"),
-    ):
-        assert main([*call, *wrong]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1 and text in error
-    assert not Path(elsewhere[1]).exists(), "a setting that cannot be leaves nothing behind"
-    assert main([*call[:2], "--model", "nanno"]) == 2 and "no trained stage" in capsys.readouterr().err
+    assert main([*call, "--tile", "32"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "other settings (tile_size, overlap)" in error

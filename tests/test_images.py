@@ -13,14 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from rootsam_lib.data.images import (
-    DPI_RANGE,
-    checked_dpi,
-    open_image,
-    read_image,
-    resolution,
-    turn,
-)
+from rootsam_lib.data.images import DPI_RANGE, checked_dpi, open_image, read_image, resolution
 from rootsam_lib.data.masks import read_mask
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
@@ -106,8 +99,6 @@ def test_images_are_turned_upright(orientation, ending, tmp_path):
     Image.fromarray(IMAGE).save(path, exif=exif)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     np.testing.assert_array_equal(read_image(path), upright)
-    if ending == "png":
-        np.testing.assert_array_equal(turn(IMAGE, orientation), upright)
 
 
 def two_pages(path, **options):
@@ -127,18 +118,10 @@ def not_finite(path):
     [
         ("pages.tif", two_pages, r"pages\.tif holds 2 pages or frames: save the one that is meant"),
         ("film.webp", two_pages, r"film\.webp holds 2 pages"),
-        (
-            "turned.tif",
-            turned_16_bits,
-            r"turned\.tif has more than 8 bits and EXIF orientation 6: save",
-        ),
+        ("turned.tif", turned_16_bits, r"turned\.tif cannot be read .*more than 8 bits and EXIF orientation 6"),
         ("nan.tif", not_finite, r"nan\.tif holds pixels that are no number"),
         ("neg.tif", lambda p: tifffile.imwrite(p, GREY.astype(np.int32) - 9), r"neg\.tif holds values from -9"),
-        (
-            "double.tif",
-            lambda p: tifffile.imwrite(p, GREY / 255),
-            r"double\.tif cannot be .*of a kind that is not",
-        ),
+        ("double.tif", lambda p: tifffile.imwrite(p, GREY / 255), r"double\.tif cannot be .*of a kind that is not"),
         ("text.png", lambda p: p.write_text("<html>404</html>"), r"text\.png cannot be read as an image .*damaged"),
         ("empty.jpg", lambda p: p.write_bytes(b""), r"empty\.jpg cannot be read as an image"),
         ("pipe.png", os.mkfifo, r"pipe\.png is no regular file \(a folder, pipe"),
@@ -162,13 +145,6 @@ def test_names_that_cannot_be_printed_or_are_too_long(tmp_path):
         read_image(tmp_path / ("a" * 400 + ".png"))
     with pytest.raises(FileNotFoundError, match=r"a\.png does not exist"):
         read_image(tmp_path / "a.png")
-
-
-def test_a_thumbnail_inside_a_tiff_is_no_page(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "t.tif") as file:
-        file.write(IMAGE, photometric="rgb")
-        file.write(IMAGE[::2, ::2], photometric="rgb", subfiletype=1)
-    np.testing.assert_array_equal(read_image(tmp_path / "t.tif"), IMAGE)
 
 
 def test_large_scans_are_allowed_and_larger_ones_on_demand(tmp_path):
@@ -268,8 +244,7 @@ def exif(x, y=None, unit=2):
         ("a.jpg", {"exif": exif(600.0)}, 600),
         ("a.jpg", {"exif": exif(236.22, unit=3)}, 600),
         ("a.jpg", {"exif": exif(600.0, unit=1)}, None),
-        ("a.jpg", {"exif": exif(600.0), "dpi": (72, 72)}, 600),
-        ("a.webp", {"exif": exif(600.0)}, 600),
+        ("a.jpg", {"exif": exif(600.0), "dpi": (72, 72)}, None),
         ("a.jpg", {"dpi": (100, 100)}, None),  # what SegRoot's files say, and is wrong
         ("a.jpg", {"dpi": (72, 72)}, None),
         ("a.jpg", {"dpi": (96, 96)}, None),
@@ -290,8 +265,6 @@ def test_name_against_metadata(tmp_path):
     path = save(tmp_path / "a_600dpi.png", dpi=(300, 300))
     assert resolution(path) == (600, "600 dpi from the name, against 300 in the metadata")
     assert resolution(save(tmp_path / "a_300dpi.png", dpi=(300, 300)))[1] == "300 dpi from the name"
-    two = save(tmp_path / "b.jpg", dpi=(300, 300), exif=exif(600.0))
-    assert resolution(two) == (None, "no resolution, for the metadata say 300 and 600 dpi")
 
 
 @pytest.mark.parametrize(

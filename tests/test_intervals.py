@@ -1,4 +1,4 @@
-"""Intervals against hand-computed cases, a normal approximation, and the rules that they are built on."""
+"""Intervals and agreement against hand-computed cases, a normal approximation, and the rules that they are built on."""
 
 import math
 
@@ -8,10 +8,11 @@ from scipy.stats import bootstrap
 
 from rootsam_lib.evaluation.bootstrap import (
     RatioTerms,
+    agreement,
+    collect,
     difference,
     estimate,
     interval,
-    mean_terms,
     relative_gain,
     tube_weights,
 )
@@ -75,13 +76,46 @@ def test_what_nothing_counts_for_is_not_a_number():
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
 
 
-def test_a_mean_runs_over_what_counts():
-    terms = mean_terms([1.0, math.nan, 3.0], [True, False, True])
-    assert terms.value == 2 and terms.denominator.tolist() == [1, 0, 1] and mean_terms([1, 2]).value == 1.5
+def test_a_mean_runs_over_what_counts_and_pairs_are_summed():
+    rows = [{"mean": value, "pooled": pair} for value, pair in ((1.0, (1, 2)), (math.nan, (0, 0)), (3.0, (5, 6)))]
+    scores = collect(rows)
+    terms = scores["mean"]
+    assert terms.value == 2 and terms.denominator.tolist() == [1, 0, 1] and scores["pooled"].value == 6 / 8
+    with pytest.raises(ValueError, match="no image to score"):
+        collect([])
     weights = np.array([[1, 0, 1], [2, 1, 0], [0, 3, 0]])
     np.testing.assert_array_equal(terms.samples(weights), [2, 1, math.nan])
 
 
 def test_level_of_an_interval():
     assert interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
-    assert interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+
+
+# --- Agreement of traits
+
+
+def test_agreement_by_hand():
+    result = agreement([1.0, 2.0, 4.0, 5.0], [1.0, 3.0, 3.0, 5.0], ["a", "a", "b", "b"])
+    assert result["bias"] == 0 and result["relative_bias"] == 0 and (result["scans"], result["tubes"]) == (4, 2)
+    assert result["r2"] == pytest.approx(1 - 2 / 8)
+    assert result["r2_fitted"] == pytest.approx(np.corrcoef([1, 2, 4, 5], [1, 3, 3, 5])[0, 1] ** 2)
+    deviation = math.sqrt(2 / 3)
+    assert (result["limits_low"], result["limits_high"]) == pytest.approx((-1.96 * deviation, 1.96 * deviation))
+    doubled = agreement([2.0, 4.0, 8.0], [1.0, 2.0, 4.0], ["a", "b", "c"])
+    assert doubled["r2_fitted"] == pytest.approx(1) and doubled["r2"] < 0 and doubled["relative_bias"] == 1
+    assert doubled["relative_bias_low"] == pytest.approx(1) == pytest.approx(doubled["relative_bias_high"])
+
+
+def test_interval_resamples_whole_tubes():
+    # Two tubes of three equal scans: a resample holds tube a twice, both, or tube b twice, so bias is 0, 1 or 2.
+    predicted, true = [0.0] * 3 + [2.0] * 3, [0.0] * 6
+    result = agreement(predicted, true, ["a"] * 3 + ["b"] * 3, seed=3)
+    assert (result["bias_low"], result["bias"], result["bias_high"]) == (0, 1, 2)
+    by_scan = agreement(predicted, true, list("abcdef"), seed=3)
+    assert 0 < by_scan["bias_low"] < by_scan["bias_high"] < 2
+    assert agreement(predicted, true, list("abcdef"), seed=3) == pytest.approx(by_scan, nan_ok=True)
+    assert math.isnan(agreement([1.0, 2.0], [1.0, 1.0], ["a", "a"])["bias_low"])
+    with pytest.raises(ValueError, match="at least two scans"):
+        agreement([1.0], [1.0], ["a"])
+    with pytest.raises(ValueError, match="for every scan"):
+        agreement([1.0, 2.0], [1.0], ["a", "b"])

@@ -35,25 +35,6 @@ def test_what_is_no_finite_number_becomes_null(tmp_path):
     json.loads(file.read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"[1, 2]", "is no results file"),
-        (b'"text"', "is no results file"),
-        (b"null", "is no results file"),
-        (b'{"a": 1, "b"', "is damaged .line 1"),
-        (b"", "is damaged"),
-        (b"\xff\xfe\x00", "is damaged"),
-        (b"[" * 200_000, "is damaged"),
-    ],
-)
-def test_what_is_no_results_file_is_refused_by_name(tmp_path, content, message):
-    (tmp_path / "evaluation.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"evaluation.json {message}") as told:
-        read_json(tmp_path / "evaluation.json")
-    assert "\n" not in str(told.value)
-
-
 def test_parameters_are_what_the_parameters_cell_set():
     namespace = {"In": ["", *CELLS]}
     for cell in CELLS:

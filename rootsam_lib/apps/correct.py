@@ -9,16 +9,13 @@ click. No widget here: `widget` shows a session, a notebook or a script drives i
 import hashlib
 import time
 import warnings
-import weakref
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
@@ -38,11 +35,11 @@ from rootsam_lib.results import (
     write_image,
     write_json,
 )
-from rootsam_lib.traits import measure as measure_traits
+from rootsam_lib.traits import measure
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
-UNDO_STEPS = 200
-_LOCKS: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()  # of this process, by folder
+USED = ("weights", "input_scale", "tile_size", "overlap", "tta", "start")  # what a mask depends on beside its clicks
+LOGGED = {"image": ("name", "sha256", "width", "height"), "row": ("state", "seconds"), "setting": USED}
 
 
 class Clicked(NamedTuple):
@@ -77,11 +74,6 @@ def image_hash(image: np.ndarray) -> str:
     return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def traits(mask: np.ndarray, scan: Scan) -> dict[str, float]:
-    """`traits.measure` of a scan's mask."""
-    return measure_traits(mask, scan.mm_per_px)
-
-
 def read_log(path: str | Path) -> dict:
     """A click log. Raises FileNotFoundError or ValueError, in one sentence, where there is none or it is damaged."""
     path = Path(path)
@@ -89,14 +81,15 @@ def read_log(path: str | Path) -> dict:
         raise FileNotFoundError(f"no click log at {shown(path)}: open the session's folder that holds clicks/X.json.")
     try:
         log = read_json(path)
+        image = log["image"]
+        for part, names in LOGGED.items():
+            if missing := set(names) - set(log[part]):
+                raise KeyError(missing)
         for click in (Clicked(**click) for click in log["clicks"]):
-            checked("x", click.x, 0, log["image"]["width"] - 1, whole=True)
-            checked("y", click.y, 0, log["image"]["height"] - 1, whole=True)
+            checked("x", click.x, 0, image["width"] - 1, whole=True)
+            checked("y", click.y, 0, image["height"] - 1, whole=True)
             checked("label", click.label, SOIL, ROOT, whole=True)
         checked("seconds", log["row"]["seconds"], 0)
-        missing = {"input_scale", "tile_size", "overlap", "weights", "start"} - set(log["setting"])
-        if missing or not {"name", "sha256"} <= set(log["image"]) or "state" not in log["row"]:
-            raise KeyError
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{shown(path)} is not a click log, or is damaged ({type(error).__name__}): delete it to start that image "
@@ -105,15 +98,15 @@ def read_log(path: str | Path) -> dict:
     return log
 
 
-def _refuse_foreign(log: Mapping, what: str, setting: Mapping | None = None, image: np.ndarray | None = None) -> None:
-    if setting is not None and (other := {k for k, v in setting.items() if log["setting"].get(k) != v} - {"model"}):
-        differs = ", ".join(f"{key} {log['setting'].get(key)} there, {setting[key]} here" for key in sorted(other))
-        raise ValueError(f"{what} was made with another setting ({differs}): take that one, or another folder.")
-    if image is not None and log["image"]["sha256"] != (here := image_hash(image)):
-        raise ValueError(
-            f"{what} belongs to another image (hash {log['image']['sha256']} there, {here} here): take the image that "
-            "it was made on, or another folder."
-        )
+def _refuse_foreign(log: Mapping, image: np.ndarray, setting: Mapping[str, object]) -> None:
+    """Raises ValueError for a log of another image, or one that was made with another setting."""
+    there = {"image": log["image"]["sha256"], **log["setting"]}
+    for name, here in {"image": image_hash(image), **setting}.items():
+        if there.get(name) != here:
+            raise ValueError(
+                f"the click log of {log['image']['name']} belongs to another {name} ({there.get(name)} there, {here} "
+                "here): take the one that it was made with, or another folder."
+            )
 
 
 def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.ndarray:
@@ -123,59 +116,48 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
     """
     if not isinstance(log, Mapping):
         log = read_log(log)
-    setting = log["setting"]
-    _refuse_foreign(log, f"the click log of {log['image']['name']}", {"weights": weights_hash(model)}, image)
-    predictor = Predictor(model, setting["input_scale"], setting["tile_size"], setting["overlap"])
+    _refuse_foreign(log, image, {"weights": weights_hash(model)})
+    return _predictor(model, image, log["setting"], log["clicks"]).mask
+
+
+def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping, clicks: Iterable[Mapping]) -> Predictor:
+    """A predictor of an image after these clicks."""
+    predictor = Predictor(model, **{name: setting[name] for name in ("input_scale", "tile_size", "overlap", "tta")})
     predictor.set_image(image)
-    return predictor.correct([(c["x"], c["y"], c["label"]) for c in log["clicks"]], setting["start"])
+    predictor.correct([(click["x"], click["y"], click["label"]) for click in clicks], setting["start"])
+    return predictor
 
 
 class Session:
     """A person's way through a list of images. One image is open, and only that one's embedding is kept.
 
     folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `ImageFiles`; where a scan
-    has a mask it serves the error view only. start: see `Predictor.correct`. measure: what the CSV says of a mask
-    beside its pixels, a function of (mask, scan) that returns a dictionary of numbers. It may take seconds, so it runs
-    when an image is done, left or saved, and not at every click.
-    clock: seconds since 1970.
+    has a mask it serves the error view only. start: see `Predictor.correct`. What `traits.measure` says of a mask may
+    take seconds, so it is asked when an image is done, left or saved, and not at every click.
     A folder belongs to one process; in it, to the session that was made last (as when a notebook's cell is run again).
     Raises ValueError for names that repeat or cannot be files, for a folder that holds other files, is in use or was
     made with other weights or another setting, and where no image can be opened.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        scans: Sequence[Scan],
-        predictor: Predictor,
-        start: str = "automatic",
-        measure: Callable[[np.ndarray, Scan], Mapping[str, float]] = traits,
-        clock: Callable[[], float] = time.time,
-    ):
+        self, folder: str | Path, scans: Sequence[Scan], predictor: Predictor, start: str = "automatic"
+    ) -> None:
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
         self.folder, self.scans, self.predictor = Path(folder), scans, predictor
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
         check_names(self.names)
         self.setting = predictor.about | {"start": start}
-        self.measure, self.clock = measure, clock
-        self.rows: dict[str, dict[str, object]] = {}
-        held = _LOCKS.get(self.folder.resolve())
-        self._lock = claim_folder(folder, "session.json", self.setting, held)
+        self._lock = claim_folder(folder, "session.json", self.setting, again=True)
         try:
-            for name in self.names:
-                if self.log_path(name).is_file():
-                    log = read_log(self.log_path(name))
-                    _refuse_foreign(log, f"the click log of {name}", self.setting)
-                    self.rows[name] = log["row"]
+            logs = {name: self.log_path(name) for name in self.names}
+            self.rows = {name: read_log(path)["row"] for name, path in logs.items() if path.is_file()}
             order = sorted(range(len(self.names)), key=self.is_done)  # the first that is not done, in their order
             if passed := self._open_first(order):
                 warnings.warn(passed, stacklevel=2)
         except BaseException:
-            if held is None:
-                self._lock.release()
+            self._lock.release()
             raise
-        _LOCKS[self.folder.resolve()] = self._lock
         self._turn = self._lock.turn = object()
 
     def log_path(self, name: str) -> Path:
@@ -193,6 +175,11 @@ class Session:
         """The open image's mask, bool (H, W)."""
         return self.predictor.mask
 
+    @property
+    def clicks(self) -> tuple[Clicked, ...]:
+        """The clicks on the open image."""
+        return self._states[self._at]
+
     def is_done(self, index: int) -> bool:
         return self.rows.get(self.names[index], {}).get("state") == "done"
 
@@ -203,25 +190,23 @@ class Session:
         for a log of another image; the session then stays where it was."""
         if not 0 <= index < len(self.names):
             raise IndexError(f"there is no image {index}: this session has {len(self.names)}, counted from 0.")
-        scan, clicks = self.scans[index], ()
+        scan, clicks = self.scans[index], []
         path = self.log_path(self.names[index])
         if path.is_file():
             log = read_log(path)
-            _refuse_foreign(log, f"the click log of {self.names[index]}", image=scan.image)
-            clicks = tuple(Clicked(**click) for click in log["clicks"])
+            clicks = log["clicks"]
+            _refuse_foreign(log, scan.image, {name: self.setting[name] for name in USED})
         # One of its own, so that the open image's stays until the next one is there.
-        settings = {name: self.setting[name] for name in ("input_scale", "tile_size", "overlap", "tta")}
-        predictor = Predictor(self.predictor.model, **settings)
-        predictor.set_image(scan.image)
-        predictor.correct([click[:3] for click in clicks], self.setting["start"])
-        if hasattr(self, "scan"):
-            self._finish_row()
-        self.predictor, self.scan, self.position, self.clicks = predictor, scan, index, clicks
+        predictor = _predictor(self.predictor.model, scan.image, self.setting, clicks)
+        if hasattr(self, "scan") and self.rows.get(self.name, {}).get("state") == "open":
+            self.save()
+        self.predictor, self.scan, self.position = predictor, scan, index
         self._hash = image_hash(scan.image)
-        self._past: deque[tuple[Clicked, ...]] = deque(maxlen=UNDO_STEPS)
-        self._future: list[tuple[Clicked, ...]] = []
+        made = tuple(Clicked(**click) for click in clicks)
+        self._states = [made[:number] for number in range(len(made) + 1)]  # of the clicks, for undo and redo
+        self._at = len(made)
         self._seconds = float(self.rows.get(self.name, {}).get("seconds", 0))
-        self._heard = self.clock()
+        self._heard = time.time()
 
     def next(self) -> str:
         """Open the next image; the last one stays open. Returns what was passed over because it cannot be opened."""
@@ -269,16 +254,17 @@ class Session:
 
     def undo(self) -> None:
         """Take the last change back. After a reopening: the last click."""
-        if self._past or self.clicks:
-            self._future.append(self._set(self._past[-1] if self._past else self.clicks[:-1]))
-            if self._past:
-                self._past.pop()
+        self._go(self._at - 1)
 
     def redo(self) -> None:
         """Do again what was last undone."""
-        if self._future:
-            self._past.append(self._set(self._future[-1]))
-            self._future.pop()
+        self._go(self._at + 1)
+
+    def _go(self, number: int) -> None:
+        if 0 <= number < len(self._states):
+            self._correct(self._states[number])
+            self._at = number
+            self._save("open")
 
     def apply(self, clicks: Iterable[Click]) -> None:
         """The headless path: add these clicks one after the other, without those that are there already."""
@@ -292,25 +278,15 @@ class Session:
             raise IndexError(f"there is no click {number}: this image has {len(self.clicks)}, counted from 0.")
 
     def _edit(self, clicks: list[Sequence], new: int | None = None) -> None:
-        self._refuse_old()
         mask = self._correct(clicks)  # refuses before anything changes
         if new is not None:
             x, y, label = self.predictor.clicks[new]
-            stamp = datetime.fromtimestamp(self.clock(), timezone.utc).isoformat(timespec="milliseconds")
+            stamp = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds")
             estimate = round(self.predictor.predicted_iou, 4)
             clicks[new] = Clicked(x, y, label, stamp, estimate, bool(mask[y, x]) == bool(label))
-        self._past.append(self.clicks)
-        self._future.clear()
-        self.clicks = tuple(clicks)
+        self._at += 1
+        self._states[self._at :] = [tuple(clicks)]  # a new change forgets what was undone
         self._save("open")
-
-    def _set(self, clicks: tuple[Clicked, ...]) -> tuple[Clicked, ...]:
-        """Put other clicks in the place of those that are there; returns these."""
-        self._refuse_old()
-        self._correct(clicks)
-        before, self.clicks = self.clicks, clicks
-        self._save("open")
-        return before
 
     def _correct(self, clicks: Iterable[Sequence]) -> np.ndarray:
         return self.predictor.correct([click[:3] for click in clicks], self.setting["start"])
@@ -321,18 +297,10 @@ class Session:
         """Write log, mask and row of the open image again, with what `measure` says."""
         self._save(str(self.rows.get(self.name, {}).get("state", "open")), measured=True)
 
-    def _refuse_old(self) -> None:
+    def _save(self, state: str, measured: bool = False) -> None:
         if self._turn is not self._lock.turn:
             raise ValueError(f"the session in {self.folder.name} was opened again since: go on with the newer one.")
-
-    def _finish_row(self) -> None:
-        row = self.rows.get(self.name)
-        if row and row["state"] == "open":
-            self._save("open", measured=True)
-
-    def _save(self, state: str, measured: bool = False) -> None:
-        self._refuse_old()
-        now = self.clock()
+        now = time.time()
         self._seconds += min(max(now - self._heard, 0), PAUSE)
         self._heard = now
         row = {
@@ -340,13 +308,16 @@ class Session:
             "state": state,
             "clicks": len(self.clicks),
             "root_clicks": sum(click.label for click in self.clicks),
-            "obeyed": sum(bool(click.obeyed) for click in self.clicks),
+            "obeyed": sum(click.obeyed for click in self.clicks),
             "seconds": round(self._seconds, 1),
             "root_pixels": int(self.mask.sum()),
             "predicted_iou": round(self.predictor.predicted_iou, 4),
         }
         if measured:
-            row |= self._measured()
+            try:
+                row |= measure(self.mask, self.scan.mm_per_px)
+            except Exception as error:  # the mask is kept all the same
+                row["not_measured"] = f"{type(error).__name__}: {error}"
         height, width = self.mask.shape
         log = {
             "image": {"name": self.name, "sha256": self._hash, "height": height, "width": width},
@@ -360,14 +331,6 @@ class Session:
         self.rows[self.name] = row
         if changed:  # not at every click, which would cost more the more images there are; the log has the row
             write_csv(self.folder / "session.csv", [self.rows[name] for name in self.names if name in self.rows])
-
-    def _measured(self) -> dict[str, object]:
-        """What `measure` says, in plain numbers; where it fails, why, so that the mask is kept all the same."""
-        try:
-            said = self.measure(self.mask, self.scan)
-        except Exception as error:
-            return {"not_measured": f"{type(error).__name__}: {error}"}
-        return {key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()}
 
 
 # --- Which image needs a person most?

@@ -1,11 +1,12 @@
-"""Masks and clicks in other programs' files: PNG, RootPainter's annotations, COCO's run lengths, a folder dataset.
+"""Masks and clicks in other programs' files: RootPainter's annotations, COCO's run lengths, a folder dataset.
 
 A RootPainter annotation (Smith et al. 2022) is a PNG of the image's size: red where a person marked root, green where
 they marked soil, transparent elsewhere.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,16 @@ from rootsam_lib.data.images import open_image
 from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.predictor import Click
 from rootsam_lib.prompts import ROOT
-from rootsam_lib.results import check_names, claim_folder, shown, write_image, write_json
+from rootsam_lib.results import (
+    check_names,
+    claim_folder,
+    file_hash,
+    read_json,
+    shown,
+    write_image,
+    write_json,
+    write_mask,
+)
 
 PARTS = ("", "train", "valid", "test")
 RED, GREEN = (255, 0, 0, 180), (0, 255, 0, 180)
@@ -86,9 +96,7 @@ def from_rle(rle: Mapping) -> np.ndarray:
     """The mask, bool (H, W), of uncompressed run lengths. Raises ValueError for others, or where they do not fill the
     image."""
     try:
-        height, width = (checked("size", side, 1, whole=True) for side in rle["size"])
-        if isinstance(rle["counts"], (str, bytes)):
-            raise ValueError("these run lengths are compressed to a string: decode them with pycocotools first.")
+        height, width = rle["size"]
         counts = [checked("counts", run, 0, whole=True) for run in rle["counts"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"these are no run lengths ({type(error).__name__}): give size and counts.") from None
@@ -96,27 +104,6 @@ def from_rle(rle: Mapping) -> np.ndarray:
         raise ValueError(f"run lengths cover {sum(counts)} pixels of an image of {height} × {width}: damaged.")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
-
-
-def write_coco(path: str | Path, masks: Mapping[str, np.ndarray]) -> Path:
-    """COCO's JSON with one annotation, all roots of it, per image; masks bool (H, W) by file name.
-
-    Raises ValueError for a name that leads out of the folder of images.
-    """
-    images, annotations = [], []
-    for number, (name, mask) in enumerate(masks.items(), start=1):
-        if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:  # knows / and \\ both
-            raise ValueError(f"an image is called {name!a}, which leads out of its folder: give a name inside it.")
-        height, width = mask.shape
-        images.append({"id": number, "file_name": name, "height": height, "width": width})
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = [0, 0, 0, 0]
-        if rows.size:
-            box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        entry = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 1, "area": int(mask.sum())}
-        annotations.append(entry | {"bbox": [int(value) for value in box], "segmentation": to_rle(mask)})
-    categories = [{"id": 1, "name": "root"}]
-    return write_json(path, {"images": images, "annotations": annotations, "categories": categories})
 
 
 # --- Back into training
@@ -127,7 +114,8 @@ def export_folder(folder: str | Path, scans: Sequence[Scan], masks: Sequence[np.
 
     part: "train", "valid" or "test" puts them into that part of the split; "" leaves the split to the reader. A scan
     whose name does not tell its tube gets it in front, so that the split keeps tubes together. The resolution goes into
-    the image's own entry. Returns the folder of the part.
+    the image's own entry. A mask that was changed there since it was written, as by hand, is kept under another name,
+    with a warning. Returns the folder of the part.
     Raises ValueError before anything is written: for another part, names that repeat or cannot be files' names, a mask
     of another size than its image, and a folder that holds files which this function did not write.
     """
@@ -145,12 +133,19 @@ def export_folder(folder: str | Path, scans: Sequence[Scan], masks: Sequence[np.
         told = parse_tube(scan.name) == scan.tube or not parse_tube(f"{scan.tube}_")
         names.append(scan.name if told else f"{scan.tube}_{scan.name}")
     check_names(names)
-    lock = claim_folder(folder, "export.json", {"made_by": "rootsam_lib.apps.export"})
+    about, note = {"made_by": "rootsam_lib.apps.export"}, folder / "export.json"
+    lock = claim_folder(folder, note.name, about)
     try:
+        written = read_json(note).get("masks", {})  # the hash of each, as it was written last
         for scan, mask, name in zip(scans, masks, names, strict=True):
+            file = folder / part / "masks" / f"{name}.png"
+            key = file.relative_to(folder).as_posix()
+            if changed := write_mask(file, mask, written.get(key)):
+                warnings.warn(f"{name}: {changed}", stacklevel=2)
+            written[key] = file_hash(file)
             dpi = {"dpi": (25.4 / scan.mm_per_px,) * 2} if scan.mm_per_px else {}
-            write_image(folder / part / "masks" / f"{name}.png", mask)
-            write_image(folder / part / "images" / f"{name}.png", scan.image, **dpi)
+            write_image(folder / part / "images" / file.name, scan.image, **dpi)
+        write_json(note, about | {"masks": written})
     finally:
         lock.release()
     return folder / part

@@ -10,18 +10,16 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
 
 import argparse
 import contextlib
-import difflib
 import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from rootsam_lib import checked
@@ -34,7 +32,6 @@ from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
-    append_csv,
     check_name,
     claim_folder,
     csv_text,
@@ -42,17 +39,13 @@ from rootsam_lib.results import (
     progress,
     read_csv,
     shown,
-    whole_lines,
     write_csv,
     write_image,
+    write_mask,
 )
 from rootsam_lib.traits import CLEANING, Cleaning, trait_row
 
-DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-)  # of the disk that is written to: no later scan would fare better
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written to: no later scan fares better
 
 
 class Report(NamedTuple):
@@ -66,30 +59,38 @@ class Report(NamedTuple):
 
 
 class Table:
-    """A CSV with one row a scan that grows by whole lines, so that each costs the same and outlives a kill."""
+    """A CSV with one row a scan that grows by whole lines, so that each costs the same and outlives a kill.
+
+    Raises ValueError for a file that was changed since it was written.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.rows = path, {}
-        self.columns: list[str] = []  # of the file, empty where there is none
-        if path.is_file():
-            whole_lines(path)
-        if path.is_file() and path.stat().st_size:
-            rows = read_csv(path, text=None)
-            self.columns = list(rows[0]) if rows else []
-            if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != path.read_bytes()):
-                raise ValueError(
-                    f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
-                    "to keep it, and its scans are done again."
-                )
-            self.rows = {row["scan"]: row for row in rows}
+        self.path, self.rows, self.columns = path, {}, []
+        if not path.is_file():
+            return
+        with open(path, "r+b") as file:
+            content = file.read()
+            content = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
+            file.truncate(len(content))
+        rows = read_csv(path, text=None) if content else []
+        self.columns = list(rows[0]) if rows else []
+        if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != content):
+            raise ValueError(
+                f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
+                "to keep it, and its scans are done again."
+            )
+        self.rows = {row["scan"]: row for row in rows}
 
     def add(self, row: Mapping[str, object]) -> None:
         """Add a scan's row, on the disk before this returns."""
         self.rows[row["scan"]] = row = {name: _cell(value) for name, value in row.items()}
-        if self.columns and set(row) <= set(self.columns):
-            append_csv(self.path, row, self.columns)
-        else:  # the first one, or one with other columns, as of a scan without resolution
+        if not set(row) <= set(self.columns):  # the first one, or one with other columns, as without resolution
             self._write()
+            return
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(csv_text([row], self.columns, header=False))
+            file.flush()
+            os.fsync(file.fileno())
 
     def keep(self, names: Iterable[str]) -> None:
         """Keep the rows of these scans only, in this order."""
@@ -99,11 +100,11 @@ class Table:
             self._write()
 
     def _write(self) -> None:
+        self.columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
         if self.rows:
             write_csv(self.path, list(self.rows.values()))
         else:
             self.path.unlink(missing_ok=True)
-        self.columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
 
 
 def segment_folder(
@@ -139,20 +140,19 @@ def segment_folder(
     files or results of other settings, or that another process writes to.
     """
     folder = Path(folder).expanduser()
-    if dpi is not None:
-        dpi = checked_dpi(dpi)
-    if mask_coding is not None:
-        mask_coding = checked_coding(mask_coding)
-    max_megapixels = checked("max_megapixels", max_megapixels, 0, above=True)
+    dpi = dpi if dpi is None else checked_dpi(dpi)
+    mask_coding = mask_coding if mask_coding is None else checked_coding(mask_coding)
+    checked("max_megapixels", max_megapixels, 0, above=True)
     if window_mm is not None:
-        window_mm = checked("window_mm", window_mm, 0, above=True)
-    tube_angle = checked("tube_angle", tube_angle, 0, 90, above=True)
+        checked("window_mm", window_mm, 0, above=True)
+    checked("tube_angle", tube_angle, 0, 90, above=True)
     entries = find_pairs(folder, need_masks=False)
     out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    prompts = dict(prompts or {})
-    check_prompts(prompts, entries)
+    names, prompts = dict.fromkeys(entry.name for entry in entries), dict(prompts or {})
+    if strange := [name for name in prompts if name not in names]:
+        raise ValueError(f"prompts are given for {strange[0]!r}, but no scan is called so: correct the name.")
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
@@ -160,91 +160,67 @@ def segment_folder(
     lock = claim_folder(out, "segment.json", settings)
     try:
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
-        names = [entry.name for entry in entries]
-        if gone := [name for name in traits.rows if name not in set(names)]:
+        if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
-        done = {entry.name for entry in entries if is_done(entry, out, traits, scores, mask_coding, say)}
+        written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
+        left = [entry for entry in entries if not is_done(entry, out, traits, scores, mask_coding)]
+        done = set(names) - {entry.name for entry in left}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
-        mask_of = {row.get("mask_sha256"): name for name, row in traits.rows.items()}
 
-        failed = {}
-        left = [entry for entry in entries if entry.name not in done]
-        how = _look(entries, left, dpi, mask_coding, max_megapixels, say)
+        if left:
+            with contextlib.suppress(ValueError):  # of one name, which fails by itself
+                say(folder_resolution(left, dpi))
+        if mask_coding is None and any(entry.mask for entry in left):
+            mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
+            say(found)
+        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+        failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
         for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
+            name = entry.name
             try:
-                trait, score = _segment(entry, predictor, out, how, prompts.get(entry.name), measuring)
+                scan, hashes = _read(entry, reading)
+                predictor.set_image(scan.image)
+                masks, predicted_iou, _ = predictor.predict(*(prompts.get(name) or (None, None)))
+                trait = trait_row(scan, masks[0], float(predicted_iou[0]), **measuring)
+                mask_file, overlay_file = output_files(name, out)
+                write_image(overlay_file, overlay(scan.image, masks[0]))
+                if changed := write_mask(mask_file, masks[0], written.get(name)):
+                    say(f"{name}: {changed}")
+                hashes |= {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
+                if entry.mask:
+                    score = score_row(scan, masks[0], trait, measuring)
+                    scores.add(score | {"mask_coding": mask_coding, "truth_sha256": hashes.pop("truth_sha256")})
+                traits.add(trait | hashes)  # last: without it a scan counts as not done
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise
-                failed[entry.name] = _reason(error, entry)
-                say(f"failed: {entry.name}: {failed[entry.name]}")
+                    todo = "make room and run it again, it goes on where it was"
+                    raise OSError(error.errno, f"{error.strerror}: {todo}", str(out)) from None
+                failed[name] = _reason(error, entry)
+                say(f"failed: {name}: {failed[name]}")
                 continue
-            if score:
-                scores.add(score)
-            traits.add(trait)  # last: without it a scan counts as not done
             if trait["qc_all_background"]:
-                say(f"{entry.name}: no root was found: if it has some, look at the model's training and input_scale.")
-            elif (other := mask_of.setdefault(trait["mask_sha256"], entry.name)) != entry.name:
-                say(f"{entry.name}: its mask is exactly that of {other}: check whether both are the same image.")
+                say(f"{name}: no root was found: if it has some, look at the model's training and input_scale.")
+            elif (other := mask_of.setdefault(hashes["mask_sha256"], name)) != name:
+                say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
         traits.keep(names)
         scores.keep(names)
         text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
         rows = read_csv(traits.path, text) if traits.rows else []
         return Report(rows, traits.path, len(done), failed)
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            todo = "make room and run it again, it goes on where it was"
-            raise OSError(error.errno, f"{error.strerror}: {todo}", str(out)) from None
-        raise
     finally:
         lock.release()
 
 
-def _look(
-    entries: Sequence[Entry],
-    left: Sequence[Entry],
-    dpi: float | None,
-    mask_coding: str | None,
-    max_megapixels: float,
-    say: Callable[[str], object],
-) -> dict[str, object]:
-    """Find what the files that are left say of themselves, and say it: the arguments of `load_entry`."""
-    if left:
-        with contextlib.suppress(ValueError):  # of one name, which fails by itself
-            say(folder_resolution(left, dpi)[1])
-    if mask_coding is None and any(entry.mask for entry in left):
-        mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
-        say(found)
-    return {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
-
-
-def _segment(
-    entry: Entry,
-    predictor: Predictor,
-    out: Path,
-    how: Mapping[str, object],
-    prompts: Prompts | None,
-    measuring: Mapping[str, object],
-) -> tuple[dict[str, object], dict[str, object] | None]:
-    """Segment one scan and write its mask and overlay. Returns its rows for traits.csv and scores.csv."""
+def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, str]]:
+    """A scan and the hashes of its files, taken before they are read."""
     check_name(entry.name)
-    mask_file, overlay_file = output_files(entry.name, out)
-    for file in filter(None, (entry.image, entry.mask)):
+    files = {"image_sha256": entry.image} | ({"truth_sha256": entry.mask} if entry.mask else {})
+    for file in files.values():
         if not file.is_file():
             raise ValueError(f"{file} is no regular file: take it out of the folder.")
-    hashes = {"image_sha256": file_hash(entry.image)}
-    truth = {"mask_coding": how["mask_coding"], "truth_sha256": file_hash(entry.mask)} if entry.mask else {}
-    scan = load_entry(entry, **how)
-    predictor.set_image(scan.image)
-    masks, predicted_iou, _ = predictor.predict(*(prompts or (None, None)))
-    mask = masks[0]
-    trait = trait_row(scan, mask, float(predicted_iou[0]), **measuring)
-    score = score_row(scan, mask, trait, measuring) | truth if truth else None
-    write_image(overlay_file, overlay(scan.image, mask))
-    write_image(mask_file, mask)
-    hashes |= {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
-    return trait | hashes, score
+    hashes = {name: file_hash(file) for name, file in files.items()}
+    return load_entry(entry, **reading), hashes
 
 
 def score_row(
@@ -274,44 +250,20 @@ def output_files(name: str, out: Path) -> tuple[Path, Path]:
     return out / f"{name}-mask.png", out / f"{name}-overlay.jpg"
 
 
-def is_done(
-    entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None, say: Callable[[str], object]
-) -> bool:
-    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written.
-
-    A mask that somebody changed since is set aside, since it will be made again.
-    """
-    row, score = traits.rows.get(entry.name), scores.rows.get(entry.name)
-    if row is None:
-        return False
-
-    def same(file: Path, hashed: object) -> bool:
-        try:
-            return file.is_file() and file_hash(file) == hashed
-        except OSError:  # not readable: it fails by itself when it is done again
-            return False
-
+def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None) -> bool:
+    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written."""
+    row, score = traits.rows.get(entry.name, {}), scores.rows.get(entry.name, {})
     mask, overlay_file = output_files(entry.name, out)
-    if mask.is_file() and not same(mask, row.get("mask_sha256")) and _opens(mask):
-        aside = mask.with_name(f"{mask.stem}-changed-{file_hash(mask)[:6]}.png")
-        os.replace(mask, aside)
-        say(f"{entry.name}: its mask was changed since it was written: kept as {aside.name}, and made again.")
-    files = {"image_sha256": entry.image, "mask_sha256": mask, "overlay_sha256": overlay_file}
-    if not all(same(file, row.get(name)) for name, file in files.items()):
-        return False
-    if entry.mask is None:
-        return True
-    coded = score is not None and mask_coding in (None, score.get("mask_coding"))
-    return coded and same(entry.mask, score.get("truth_sha256"))
-
-
-def _opens(path: Path) -> bool:
+    files = {"mask_sha256": mask, "overlay_sha256": overlay_file, "image_sha256": entry.image}
+    if entry.mask:
+        files["truth_sha256"] = entry.mask
+        if mask_coding not in (None, score.get("mask_coding")):
+            return False
+    hashed = score | row
     try:
-        with Image.open(path) as opened:
-            opened.verify()  # with a PNG's checksums
-    except (OSError, SyntaxError, ValueError):
+        return all(file.is_file() and file_hash(file) == hashed.get(name) for name, file in files.items())
+    except OSError:  # not readable: it fails by itself when it is done again
         return False
-    return True
 
 
 def _cell(value: object) -> object:
@@ -335,20 +287,14 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
     Raises FileNotFoundError, or ValueError with the number of the row that is wrong.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give a CSV with the columns scan, x, y, label.")
     rows = read_csv(path, text=None)
-    if not rows:
-        raise ValueError(f"{path} holds no point: give one row a point, or leave the prompts out.")
-    if missing := {"scan", "x", "y", "label"} - set(rows[0]):
-        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}: its first line must name them.")
+    if not rows or not {"scan", "x", "y", "label"} <= set(rows[0]):
+        raise ValueError(f"{path} lacks points or columns: its first line must be scan,x,y,label.")
     points: dict[str, list[tuple[float, float, int]]] = {}
     for number, row in enumerate(rows, start=1):
         try:
             x, y = (checked(name, _number(row[name]), 0) for name in "xy")
             kind = checked("label", _number(row["label"]), SOIL, ROOT, whole=True)
-            if not row["scan"]:
-                raise ValueError("scan is empty: give the name of an image.")
         except ValueError as error:
             raise ValueError(f"{path}, row {number} below the first line: {error}") from None
         points.setdefault(row["scan"], []).append((x, y, kind))
@@ -364,16 +310,6 @@ def _number(text: str | None) -> object:
         return float(str(text).replace(",", "."))
     except ValueError:
         return text
-
-
-def check_prompts(prompts: Mapping[str, Prompts], entries: Sequence[Entry]) -> None:
-    """Raises ValueError for prompts of a scan that is not there."""
-    names = [entry.name for entry in entries]
-    for scan in prompts:
-        if scan not in names:
-            close = difflib.get_close_matches(scan, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the folder holds {names[0]} and {len(names) - 1} others."
-            raise ValueError(f"prompts are given for {scan!r}, which is no scan of the folder: {hint}")
 
 
 def segment_command(options: argparse.Namespace) -> int:

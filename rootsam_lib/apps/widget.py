@@ -17,8 +17,8 @@ from PIL import Image, ImageColor, ImageDraw
 from rootsam_lib.apps.correct import Session
 from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
 from rootsam_lib.prompts import ROOT
+from rootsam_lib.results import encode_image
 
-VIEWS = ("mask", "error", "image")
 COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
 
 
@@ -31,13 +31,6 @@ def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
     picture.putpalette([0, 0, 0, *(value for colour in colours for value in ImageColor.getrgb(colour))])
     written = io.BytesIO()
     picture.save(written, "PNG", bits=2, transparency=0, compress_level=1)
-    return written.getvalue()
-
-
-def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
-    """An image, uint8 (H, W, 3), as JPEG bytes."""
-    written = io.BytesIO()
-    Image.fromarray(image).save(written, "JPEG", quality=quality)
     return written.getvalue()
 
 
@@ -60,7 +53,7 @@ class Annotator(anywidget.AnyWidget):
 
     def hear(self, message: dict) -> None:
         """Do what the browser asks for, and answer with the new state; what cannot be done is said there."""
-        session, said, refused, before = self.session, "", False, self.session.position
+        session, name, said, refused = self.session, self.session.name, "", False
         number, place = message.get("number"), (message.get("x"), message.get("y"))
         actions = {
             "add": lambda: session.add(*place, message["label"]),
@@ -72,19 +65,18 @@ class Annotator(anywidget.AnyWidget):
             "previous": session.previous,
             "done": lambda: session.set_done(not session.is_done(session.position)),
             "save": session.save,
-            "view": lambda: setattr(self, "_view", message["view"] if message["view"] in VIEWS else "mask"),
+            "view": lambda: setattr(self, "_view", message["view"]),
         }
         try:
             said = actions[message["do"]]() or ""
-            if message["do"] == "save":
+            refused = bool(said)
+            if failed := session.rows.get(name, {}).get("not_measured"):
+                said, refused = f"{name} is saved, but could not be measured: {failed}", True
+            elif message["do"] == "save":
                 said = f"saved in {session.folder.name}/"
-            refused = bool(said) and message["do"] in ("next", "previous")
-            failed = session.rows.get(session.names[before], {}).get("not_measured")
-            if failed and message["do"] in ("save", "done", "next", "previous"):
-                said, refused = f"{session.names[before]} is saved, but could not be measured: {failed}", True
         except Exception as error:  # whatever it is, it is said on the canvas, and the next click works
             said, refused = str(error) or type(error).__name__, True
-        self._show(said, refused, opened=session.position != before)
+        self._show(said, refused, opened=session.name != name)
 
     def _show(self, message: str, refused: bool = False, opened: bool = False) -> None:
         session = self.session
@@ -92,7 +84,7 @@ class Annotator(anywidget.AnyWidget):
         self._answers += 1
         with self.hold_sync():  # one message to the browser, or it would draw halves
             if opened:
-                self.image = jpeg(session.scan.image)
+                self.image = encode_image(session.scan.image, ".jpg")
             self.layer = layer_png(session.mask, truth)
             self.points = [list(click[:3]) for click in session.clicks]
             height, width = session.mask.shape
@@ -134,7 +126,7 @@ def still(session: Session, width: int = 800) -> bytes:
         for colour, width in (("white", 7), (SOIL_POINT, 3)):  # a cross, as in figures.draw_prompts
             draw.line((x - 5, y - 5, x + 5, y + 5), colour, width)
             draw.line((x - 5, y + 5, x + 5, y - 5), colour, width)
-    return jpeg(np.asarray(picture))
+    return encode_image(np.asarray(picture), ".jpg")
 
 
 def annotate(session: Session) -> None:

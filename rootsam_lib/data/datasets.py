@@ -6,26 +6,19 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urljoin
 
 import numpy as np
 import pooch
 
 from rootsam_lib import checked
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution, turn
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution
 from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
-from rootsam_lib.data.scans import (
-    Scan,
-    describe_groups,
-    group_pattern,
-    grouped_split,
-    leak_report,
-    parse_date,
-    parse_tube,
-)
+from rootsam_lib.data.scans import Scan, describe_groups, grouped_split, leak_report, parse_date, parse_tube
 from rootsam_lib.results import cache_dir, progress, shown
 
 SOURCES = ("synthetic", "segroot", "folder")
@@ -166,14 +159,13 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
 def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) -> Path:
     if not data_dir.is_dir():
         raise FileNotFoundError(f"{data_dir} is not a folder; set data_dir (or ROOTSAM_DATA) to a copy of SegRoot.")
-    places = [data_dir / place for place in ("data_raw", "data/data_raw", "segroot/data_raw", ".")]
-    folder = next((place for place in places if any(place.glob("*-mask.jpg"))), data_dir)
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of the {len(files)} files asked for from SegRoot's {split} split (first: "
-            f"{missing[0]}); add them, or leave data_dir and ROOTSAM_DATA unset to download them."
-        )
+    folder = next((found.parent for found in data_dir.rglob(next(iter(files)))), data_dir)
     for name, known in files.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{shown(folder / name)} of SegRoot's {split} split does not exist; add it, or leave data_dir and "
+                "ROOTSAM_DATA unset to download it."
+            )
         if known and hashlib.sha256((folder / name).read_bytes()).hexdigest() != known:
             raise ValueError(
                 f"{shown(folder / name)} is not SegRoot's file (its SHA-256 differs); copy or download it again."
@@ -186,19 +178,28 @@ def _download(files: Mapping[str, str | None], commit: str) -> Path:
     cache = cache_dir() / "segroot"
     registry = {name: known and f"sha256:{known}" for name, known in files.items()}
     store = pooch.create(cache, base_url=url, registry=registry, retry_if_failed=2)
+    fetch = pooch.HTTPDownloader(timeout=60, hooks={"response": _stay_encrypted})
     pooch.get_logger().setLevel("WARNING")  # one bar for all instead of a line a file
     cached = all((cache / name).is_file() for name in files)
     for name in progress(files, "Download SegRoot", "file", disable=cached):
         try:
-            store.fetch(name)
+            store.fetch(name, downloader=fetch)
         except ValueError:  # pooch keeps no file whose checksum differs
             raise ValueError(f"{url}{name} arrived truncated or changed (its SHA-256 differs); run it again.") from None
         except OSError as error:
+            why = error if isinstance(error, ConnectionError) else type(error).__name__
             raise ConnectionError(
-                f"{url}{name} could not be downloaded to {cache} ({type(error).__name__}); check the "
+                f"{url}{name} could not be downloaded to {cache} ({why}); check the "
                 "connection and the disk, or set ROOTSAM_DATA to a folder that holds SegRoot's data_raw."
             ) from None
     return cache
+
+
+def _stay_encrypted(response: Any, **_: object) -> None:
+    """A hook of requests: refuse a redirect from https to plain http, where anyone on the way could change the file."""
+    target = urljoin(response.url, response.headers.get("location", ""))
+    if response.url.startswith("https:") and not target.startswith("https:"):
+        raise ConnectionError("redirected to plain http")
 
 
 def read_folder(
@@ -233,28 +234,9 @@ def read_folder(
     if mask_coding is not None:
         checked_coding(mask_coding)
     root = Path(data_dir)
-    entries = found = find_pairs(root, need_masks, group_by)
-    stated = sorted({entry.part for entry in entries if entry.part})
-    if split != "all":
-        groups, doubt = describe_groups({entry.name: entry.tube for entry in entries}, group_by)
-        say(groups)
-        if doubt:
-            warnings.warn(f"{shown(root)}: {doubt}", stacklevel=2)
-    if split != "all" and stated:
-        parts = {part: [entry for entry in entries if entry.part == part] for part in stated}
-        if split not in parts:
-            raise ValueError(f"{shown(root)} has a folder for {', '.join(stated)}, but none for {split}; add it.")
-        if leaks := leak_report(parts):
-            told = f"{shown(root)}: tubes in more than one part of the split: {', '.join(leaks)}."
-            warnings.warn(told, stacklevel=2)
-        entries = parts[split]
-    elif split != "all":
-        if all(entry.tube == entry.name for entry in entries):
-            told = f"{shown(root)}: no tube in the file names (…_T012_…), so the split is by image."
-            warnings.warn(told, stacklevel=2)
-        entries = grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed))[split]
-    _, pixel_size = folder_resolution(found, dpi)
-    say(pixel_size)
+    found = find_pairs(root, need_masks, group_by)
+    entries = found if split == "all" else _part(found, split, root, seed, group_by, say)
+    say(folder_resolution(found, dpi))
     masks = [entry.mask for entry in found if entry.mask]
     if masks and mask_coding is None:
         mask_coding, what = find_coding(masks, max_megapixels)
@@ -263,28 +245,38 @@ def read_folder(
     return _load_all(_limited(entries, limit), f"{root.name} {split}", **how)
 
 
-def folder_resolution(entries: Sequence[Entry], dpi: float | None = None) -> tuple[dict[str, float | None], str]:
-    """The dots per inch of every image, {name: dpi or None}, and where they are from, in one sentence.
-
-    dpi: of all images, whatever they say. Raises ValueError for a resolution that none can have.
-    """
-    given = None if dpi is None else checked_dpi(dpi)
-    found, sources = {}, Counter()
+def _part(
+    entries: Sequence[Entry], split: str, root: Path, seed: int, group_by: str | None, say: Callable[[str], object]
+) -> list[Entry]:
+    """The entries of one split, the folders' own or one by groups; the groups are said, and leaks warned about."""
+    groups, doubt = describe_groups({entry.name: entry.tube for entry in entries}, group_by)
+    say(groups)
+    parts: dict[str, list[Entry]] = {}
     for entry in entries:
-        try:
-            stated, source = resolution(entry.image)
-        except ValueError:
-            if given is None:
-                raise
-            stated, source = None, "a name that says none"
-        if given is not None:
-            against = stated and abs(given / stated - 1) > 0.01
-            stated, source = given, f"{given:g} dpi as given" + (f", against {source}" if against else "")
-        found[entry.name] = stated
-        sources[source] += 1
+        if entry.part:
+            parts.setdefault(entry.part, []).append(entry)
+    if parts and split not in parts:
+        raise ValueError(f"{shown(root)} has a folder for {', '.join(sorted(parts))}, but none for {split}; add it.")
+    if leaks := leak_report(parts):
+        doubt += f" tubes in more than one part of the split: {', '.join(leaks)}."
+    elif not parts and all(entry.tube == entry.name for entry in entries):
+        doubt += " no tube in the file names (…_T012_…), so the split is by image."
+    if doubt:
+        warnings.warn(f"{shown(root)}: {doubt.strip()}", stacklevel=3)
+    return (parts or grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed)))[split]
+
+
+def folder_resolution(entries: Iterable[Entry], dpi: float | None = None) -> str:
+    """The dots per inch of all these images and where they are from, in one sentence; dpi: of all, whatever they say.
+
+    Raises ValueError for a resolution that none can have.
+    """
+    if dpi is not None:
+        return f"resolution: {checked_dpi(dpi):g} dpi as given"
+    sources = Counter(resolution(entry.image)[1] for entry in entries)
     said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
     none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
-    return found, f"resolution: {said}{none if None in found.values() else ''}"
+    return f"resolution: {said}{none if 'no resolution' in sources else ''}"
 
 
 def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> list[Entry]:
@@ -294,6 +286,11 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{shown(root)} is not a folder; set data_dir to a folder of images.")
+    try:
+        pattern = None if group_by is None else re.compile(group_by)
+    except re.error as error:
+        sentence = f"group_by is {group_by!r}, no regular expression ({error}): try one as '^(plot\\d+)'."
+        raise ValueError(sentence) from None
     images: dict[tuple[str, ...], Path] = {}
     masks: dict[tuple[str, ...], Path] = {}
     for path in sorted(root.rglob("*")):
@@ -321,22 +318,23 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         warnings.warn(f"{shown(root)}: {len(orphans)} masks belong to no image (first: {first}).", stacklevel=3)
     stems = Counter(key[-1] for key in images)
     taken: dict[str, Path] = {}
-    entries, pattern, fits = [], group_pattern(group_by), False
+    entries = []
     for key, path in images.items():
         name = _name(path.stem if stems[key[-1]] == 1 else "-".join((*key[:-1], path.stem)))
         if (other := taken.setdefault(name.lower(), path)) != path:
             raise ValueError(f"{shown(other)} and {shown(path)} would both be called {name}: rename one of them.")
-        if pattern is None:
-            group = parse_tube(path.stem)
-        else:
-            match = pattern.search(path.stem) or pattern.search(path.relative_to(root).with_suffix("").as_posix())
-            group = (match[1] if pattern.groups else match[0]) if match else ""
-            fits |= bool(group)
+        group = parse_tube(path.stem) if pattern is None else _group(pattern, path.relative_to(root))
         part = next((_PART_FOLDERS[folder] for folder in key[:-1] if folder in _PART_FOLDERS), None)
         entries.append(Entry(path, masks.get(key), name, _name(group or name), part))
-    if pattern is not None and not fits:
+    if pattern is not None and all(entry.tube == entry.name for entry in entries):
         raise ValueError(f"group_by is {group_by!r}, which fits no name (first: {entries[0].name}): correct it.")
     return entries
+
+
+def _group(pattern: re.Pattern, inside: Path) -> str:
+    """What a pattern finds in a file's name, or else in its path: its first bracket, or all of it; "" if nothing."""
+    found = pattern.search(inside.stem) or pattern.search(inside.with_suffix("").as_posix())
+    return (found[1] if pattern.groups else found[0]) or "" if found else ""
 
 
 def _name(name: str) -> str:
@@ -372,47 +370,33 @@ def load_entry(
 ) -> Scan:
     """Read one image and its mask. None as dpi or mask_coding: look for it in this image and mask alone.
 
-    A mask that was drawn on an image before its EXIF orientation turned it is turned alike, with a warning. Raises
-    FileNotFoundError or ValueError, in one sentence, for what cannot be read or does not fit.
+    Raises FileNotFoundError or ValueError, in one sentence, for what cannot be read or does not fit.
     """
     dpi = resolution(entry.image)[0] if dpi is None else checked_dpi(dpi)
-    if mask_coding is not None:
-        checked_coding(mask_coding)
     opened = open_image(entry.image, max_megapixels)
     image, mask = read_image(opened), None
     if entry.mask is not None:
         drawn = open_image(entry.mask, max_megapixels)
-        orientations = opened.info["orientation"], drawn.info["orientation"]
-        mask = _aligned(read_mask(drawn, mask_coding, max_megapixels), image.shape[:2], *orientations, entry)
+        mask = read_mask(drawn, mask_coding, max_megapixels)
+        _check_fit(image, mask, opened.info["orientation"], drawn.info["orientation"], entry)
     return Scan(image, mask, entry.name, entry.tube, parse_date(entry.image.stem), 25.4 / dpi if dpi else None)
 
 
-def _aligned(mask: np.ndarray, size: tuple[int, int], of_image: int, of_mask: int, entry: Entry) -> np.ndarray:
-    """A mask as its image of this size lies, given the EXIF orientations of both.
-
-    Raises ValueError where their sizes differ, or both ways of laying it fit.
-    """
-    name = shown(entry.mask)
-    if of_image == of_mask and mask.shape == size:
-        return mask
-    alike = turn(mask, of_image) if of_mask == 1 else mask
-    if mask.shape == size and (of_mask != 1 or alike.shape == size):
+def _check_fit(image: np.ndarray, mask: np.ndarray, of_image: int, of_mask: int, entry: Entry) -> None:
+    """Refuse a mask of another size than its image, or one that may have been drawn before a turn by `of_image`."""
+    height, width = image.shape[:2]
+    if mask.shape != (height, width):
+        turned = " (turned by its EXIF orientation)" if of_image > 4 else ""
+        raise ValueError(
+            f"{shown(entry.mask)} is {mask.shape[1]} × {mask.shape[0]} pixels, but its image "
+            f"{shown(entry.image.name)} is {width} × {height}{turned}; export the mask at the image's size."
+        )
+    # A quarter turn (5 to 8) with an upright mask can be told by the sides; a half turn or a square cannot.
+    if of_image != of_mask and (of_mask != 1 or of_image < 5 or height == width):
         raise ValueError(
             f"{shown(entry.image)} has EXIF orientation {of_image}, but its mask {shown(entry.mask.name)} {of_mask}, "
             "and both ways of laying it fit: save both upright, without an EXIF orientation."
         )
-    if mask.shape == size:
-        return mask
-    if alike.shape == size:
-        warnings.warn(
-            f"{name} has the size of its image before EXIF orientation {of_image}: turned alike.", stacklevel=3
-        )
-        return alike
-    turned = " (turned by its EXIF orientation)" if of_image > 4 else ""
-    raise ValueError(
-        f"{name} is {mask.shape[1]} × {mask.shape[0]} pixels, but its image {shown(entry.image.name)} is "
-        f"{size[1]} × {size[0]}{turned}; export the mask at the image's size."
-    )
 
 
 def _limited(items: list[_T], limit: int | None) -> list[_T]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rootsam_lib import checked
 from rootsam_lib.results import shown
@@ -22,8 +22,7 @@ MAX_MEGAPIXELS = 250.0  # RGB, scores and mask of such a scan take about 3 GB of
 DPI_RANGE = (50.0, 10_000.0)  # what scanners and cameras over roots have
 UNASKED_DPI = (72, 96, 100)  # what software writes unasked: SegRoot's scans at 300 dpi say 100
 BITS = (8, 10, 12, 14, 16, 24, 31)
-ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128  # EXIF and TIFF tags
-BITS_PER_SAMPLE, SUBFILE_TYPE = 0x0102, 0x00FE  # TIFF tags
+BITS_PER_SAMPLE, ORIENTATION, RESOLUTION_UNIT = 0x0102, 0x0112, 0x0128  # TIFF and EXIF tags
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
 # Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
@@ -69,12 +68,16 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
                 f"(--max-megapixels) if {megapixels * 0.012:.1f} GB of memory are free, or cut the scan into pieces."
             )
         try:
-            pages = _pages(opened)
-            deep = ";16" in str(opened.tile) or _bits(opened) > 8  # colours of 16 bits, which Pillow cuts to 8
-            turned = _orientation(opened) if opened.format != "PNG" else 1
+            pages = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a phone's second view
+            bits = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if opened.format == "TIFF" else 8
+            # Colours of 16 bits, which Pillow cuts to 8.
+            deep = opened.mode in ("RGB", "RGBA") and (";16" in str(opened.tile) or np.max(bits) > 8)
+            turned = _orientation(opened)
+            if turned != 1 and (deep or opened.mode[0] in "IF"):
+                raise ValueError(f"more than 8 bits and EXIF orientation {turned} at once: turn it upright")
             opened.load()
-            if opened.format == "PNG":  # whose EXIF may stand behind the pixels
-                turned = _orientation(opened)
+            if turned != 1:
+                ImageOps.exif_transpose(opened, in_place=True)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise nearly anything at damaged files
@@ -83,11 +86,7 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             raise ValueError(
                 f"{shown(path)} holds {pages} pages or frames: save the one that is meant as a file of its own."
             )
-        if opened.format == "TIFF" and _bits(opened) > 8 and turned != 1:
-            raise ValueError(  # decoders differ in how they turn these
-                f"{shown(path)} has more than 8 bits and EXIF orientation {turned}: save it upright, without one."
-            )
-        opened.info |= {"deep": deep and opened.mode in ("RGB", "RGBA"), "orientation": turned}
+        opened.info |= {"deep": deep, "orientation": turned}
         return opened
 
 
@@ -108,26 +107,6 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _pages(opened: Image.Image) -> int:
-    """How many pages are pictures of their own: thumbnails inside a TIFF are not, nor is a phone's second view."""
-    frames = getattr(opened, "n_frames", 1)
-    if frames == 1 or opened.format == "MPO":
-        return 1
-    if opened.format != "TIFF":
-        return frames
-    pages = 0
-    for number in range(frames):
-        opened.seek(number)
-        pages += not opened.tag_v2.get(SUBFILE_TYPE, 0) & 1
-    opened.seek(0)
-    return pages
-
-
-def _bits(opened: Image.Image) -> int:
-    """Bits of a TIFF's values; 8 for other formats."""
-    return max(np.atleast_1d(opened.tag_v2.get(BITS_PER_SAMPLE, 8))) if opened.format == "TIFF" else 8
-
-
 def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """An image file (or what `open_image` gave) as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
@@ -138,22 +117,19 @@ def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEG
     opened = source if isinstance(source, Image.Image) else open_image(source, max_megapixels)
     path = Path(opened.filename)
     if opened.info["deep"]:
-        pixels = _to_8_bits(deep_colours(path), "16-bit", path)
-    elif opened.mode == "F" or opened.mode.startswith("I"):
+        return _to_8_bits(deep_colours(path), "16-bit", path)
+    if opened.mode[0] in "IF":
         kind = "floating-point" if opened.mode == "F" else "16-bit" if ";16" in opened.mode else "32-bit"
-        pixels = np.repeat(_to_8_bits(np.asarray(opened), kind, path)[..., None], 3, axis=2)
-    else:
-        try:
-            pixels = np.array(opened.convert("RGB"))
-        except ValueError as error:
-            raise _unreadable(path, error) from None
-    return upright(pixels, opened)
+        return np.repeat(_to_8_bits(np.asarray(opened), kind, path)[..., None], 3, axis=2)
+    try:
+        return np.array(opened.convert("RGB"))
+    except ValueError as error:
+        raise _unreadable(path, error) from None
 
 
 def deep_colours(path: Path) -> np.ndarray:
-    """The pixels of a file with colours of 16 bits, uint16 (H, W, 3), not turned: Pillow would drop the lower half."""
-    how = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), how)
+    """The pixels of a file with colours of 16 bits, uint16 (H, W, 3): Pillow would drop the lower half."""
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     if pixels is None or pixels.ndim != 3:
         raise ValueError(f"{shown(path)} has colours of 16 bits that cannot be decoded: save it with 8 bits.")
     return pixels[..., ::-1]
@@ -176,22 +152,6 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
     return np.clip(values * np.float32(255 / full) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def upright(pixels: np.ndarray, opened: Image.Image) -> np.ndarray:
-    """Pixels of an opened image, turned as its EXIF orientation asks."""
-    return pixels if opened.format == "TIFF" else turn(pixels, opened.info["orientation"])  # Pillow turns TIFF itself
-
-
-def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C) turned upright from an EXIF orientation of 1 to 8; another one leaves them alone."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels if orientation == 1 else np.ascontiguousarray(pixels)
-
-
 # --- resolution
 
 
@@ -199,19 +159,16 @@ def resolution(path: str | Path) -> tuple[float | None, str]:
     """An image's dots per inch, or None, and where they are from, for people to read.
 
     First what a name says: `DPI120` or `300dpi`, a number directly bound to "dpi", in the file's name or else in one of
-    the three folders above. Else the file's metadata (JFIF, PNG, TIFF, EXIF; inch or cm), where they can be believed:
+    the three folders above. Else the file's metadata (what Pillow knows of; inch or cm), where they can be believed:
     equal both ways, within `DPI_RANGE`, and not 72, 96 or 100. Raises ValueError for a name that says two resolutions
     or one that no scanner has.
     """
     path = Path(path)
     (named, place), stated = _named_dpi(path), _stated_dpi(path)
     if named:
-        against = [f"{number:g}" for number in stated if abs(named / number - 1) > 0.01]
-        conflict = f", against {' and '.join(against)} in the metadata" if against else ""
+        conflict = f", against {stated:g} in the metadata" if stated and abs(named / stated - 1) > 0.01 else ""
         return named, f"{named:g} dpi from the {place}{conflict}"
-    if stated and max(stated) > 1.01 * min(stated):
-        return None, f"no resolution, for the metadata say {' and '.join(f'{number:g}' for number in stated)} dpi"
-    return (stated[0], f"{stated[0]:g} dpi from the metadata") if stated else (None, "no resolution")
+    return stated, f"{stated:g} dpi from the metadata" if stated else "no resolution"
 
 
 def _named_dpi(path: Path) -> tuple[float | None, str]:
@@ -226,28 +183,18 @@ def _named_dpi(path: Path) -> tuple[float | None, str]:
     return None, ""
 
 
-def _stated_dpi(path: Path) -> list[float]:
+def _stated_dpi(path: Path) -> float | None:
     """What a file's metadata say, where that can be believed; files that cannot be read fail elsewhere."""
-    believed = []
     try:
         with header(path) as opened:
-            exif = {} if opened.format == "PNG" else opened.getexif()  # which would decode a PNG
-            from_exif = opened.format == "JPEG" and not opened.info.get("jfif_unit")  # whatever the unit is
-            pairs = [] if from_exif else [opened.info.get("dpi")]
-            if (unit := exif.get(RESOLUTION_UNIT, 2)) in (2, 3):
-                factor = 2.54 if unit == 3 else 1  # per cm
-                pairs.append([(exif.get(tag) or 0) * factor for tag in (X_RESOLUTION, Y_RESOLUTION)])
-    except Exception:  # as in `_orientation`
-        return []
-    for pair in pairs:
-        try:
-            x, y = (float(number) for number in pair or ())
-        except (TypeError, ValueError, ZeroDivisionError):  # no pair, or a rational such as 0/0
-            continue
-        whole = round(x, 1)
-        if DPI_RANGE[0] <= x <= DPI_RANGE[1] and abs(x - y) < 0.01 * x and whole not in UNASKED_DPI:
-            believed.append(whole)  # PNG rounds to dots per metre: 299.9994
-    return believed
+            if opened.format == "JPEG" and opened.getexif().get(RESOLUTION_UNIT) == 1:  # none: a mere aspect ratio
+                return None
+            x, y = (float(number) for number in opened.info["dpi"])
+            whole = round(x, 1)  # PNG rounds to dots per metre: 299.9994
+    except Exception:  # as in `_orientation`; none, or a rational such as 0/0
+        return None
+    believed = DPI_RANGE[0] <= x <= DPI_RANGE[1] and abs(x - y) < 0.01 * x and whole not in UNASKED_DPI
+    return whole if believed else None
 
 
 def checked_dpi(dpi: float, name: str = "dpi") -> float:
@@ -259,11 +206,11 @@ def checked_dpi(dpi: float, name: str = "dpi") -> float:
     try:
         return float(checked(name, dpi, low, high))
     except ValueError as error:
-        hint = ""
-        if not isinstance(dpi, (str, bool)) and dpi and math.isfinite(dpi):
-            for factor, unit in ((25.4, "the edge of a pixel in mm"), (25_400, "the edge of a pixel in µm")):
-                if not hint and low <= factor / dpi <= high:
-                    hint = f" If it is {unit}, that is {factor / dpi:.0f} dpi."
-            if not hint and low <= dpi * 0.0254 <= high:
-                hint = f" If it is pixels per metre, that is {dpi * 0.0254:.0f} dpi."
-        raise ValueError(f"{error}{hint}") from None
+        if isinstance(dpi, (str, bool)) or not dpi or not math.isfinite(dpi):
+            raise
+        causes = {"the edge of a pixel in mm": 25.4 / dpi, "the edge of a pixel in µm": 25_400 / dpi}
+        causes["pixels per metre"] = dpi * 0.0254
+        hints = [
+            f" If it is {unit}, that is {meant:.0f} dpi." for unit, meant in causes.items() if low <= meant <= high
+        ]
+        raise ValueError(f"{error}{''.join(hints[:1])}") from None

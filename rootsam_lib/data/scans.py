@@ -127,16 +127,6 @@ def leak_report(parts: Mapping[str, Iterable[object]]) -> dict[str, list[str]]:
     return {tube: found for tube, found in sorted(where.items()) if len(found) > 1}
 
 
-def group_pattern(group_by: str | None) -> re.Pattern | None:
-    """A compiled `group_by`. Raises ValueError for what is no regular expression."""
-    try:
-        return None if group_by is None else re.compile(group_by)
-    except re.error as error:
-        raise ValueError(
-            f"group_by is {group_by!r}, no regular expression ({error}): try one as '^(plot\\d+)'."
-        ) from None
-
-
 def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> tuple[str, str]:
     """The groups, {name of a scan: group}, that a split will keep together, in one sentence; and a warning where they
     may be time points, else "".

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
+NAN = float("nan")
 
 
 class RatioTerms(NamedTuple):
@@ -33,10 +33,22 @@ class RatioTerms(NamedTuple):
         return ratio(weights @ self.numerator, weights @ self.denominator)
 
 
-def mean_terms(values: Sequence[float], counted: Sequence[bool] | None = None) -> RatioTerms:
-    """The mean of one value an image; counted: over which images, all when None."""
-    ones = np.ones(len(values)) if counted is None else np.asarray(counted, float)
-    return RatioTerms(np.where(ones > 0, np.asarray(values, float), 0), ones)
+def collect(rows: Sequence[Mapping[str, float | tuple[float, float]]]) -> dict[str, RatioTerms]:
+    """The scores of many images by name, from one row of them for each image.
+
+    A number counts in a mean, NaN leaves its image out; a pair is a numerator and a denominator, to be summed. Pixel
+    counts, under the name "counts", are no score.
+    Raises ValueError for no row.
+    """
+    if not rows:
+        raise ValueError("there is no image to score: check the split and the limit.")
+
+    def pair(value: float | tuple[float, float]) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        return (0, 0) if np.isnan(value) else (value, 1)
+
+    return {key: RatioTerms(*np.array([pair(row[key]) for row in rows], float).T) for key in rows[0] if key != "counts"}
 
 
 class Estimate(NamedTuple):
@@ -64,20 +76,16 @@ def tube_weights(tubes: Sequence[str], rng: np.random.Generator, draws: int = 20
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)[:, home]
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of bootstrap samples; samples in which nothing counted are left out."""
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of bootstrap samples; samples in which nothing counted are left out."""
     known = samples[np.isfinite(samples)]
-    if not len(known):
-        return float("nan"), float("nan")
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(known, [tail, 100 - tail])
-    return float(low), float(high)
+    return tuple(np.percentile(known, [2.5, 97.5]).tolist()) if len(known) else (NAN, NAN)
 
 
 def _estimate(value: float, samples: np.ndarray, weights: np.ndarray) -> Estimate:
     """One tube alone says nothing about others: no interval (NaN), and not one of no width."""
     several = (weights != weights[0]).any()
-    return Estimate(value, *(interval(samples) if several else (float("nan"), float("nan"))))
+    return Estimate(value, *(interval(samples) if several else (NAN, NAN)))
 
 
 def estimate(terms: RatioTerms, weights: np.ndarray) -> Estimate:
@@ -87,7 +95,7 @@ def estimate(terms: RatioTerms, weights: np.ndarray) -> Estimate:
 
 def relative_gain(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimate:
     """new / old - 1 with its paired interval: both models on the same images and the same draws."""
-    value = new.value / old.value - 1 if old.value else float("nan")
+    value = new.value / old.value - 1 if old.value else NAN
     return _estimate(value, ratio(new.samples(weights), old.samples(weights)) - 1, weights)
 
 
@@ -99,3 +107,34 @@ def difference(new: RatioTerms, old: RatioTerms, weights: np.ndarray) -> Estimat
 def estimates(scores: Mapping[str, RatioTerms], weights: np.ndarray) -> dict[str, list[float]]:
     """[value, low, high] of several scores, as results files hold them."""
     return {name: list(estimate(terms, weights)) for name, terms in scores.items()}
+
+
+def agreement(predicted: Sequence[float], true: Sequence[float], tubes: Sequence[str], seed: int = 0) -> dict:
+    """How well a trait of predicted masks agrees with the same trait of the true ones, scan by scan.
+
+    r2: 1 - (sum of squared differences) / (spread of the true values): the share explained *without* a calibration, so
+    a bias counts. r2_fitted: squared correlation, what papers usually print; it forgives any bias. bias: mean of
+    predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
+    _high) over tubes. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986).
+    Raises ValueError for lists of different lengths or fewer than two scans.
+    """
+    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    if not len(predicted) == len(true) == len(tubes) or len(true) < 2:
+        lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
+        raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
+    error = predicted - true
+    spread, deviation = true.var(), error.std(ddof=1)
+    both_vary = spread > 0 and predicted.var() > 0
+    result = {
+        "scans": len(true),
+        "tubes": len(set(tubes)),
+        "r2": float(1 - (error**2).mean() / spread) if spread else NAN,
+        "r2_fitted": float(np.corrcoef(predicted, true)[0, 1] ** 2) if both_vary else NAN,
+        "limits_low": float(error.mean() - 1.96 * deviation),
+        "limits_high": float(error.mean() + 1.96 * deviation),
+    }
+    weights = tube_weights(tubes, np.random.default_rng(seed))
+    for name, under in (("bias", np.ones(len(true))), ("relative_bias", true)):
+        found = estimate(RatioTerms(error, under), weights)
+        result |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return result

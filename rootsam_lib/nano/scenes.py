@@ -83,7 +83,9 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 def _look(rng: np.random.Generator, image: np.ndarray, difficulty: float) -> dict:
     """What the objects of one family share."""
     contrast = 90.0 if rng.random() > difficulty else float(np.exp(rng.uniform(np.log(14), np.log(110))))
-    base, offset = image.reshape(-1, 3)[:: max(1, image.size // 3000)].mean(0), _offset(rng, contrast)
+    direction = rng.normal(0, rng.uniform(0.1, 1), 3) + rng.choice([-1.0, 1.0])  # mostly of brightness
+    offset = (contrast * direction / (np.abs(direction).mean() + 1e-6)).astype(np.float32)
+    base = image.reshape(-1, 3)[:: max(1, image.size // 3000)].mean(0)
     colour = base + offset
     colour = np.where((colour < 0) | (colour > 255), base - offset, colour)
     return {
@@ -96,12 +98,6 @@ def _look(rng: np.random.Generator, image: np.ndarray, difficulty: float) -> dic
         "outline": float(rng.choice([0, -1, 1], p=[0.65, 0.22, 0.13])) * rng.uniform(15, 70),
         "shadow": rng.random() < 0.2,
     }
-
-
-def _offset(rng: np.random.Generator, contrast: float) -> np.ndarray:
-    """A change of colour of length `contrast`, mostly of brightness."""
-    direction = rng.normal(0, rng.uniform(0.1, 1), 3) + rng.choice([-1.0, 1.0])
-    return (contrast * direction / (np.abs(direction).mean() + 1e-6)).astype(np.float32)
 
 
 def _skin(rng: np.random.Generator, look: dict, alpha: np.ndarray) -> np.ndarray:
@@ -120,17 +116,8 @@ def _noise(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC if side < size // 2 else cv2.INTER_LINEAR)
 
 
-def _texture(
-    rng: np.random.Generator,
-    size: int,
-    colour: np.ndarray | None = None,
-    contrast: float | None = None,
-    share: float = 1.0,
-) -> np.ndarray:
-    """A textured sheet, float32 (S, S, 3): grains, clouds, stripes, checks, dots, or plain.
-
-    share: its side, over the scene's.
-    """
+def _texture(rng: np.random.Generator, size: int, colour=None, contrast=None, share: float = 1.0) -> np.ndarray:
+    """A textured sheet, float32 (S, S, 3), whose side is `share` of the scene's."""
     colour = _colour(rng) if colour is None else colour
     contrast = rng.uniform(3, 45) if contrast is None else contrast
     kind = rng.choice(["clouds", "grain", "stripes", "checks", "cells", "plain"], p=[0.25, 0.25, 0.15, 0.08, 0.17, 0.1])
@@ -202,7 +189,7 @@ def _shape(rng: np.random.Generator, kind: str, size: int, relative: float, diff
         width = rng.uniform(0.02, 0.07) if kind == "stroke" else rng.uniform(0.008, 0.016 + 0.014 * (1 - difficulty))
         fixed = np.round(path * 2**_SUBPIXEL_BITS).astype(np.int32)
         cv2.polylines(alpha, [fixed], False, 255, max(2, round(width * size)), cv2.LINE_AA, _SUBPIXEL_BITS)
-    else:  # a region: the level set of smooth noise, cut to one piece around its centre
+    else:  # region: the level set of smooth noise, cut to one piece around its centre
         field = _noise(rng, size, rng.uniform(2, 7))
         y, x = np.mgrid[:size, :size].astype(np.float32)
         far = np.hypot(x - centre[0], y - centre[1]) / (1.3 * radius)
@@ -213,15 +200,7 @@ def _shape(rng: np.random.Generator, kind: str, size: int, relative: float, diff
     return alpha
 
 
-def _paint(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    alpha: np.ndarray,
-    skin: np.ndarray,
-    shaded: bool,
-    outline: float = 0.0,
-    shadow: bool = False,
-) -> None:
+def _paint(rng: np.random.Generator, image, alpha, skin, shaded: bool, outline: float = 0.0, shadow=False) -> None:
     """Lay an object over the image, in place, with its shading, outline and shadow."""
     x, y, w, h = cv2.boundingRect(alpha)
     if shadow:

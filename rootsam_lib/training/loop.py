@@ -222,9 +222,10 @@ class Run:
     No generator has a state to keep, and the bank knows by itself what it holds: see `train_step` and `FeatureBank`.
     """
 
-    def __init__(self, model: RootSAM, optimizer, scheduler, scaler=None):
+    def __init__(self, model: RootSAM, optimizer, scheduler=None, scaler=None):
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.stateful = {"optimizer": optimizer, "scheduler": scheduler} | ({"scaler": scaler} if scaler else {})
+        parts = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+        self.stateful = {name: part for name, part in parts.items() if part is not None}
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.weights.items()}
         self.steps = 0
@@ -283,6 +284,4 @@ class Run:
                 part.load_state_dict(state[name])
             self.ema, self.steps, self.history, self.losses = (state[k] for k in ("ema", "steps", "history", "losses"))
         except LOAD_ERRORS as error:
-            raise ValueError(
-                f"{shown(path)} is damaged ({type(error).__name__}): delete it to train this stage anew."
-            ) from error
+            raise ValueError(f"{shown(path)} is damaged ({type(error).__name__}): delete it to start anew.") from error
