@@ -101,7 +101,7 @@ def test_02_without_the_focal_exponent_the_loss_is_smaller(run):
 def test_03_trains_as_its_parameters_say(run):
     metrics, plain = run("03", **TRAINED), default("03")
     assert metrics["epochs"] == 2 and metrics["lr_first"] == 1e-3 and metrics["lr_last"] == pytest.approx(5e-4)
-    assert metrics["trained_parameters"] == plain["trained_parameters"] + 64_464
+    assert metrics["trained_parameters"] == plain["trained_parameters"] + 333_336
     assert plain["lr_first"] == 2e-3 and plain["loss_last"] < plain["loss_first"]
 
 
