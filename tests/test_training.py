@@ -1,7 +1,10 @@
 """A stage trains what it should and nothing else, repeats bit for bit, and goes on after an interruption."""
 
 import csv
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rootsam_lib.checkpoints import build_sam, save_checkpoint
+from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import evaluate
 from rootsam_lib.predictor import Predictor
@@ -142,6 +145,35 @@ def test_a_finished_stage_is_not_trained_again(stage, small_scans, base, monkeyp
     monkeypatch.setattr(training, "train_step", lambda *_: pytest.fail("trained again"))
     again = train_stage(CONFIG, small_scans[:2], small_scans[2:], stage.folder.parent, base)
     assert again.folder == stage.folder and again.history == stage.history
+
+
+def test_a_damaged_stage_is_not_taken_for_a_finished_one(stage, small_scans, base, tmp_path):
+    copy = tmp_path / stage.folder.name
+    shutil.copytree(stage.folder, copy)
+    (copy / "best.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=r"of other weights than best.safetensors: delete the folder"):
+        train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+    (copy / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks best.safetensors: delete it to train it anew"):
+        load_stage(copy)
+    for content in (b"", b"half a file"):
+        (copy / "stage.json").unlink(missing_ok=True)
+        (copy / "last.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"last.pt is damaged .*: delete it to"):
+            train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+
+
+def test_two_trainings_of_one_stage_at_once_are_refused(small_scans, base, tmp_path):
+    started_from = weights_hash(build_sam("nano", base))
+    folder = tmp_path / f"stage1-{run_id(CONFIG, small_scans[:2], small_scans[2:], started_from)}"
+    holds = "import sys; from rootsam_lib import results as r; x = r.lock_folder(sys.argv[1]); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline()
+        with pytest.raises(ValueError, match=f"is in use by process {other.pid}"):
+            train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+        other.communicate(b"end\n")
 
 
 def test_an_interruption_loses_nothing_but_the_step_in_hand(stage, small_scans, base, tmp_path, monkeypatch):

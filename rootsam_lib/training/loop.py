@@ -28,11 +28,11 @@ from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.metrics import Counts, count, summarise
 from rootsam_lib.model import RootSAM, resize_logits
 from rootsam_lib.prompts import POSTER, FixedPrompts, stack_prompts
-from rootsam_lib.results import atomic, progress, provenance, shown, write_csv, write_json
+from rootsam_lib.results import atomic, file_hash, lock_folder, progress, provenance, shown, write_csv, write_json
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
-from rootsam_lib.training.stage import Stage, file_hash, load_stage, run_id, training_patches
+from rootsam_lib.training.stage import Stage, load_stage, run_id, training_patches
 from rootsam_lib.training.step import train_step
 
 EPOCH_STREAM = 2  # tells this use of a seed from others, so that no two draw the same numbers
@@ -59,7 +59,7 @@ def train_stage(
     """
     check_masks([*train, *val])
     accelerator = build_accelerator(config.precision)
-    rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    main = accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
     started_from = weights_hash(model)
     model.sam.image_encoder.neck.requires_grad_(config.train_neck)
@@ -72,6 +72,18 @@ def train_stage(
         shutil.rmtree(folder / "bank", ignore_errors=True)  # left by a kill in the run's last moment
         return stage
 
+    # Two trainings of one stage at once would undo each other's work.
+    lock = lock_folder(folder, again=True) if main else None
+    try:
+        return _train(config, train, val, folder, model, accelerator, started_from, after_epoch, save_seconds)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _train(config, train, val, folder, model, accelerator, started_from, after_epoch, save_seconds) -> Stage:
+    """`train_stage`, once it is clear what is trained and that this process may write."""
+    rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     patches = training_patches(train, config)
     held_out = [patch for scan in val for patch in tile(scan, config.patch_size)]
     if not any(patch.mask.any() for patch in held_out):

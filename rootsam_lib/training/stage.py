@@ -14,7 +14,7 @@ import rootsam_lib
 from rootsam_lib.checkpoints import MODELS, build_sam
 from rootsam_lib.data.scans import Patch, Scan, tile
 from rootsam_lib.model import RootSAM
-from rootsam_lib.results import provenance, read_csv, read_json
+from rootsam_lib.results import file_hash, provenance, read_csv, read_json
 from rootsam_lib.training.config import StageConfig
 
 PATCH_STREAM = 3  # tells this use of a seed from others, so that no two draw the same numbers
@@ -40,11 +40,15 @@ class Stage:
 def load_stage(folder: str | Path) -> Stage:
     """Read a finished stage. Raises FileNotFoundError when it is not finished or not there, ValueError for damage."""
     folder = Path(folder)
-    if missing := [name for name in ("stage.json", "best.safetensors", "history.csv") if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder} holds no finished stage (no {missing[0]}): run notebook 03 or 04.")
+    if not (folder / "stage.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no finished stage: run notebook 03 (Stage 1) or 04 (Stage 2).")
+    if missing := [name for name in ("best.safetensors", "history.csv") if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} is said to be finished, but lacks {missing[0]}: delete it to train it anew.")
     about = read_json(folder / "stage.json")
     if about.get("weights_sha256") != file_hash(folder / "best.safetensors"):
-        raise ValueError(f"{folder}: stage.json and best.safetensors do not belong together: delete stage.json.")
+        raise ValueError(
+            f"{folder}: stage.json is of other weights than best.safetensors: delete the folder to train it anew."
+        )
     history = [
         {key: float("nan" if v is None else v) for key, v in row.items()} for row in read_csv(folder / "history.csv")
     ]
@@ -61,11 +65,6 @@ def training_patches(scans: Sequence[Scan], config: StageConfig) -> list[Patch]:
     wanted = min(len(soil), round(len(rooted) * config.soil_share / (1 - config.soil_share)))
     chosen = np.random.default_rng([PATCH_STREAM, config.seed]).permutation(len(soil))[:wanted]
     return rooted + [soil[i] for i in sorted(chosen)]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_id(config: StageConfig, train: Sequence[Scan], val: Sequence[Scan], base: str) -> str:
