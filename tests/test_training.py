@@ -166,9 +166,9 @@ def test_a_damaged_stage_is_not_taken_for_a_finished_one(stage, small_scans, bas
 def test_two_trainings_of_one_stage_at_once_are_refused(small_scans, base, tmp_path):
     started_from = weights_hash(build_sam("nano", base))
     folder = tmp_path / f"stage1-{run_id(CONFIG, small_scans[:2], small_scans[2:], started_from)}"
-    holds = "import sys; from rootsam_lib import results as r; x = r.lock_folder(sys.argv[1]); print(1, flush=True); input()"
+    program = "from rootsam_lib.results import lock_folder; held = lock_folder({!r}); print(1, flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", holds, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program.format(str(folder))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline()
         with pytest.raises(ValueError, match=f"is in use by process {other.pid}"):
