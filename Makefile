@@ -4,8 +4,8 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip
 PROFILE ?= quick
 export MPLBACKEND ?= agg
-# Two processes of one thread each; the lessons stay together in one of them, since they build on each other.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+# Two processes of one thread each; a file of tests stays in one of them: the lessons build on each other.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: tutorial check test notebooks lint format clean
 tutorial: .venv/installed

@@ -134,6 +134,34 @@ def _nearest(roots: np.ndarray, click: Click, reach: int) -> int:
     return int(window[rows[nearest], columns[nearest]])
 
 
+def changes_at_clicks(
+    before: np.ndarray, after: np.ndarray, clicks: Iterable[Sequence[float]], reach: int = 40
+) -> np.ndarray:
+    """A mask's logits, float32 (H, W), changed only where a click asked for it (FocalClick, Chen et al. 2022, section
+    3.3: progressive merge).
+
+    before, after: logits without and with the clicks; clicks: (x, y, label) in px. A root click adds the connected
+    piece of new root that it lies on, whole; a soil click takes off the piece of old root that it lies on, up to
+    `reach` px away. All else stays as it was: a point also says which roots are meant, and a correction must not take
+    that for "and no others". A click lies on a piece from 3 px away.
+    """
+    merged = before.copy()
+    height, width = before.shape
+    pieces = {}
+    for label, changed in ((ROOT, (after > 0) & (before <= 0)), (SOIL, (after <= 0) & (before > 0))):
+        pieces[label] = label_roots(changed, least=1)[0]
+    for x, y, label in clicks:
+        column, row = int(x), int(y)
+        near = pieces[label][max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
+        for piece in np.unique(near[near > 0]):
+            changed = pieces[label] == piece
+            if label == SOIL:
+                rows, columns = np.ogrid[:height, :width]
+                changed &= (np.abs(rows - row) <= reach) & (np.abs(columns - column) <= reach)
+            merged[changed] = after[changed]
+    return merged
+
+
 @dataclass
 class _Tile:
     """A tile's place, its embedding under each flip, and its answer to the clicks in it so far."""
@@ -253,9 +281,10 @@ class Predictor:
 
         start: "automatic" (the mask of all roots) or "empty" (soil, until a tile gets its first click). The mask is a
         function of the image, the weights and the list of clicks: the first mask's logits go back into the decoder with
-        every click stamped into them, and where the answer still does not follow a click, `follow_clicks` makes it. So
-        taking a click back or reading a list from a file ends at the same mask. (Feeding each answer into the next
-        question, as training does, needs all answers in between, and ended no better.)
+        every click stamped into them, the answer changes the mask at the clicks (`changes_at_clicks`), and where it
+        still does not follow a click, `follow_clicks` makes it. So taking a click back or reading a list from a file
+        ends at the same mask. (Feeding each answer into the next question, as training does, needs all answers in
+        between, and ended no better.)
         Raises ValueError before `set_image`, for another start, a click outside of the image, and another label.
         """
         self._needs_image()
@@ -331,7 +360,8 @@ class Predictor:
         points, labels = (x.to(self.model.device) for x in _tensors(clicks))
         fed = click_prompt(tile.start, points, labels, self.side)
         logits, iou, _ = self.model.decode(self._embed(tile), points, labels, fed)
-        return follow_clicks(self._full(logits), clicks), float(iou)
+        merged = changes_at_clicks(tile.first[0], self._full(logits), clicks)
+        return follow_clicks(merged, clicks), float(iou)
 
     def _full(self, logits: Tensor) -> np.ndarray:
         return resize_logits(logits, (self.side, self.side))[0, 0].cpu().numpy()
