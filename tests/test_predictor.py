@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
 from rootsam_lib.model import Prediction
-from rootsam_lib.predictor import Click, Predictor, follow_clicks, load_predictor, select_roots, tile_starts
+from rootsam_lib.predictor import (
+    Click,
+    Predictor,
+    changes_at_clicks,
+    follow_clicks,
+    load_predictor,
+    select_roots,
+    tile_starts,
+)
 from rootsam_lib.prompts import Prompts
 
 
@@ -222,3 +230,17 @@ def test_a_click_that_the_model_ignores_is_obeyed_there_and_nowhere_else():
     assert (done[~near] == logits[~near]).all() and (done[near] != logits[near]).mean() > 0.9
     assert (follow_clicks(logits, [(50, 50, 1), (5, 5, 0)]) == logits).all(), "clicks that agree change nothing"
     assert follow_clicks(logits, [(0, 0, 1), (119, 99, 1)])[0, 0] == 2, "a corner is no trap"
+
+
+def test_a_correction_changes_the_mask_only_at_its_clicks():
+    before, after = (np.full((100, 200), -4.0, np.float32) for _ in range(2))
+    before[10:13, 5:195] = 3.0  # a root that is there, and that the answer to a click elsewhere leaves out
+    before[50:53, 5:195] = 3.0  # a false root
+    after[80:83, 5:195] = 5.0  # a missed root
+    after[95:97, 5:20] = 5.0  # another piece, which nobody asked for
+    rooted = changes_at_clicks(before, after, [(100, 83, 1)])  # two pixels beside the root
+    assert (rooted[80:83, 5:195] == 5).all() and (rooted[10:13, 5:195] == 3).all() and rooted[95, 10] == -4
+    cut = changes_at_clicks(before, after, [(100, 51, 0)], reach=40)
+    assert (cut[50:53, 60:141] == -4).all() and (cut[50:53, 5:60] == 3).all() and (cut[50:53, 141:195] == 3).all()
+    assert (changes_at_clicks(before, after, [(100, 30, 1), (100, 81, 0)]) == before).all(), "nothing to change there"
+    assert (before[80] == -4).all(), "a copy"

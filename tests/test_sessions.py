@@ -22,7 +22,7 @@ from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.model import resize_logits
-from rootsam_lib.predictor import Click, Predictor, follow_clicks, parse_clicks
+from rootsam_lib.predictor import Click, Predictor, changes_at_clicks, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
 from rootsam_lib.results import write_json
 
@@ -72,7 +72,8 @@ def test_the_first_mask_and_the_first_click_by_hand(nano, small_scans):
     x, y, label = next_click(scan.mask, automatic)
     points, labels = torch.tensor([[[x, y]]]), torch.tensor([[label]])
     answer = model.decode(features, points, labels, click_prompt(first, points, labels, 256))
-    told = follow_clicks(resize_logits(answer.logits, (256, 256))[0, 0].numpy(), [(x, y, label)])
+    before, after = (resize_logits(logits, (256, 256))[0, 0].numpy() for logits in (first, answer.logits))
+    told = follow_clicks(changes_at_clicks(before, after, [(x, y, label)]), [(x, y, label)])
     assert np.array_equal(corrector.correct([(x, y, label)]), told > 0)
     assert corrector.mask[int(y), int(x)] == label, "at the click itself the person is right"
     assert corrector.predicted_iou == pytest.approx(float(answer.iou))
