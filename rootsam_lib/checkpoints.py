@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rootsam_lib.model import RootSAM, pick_device
-from rootsam_lib.results import atomic, cache_dir
+from rootsam_lib.results import atomic, cache_dir, downloader
 
 NANO = Path(__file__).parent / "nano"
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
@@ -86,16 +86,17 @@ def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
             known_hash=f"sha256:{entry.sha256}",
             fname=entry.checkpoint,
             path=cache_dir(),
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=60),
+            downloader=downloader(progressbar=True),
         )
+    except OSError as error:  # also of a malformed proxy, which is a ValueError as well
+        raise OSError(
+            f"{entry.checkpoint} could not be fetched from {base_url} ({type(error).__name__}): check the connection "
+            f"and the proxy's settings, put the file into {cache_dir()} yourself, or use the embedded model with "
+            "MODEL = 'nano'."
+        ) from error
     except ValueError as error:  # pooch's word for a hash that does not match; it has removed the file
         raise OSError(
             f"{entry.checkpoint} from {base_url} is not the published file (its SHA-256 differs): try again later."
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"{entry.checkpoint} could not be fetched from {base_url} ({type(error).__name__}): check the connection, "
-            f"put the file into {cache_dir()} yourself, or use the embedded model with MODEL = 'nano'."
         ) from error
     return Path(path)
 

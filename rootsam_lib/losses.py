@@ -71,7 +71,7 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
 def boundary_loss(logits: Tensor, distance: Tensor) -> Tensor:
     """Mean over pixels of signed distance x probability, the distance in units of the image's longer side.
 
-    logits: (B, 1, H, W); distance: (B, 1, H, W) in px from `signed_distance` of the augmented mask. Dividing by the
+    logits: (B, 1, H, W); distance: (B, 1, H, W) in px from `signed_distance` of the target. Dividing by the
     side makes the weight carry over from 512 to 1024 px. Negative when roots are found: never use it alone, and never
     let a scheduler watch it with a relative threshold. (Kervadec et al. 2019, equation 5.)
     """

@@ -27,7 +27,7 @@ class Features(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """What the decoder's prompts are asked of: the neck's output, made once for any number of prompts.
+    """What the decoder looks at: made once per image, and used for any number of prompts.
 
     image: (B, C, h / 16, w / 16). fine: conv_s0's and conv_s1's outputs at strides 4 and 8. image_size: as in Features.
     With a detail path also detail, what it refines logits by, (B, 32, h / 4, w / 4), and all_roots, its own logits of
@@ -165,9 +165,10 @@ class RootSAM(nn.Module):
     """A SAM2.1-architecture model with a frozen image encoder.
 
     `encode` runs the trunk once per image, without gradient and always in eval mode (its batch-norm statistics and
-    drop-path must not depend on training). `decode` is everything that may learn: prompt encoder, conv_s0 / conv_s1 and
-    mask decoder. The neck stands between the two: it is frozen too, but it runs in `decode`, because trunk outputs are
-    far smaller to keep than the neck's, and because conv_s0 / conv_s1 must see gradients.
+    drop-path must not depend on training). `embed` and `decode` hold everything that
+    may learn: prompt encoder, mask decoder with conv_s0 / conv_s1 (two small layers that bring fine detail in), and the
+    detail path, if there is one. The neck, which joins the trunk's scales, is frozen unless asked for; it runs in
+    `embed`, because trunk outputs are far smaller to keep than its own, and so that it can be trained.
     """
 
     def __init__(self, sam: nn.Module, name: str, label: str = ""):
@@ -191,7 +192,7 @@ class RootSAM(nn.Module):
         return {"prompt encoder": self.sam.sam_prompt_encoder, "mask decoder": self.sam.sam_mask_decoder}
 
     def add_detail(self, seed: int = 0) -> None:
-        """Give the decoder a `DetailPath` drawn from `seed`, where it has none; the answers stay the same until it is
+        """Give the decoder a `DetailPath` drawn from `seed`, where it has none; the masks stay the same until it is
         trained."""
         decoder = self.sam.sam_mask_decoder
         if decoder.detail is None:
@@ -279,7 +280,8 @@ class RootSAM(nn.Module):
             )
         # SAM2.1's prompt encoder has an embedding for label -1, so padding would change an answer: prompt sets of one
         # length are decoded together, without any padding.
-        padded = labels.cpu() < 0
+        padded = labels.cpu() < 0  # below: in each set the real points come first, sets of one length are a group,
+        # and `back` puts the answers into the order of the questions again.
         counts, first = (~padded).sum(1), padded.int().argsort(dim=1, stable=True)
         groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]
         image_of = torch.arange(len(points)) // (len(points) // images)

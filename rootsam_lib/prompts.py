@@ -1,10 +1,16 @@
 """Point prompts: where a person would click, imitated from a mask, and what they mean.
 
-What a prompt means, everywhere in RootSAM: no point: all roots. Points: the roots that carry a root point, and none
-that carries a soil point. See `meant_roots`.
+What a prompt means in RootSAM: no point: all roots. Points: the roots that carry a root point, and none that carries a
+soil point. "A root" here is one connected piece of the mask, corners included; roots that cross count as one. See
+`meant_roots`. (The poster's evaluation draws ten points and scores all roots, whatever the points say; together with a
+mask prompt, clicks do not select roots, they correct that mask.)
 
-Points are (x, y) in pixels, x to the right and y down, float32 (N, 2); labels are int64 (N,): 1 root, 0 soil, and -1
-for padding, which SAM2.1's prompt encoder ignores. A mask without roots is legal everywhere.
+Points are (x, y) in pixels, x to the right and y down, float32 (N, 2); labels are int64 (N,): 1 root, 0 not wanted
+(soil, or a root that the person does not want), and -1 for padding. `RootSAM.decode` removes the padding, because
+SAM2.1's prompt encoder would let it change the answer. A mask without roots is legal everywhere.
+
+"The poster": RootSAM: Adapting SAM2.1 for Root Segmentation in Minirhizotron Imagery (Parth, Varela, Walker, Shakoor,
+Leakey; CABBI, University of Illinois).
 """
 
 import zlib
@@ -110,7 +116,7 @@ def sample_points(
 
 
 def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5, seed: int = 0) -> Prompts:
-    """The evaluation's points: drawn once per image, the same for every model and on every machine.
+    """The evaluation's points: the same for every model and on every machine.
 
     They depend on the mask, the image's name and the seed only. They are drawn from the truth, so they tell the model
     where roots are: never compare a score made with them to an automatic method's.
@@ -120,7 +126,7 @@ def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5
 
 @dataclass(frozen=True)
 class FixedPrompts:
-    """The poster's protocol: every model gets the same seeded points, drawn once from the true mask, n_root and n_soil
+    """The poster's protocol: every model gets the same seeded points, drawn from the true mask, n_root and n_soil
     of them per patch, with no person in the loop."""
 
     n_root: int = 10
@@ -132,7 +138,7 @@ class FixedPrompts:
         return fixed_prompts(mask, name, self.n_root, self.n_soil, self.seed)
 
 
-POSTER = FixedPrompts()
+POSTER_PROMPTS = FixedPrompts()
 
 
 def with_slips(prompts: Prompts, slip: float, shape: tuple[int, int], rng: np.random.Generator) -> Prompts:
@@ -175,12 +181,13 @@ def selection_prompts(
 
     roots: the roots' numbers, as for `meant_roots`, at least one. n_soil of the points are soil points: each on a root
     that no root point asks for, where there is one, or on soil, by equal chance. Root points follow EDT ** exponent, in
-    half of the sets over all roots, in the others over no more than half of them, so that some are left out. Half of
+    half of the sets over all roots, in the others over the first point's root and a random half of the roots, so that
+    some are usually left out. Half of
     all points on roots miss their aim by `slip` px (SD); they mean what they were aimed at.
     A mask without any soil gets root points only. Raises ValueError for no root, or no root point.
     """
     if not (roots > 0).any() or not 0 <= n_soil < count:
-        raise ValueError(f"{count} points, {n_soil} of them on soil, select no root: give both.")
+        raise ValueError(f"{count} points, {n_soil} soil points among them: give a root, and fewer soil points.")
     inside, soil = np.flatnonzero(roots), np.flatnonzero(roots == 0)
     owner, chance = roots.flat[inside], point_probability(roots > 0, exponent).flat[inside]
     n_soil = n_soil if soil.size else 0
@@ -250,7 +257,7 @@ def stack_prompts(prompts: Sequence[Prompts], device: torch.device) -> tuple[Ten
 def draw_click(rng: np.random.Generator, region: np.ndarray) -> tuple[int, int]:
     """One click (x, y) inside a region, bool (H, W), not empty.
 
-    In its middle (1 in 5), more likely the farther from its edge, squared (1 in 2), or anywhere.
+    20 %: its deepest pixel; 50 %: the chance grows with the squared distance to its edge; 30 %: any of its pixels.
     """
     kind = rng.random()
     if kind < 0.7:
@@ -282,7 +289,7 @@ def error_click(rng: np.random.Generator, predicted: np.ndarray, truth: np.ndarr
 def stamp_clicks(logits: Tensor, points: Tensor, labels: Tensor, radius: float = 2.0, value: float = 30.0) -> Tensor:
     """Mask prompts (P, 1, h, w) with each click as a small disk of +-value; points (P, N, 2) in px of the logits.
 
-    A click's token tells the decoder of a place only through attention at stride 16; the stamp is a dense path.
+    The decoder knows of a click only through attention over places of 16 px; the stamp marks its pixels themselves.
     """
     y, x = torch.meshgrid(*(torch.arange(n, device=logits.device) for n in logits.shape[-2:]), indexing="ij")
     for i in range(points.shape[1]):

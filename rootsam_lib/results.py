@@ -20,10 +20,12 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
+from urllib.parse import urljoin
 
 import numpy as np
 import pandas as pd
 import pooch
+import requests
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
@@ -410,3 +412,15 @@ def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:
 def cache_dir() -> Path:
     """Where downloads are kept: ROOTSAM_CACHE, or the user's cache folder."""
     return Path(os.environ.get("ROOTSAM_CACHE") or pooch.os_cache("rootsam"))
+
+
+def downloader(progressbar: bool = False) -> pooch.HTTPDownloader:
+    """How everything is fetched: with a time limit, and never redirected from https to plain http, where anyone on the
+    way could change the file."""
+
+    def stay_encrypted(response: requests.Response, **_: object) -> None:
+        target = urljoin(response.url, response.headers.get("location", ""))
+        if response.url.startswith("https:") and not target.startswith("https:"):
+            raise ConnectionError("redirected to plain http")
+
+    return pooch.HTTPDownloader(progressbar=progressbar, timeout=60, hooks={"response": stay_encrypted})

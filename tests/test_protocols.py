@@ -23,7 +23,7 @@ from rootsam_lib.evaluation.protocols import (
 )
 from rootsam_lib.metrics import count, dice, summarise
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import POSTER, FixedPrompts, Prompts
+from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, Prompts
 from rootsam_lib.results import markdown_table, read_json, write_json
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import score
@@ -179,7 +179,9 @@ def test_the_encoder_runs_once_for_all_questions_about_an_image(small_scans, mon
     model, cut = build_sam("nano"), tile(small_scans[0], 128)[:2]
     calls, encode = [], type(model).encode
     monkeypatch.setattr(type(model), "encode", lambda self, *a: calls.append(1) or encode(self, *a))
-    score_images(Predictor(model), cut, [score_answer, partial(score_answer, protocol=POSTER), selection, control])
+    score_images(
+        Predictor(model), cut, [score_answer, partial(score_answer, protocol=POSTER_PROMPTS), selection, control]
+    )
     assert len(calls) == 2
 
 

@@ -255,6 +255,10 @@ def test_download_that_is_not_the_published_file(server, tmp_path, monkeypatch):
         download_checkpoint("tiny", url)
     with pytest.raises(OSError, match="could not be fetched"):
         download_checkpoint("small", url)
+    monkeypatch.setenv("HTTP_PROXY", "http://:nonsense:")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(OSError, match=r"could not be fetched .*Invalid.*: check the connection and the proxy"):
+        download_checkpoint("small", "http://models.invalid/")
     assert not list((tmp_path / "cache").glob("*.pt"))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.optimizer import AcceleratedOptimizer
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Patch, tile
@@ -254,3 +255,30 @@ def test_half_precision_trains_too(small_scans, tmp_path):
     stage = train_stage(config, small_scans[:1], small_scans[2:3], tmp_path)
     assert np.isfinite(stage.history[0]["loss"])
     build_accelerator("no")
+
+
+def test_a_gradient_too_large_for_half_precision_is_skipped_and_resumes(patches, tmp_path):
+    """What an old GPU does in fp16: the scaler finds infinite gradients, skips the step and scales the loss less."""
+    model = build_sam("nano").train()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AcceleratedOptimizer(torch.optim.AdamW(trained, 1e-3), scaler=scaler)
+    run = Run(model, optimizer, None, scaler)
+    batch = FeatureBank(model, patches).batch([0], [0], torch.device("cpu"))
+    before = torch.cat([p.detach().flatten() for p in trained])
+    for factor, moves in ((1.0, True), (1e38, False), (1.0, True)):
+        scale = scaler.get_scale()
+        loss, _ = batch_loss(model, batch, CONFIG, 0, [np.random.default_rng(0)], Plan())
+        scaler.scale(loss * factor).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        run.end_step(loss.item(), 0.99)
+        after = torch.cat([p.detach().flatten() for p in trained])
+        assert after.isfinite().all() and bool((after != before).any()) == moves
+        assert optimizer.step_was_skipped == (not moves) and scaler.get_scale() == (scale if moves else scale / 2)
+        before = after
+    run.save(tmp_path / "last.pt")
+    other = torch.amp.GradScaler("cpu", init_scale=8.0)
+    again = Run(model, AcceleratedOptimizer(torch.optim.AdamW(trained, 1e-3), scaler=other), None, other)
+    again.load(tmp_path / "last.pt")
+    assert other.get_scale() == 2.0**15 and again.steps == 3

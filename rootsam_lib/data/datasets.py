@@ -8,8 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urljoin
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pooch
@@ -19,7 +18,7 @@ from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution
 from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
 from rootsam_lib.data.scans import Scan, describe_groups, grouped_split, leak_report, parse_date, parse_tube
-from rootsam_lib.results import cache_dir, progress, shown
+from rootsam_lib.results import cache_dir, downloader, progress, shown
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
@@ -178,28 +177,21 @@ def _download(files: Mapping[str, str | None], commit: str) -> Path:
     cache = cache_dir() / "segroot"
     registry = {name: known and f"sha256:{known}" for name, known in files.items()}
     store = pooch.create(cache, base_url=url, registry=registry, retry_if_failed=2)
-    fetch = pooch.HTTPDownloader(timeout=60, hooks={"response": _stay_encrypted})
+    fetch = downloader()
     pooch.get_logger().setLevel("WARNING")  # one bar for all instead of a line a file
     cached = all((cache / name).is_file() for name in files)
     for name in progress(files, "Download SegRoot", "file", disable=cached):
         try:
             store.fetch(name, downloader=fetch)
-        except ValueError:  # pooch keeps no file whose checksum differs
-            raise ValueError(f"{url}{name} arrived truncated or changed (its SHA-256 differs); run it again.") from None
-        except OSError as error:
+        except OSError as error:  # also of a malformed proxy, which is a ValueError as well
             why = error if isinstance(error, ConnectionError) else type(error).__name__
             raise ConnectionError(
-                f"{url}{name} could not be downloaded to {cache} ({why}); check the "
-                "connection and the disk, or set ROOTSAM_DATA to a folder that holds SegRoot's data_raw."
+                f"{url}{name} could not be downloaded to {cache} ({why}); check the connection, the proxy's "
+                "settings and the disk, or set ROOTSAM_DATA to a folder that holds SegRoot's data_raw."
             ) from None
+        except ValueError:  # pooch keeps no file whose checksum differs
+            raise ValueError(f"{url}{name} arrived truncated or changed (its SHA-256 differs); run it again.") from None
     return cache
-
-
-def _stay_encrypted(response: Any, **_: object) -> None:
-    """A hook of requests: refuse a redirect from https to plain http, where anyone on the way could change the file."""
-    target = urljoin(response.url, response.headers.get("location", ""))
-    if response.url.startswith("https:") and not target.startswith("https:"):
-        raise ConnectionError("redirected to plain http")
 
 
 def read_folder(

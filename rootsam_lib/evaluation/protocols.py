@@ -49,7 +49,7 @@ from rootsam_lib.metrics import (
     recall,
 )
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import POSTER, ROOT, FixedPrompts, Prompts, sample_points, with_slips
+from rootsam_lib.prompts import POSTER_PROMPTS, ROOT, FixedPrompts, Prompts, sample_points, with_slips
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
 
@@ -213,7 +213,7 @@ def correction_scores(predictor: Predictor, patches: Sequence[Patch], seed: int 
 def evaluate(
     predictors: Mapping[str, MaskPredictor],
     patches: Sequence[Patch],
-    protocol: FixedPrompts = POSTER,
+    protocol: FixedPrompts = POSTER_PROMPTS,
     scans: Sequence[Scan] = (),
     clicked: Sequence[Patch] = (),
     prompted: Sequence[str] | None = None,

@@ -1,7 +1,7 @@
 """Training: one stage at a time, with the image encoder frozen.
 
-Stage 1 learns local features on 512 px patches, from the base model; Stage 2 learns connectivity and branching on
-1024 px patches, from Stage 1, at a tenth of the learning rate. (Poster, fine-tuning.)
+Stage 1 starts from the base model on 512 px patches, for local features; Stage 2 goes on from it on 1024 px patches,
+where more of each root's course can be seen, at a tenth of the learning rate. (Poster, fine-tuning.)
 
 One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two GPUs of a notebook:
 `accelerate.notebook_launcher(train_stage, (config, train, val, RUNS / PROFILE), num_processes=2)`.
@@ -27,7 +27,7 @@ from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.metrics import Counts, count, summarise
 from rootsam_lib.model import RootSAM, resize_logits
-from rootsam_lib.prompts import POSTER, FixedPrompts, stack_prompts
+from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
 from rootsam_lib.results import atomic, file_hash, lock_folder, progress, provenance, shown, write_csv, write_json
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.devices import build_accelerator
@@ -51,11 +51,13 @@ def train_stage(
 ) -> Stage:
     """Train one stage, or go on with it, or return it when it is already done.
 
-    train: scans to learn from. val: scans of other tubes, on which the best epoch is chosen and the rate is lowered;
-    they must not be the ones that scores are reported on. runs: the folder that holds one folder per setting. base: the
-    weights to start from, "default" for the model as it is published. after_epoch: called with the history so far.
-    Writes best.safetensors, last.pt, history.csv and stage.json. Seeded: on CPU it repeats bit for bit, also when it
-    was interrupted or killed. An interruption loses the step in hand, a kill at most `save_seconds` of training.
+    train: scans to learn from. val: scans of other tubes, on which the best epoch is chosen and a plateau's rate
+    is lowered; they must not be the ones that scores are reported on. runs: the folder that holds one folder per
+    setting. base: the weights to start from, "default" for the model as it is published. after_epoch: called with the
+    history so far.
+    Writes best.safetensors (the averaged weights of the best epoch), last.pt (all that resuming needs), history.csv
+    and stage.json. Seeded: on CPU it repeats bit for bit, also when it was interrupted or killed. An interruption waits
+    for the step in hand and keeps it; a kill loses at most about `save_seconds` of training.
     """
     check_masks([*train, *val])
     accelerator = build_accelerator(config.precision)
@@ -180,7 +182,7 @@ def epoch_steps(bank: FeatureBank, config: StageConfig, epoch: int, processes: i
 
 @torch.no_grad()
 def score(
-    model: RootSAM, batches: Iterable[Batch], protocols: Sequence[FixedPrompts | None] = (POSTER, None)
+    model: RootSAM, batches: Iterable[Batch], protocols: Sequence[FixedPrompts | None] = (POSTER_PROMPTS, None)
 ) -> list[list[Counts]]:
     """Ask the model for every patch of the batches with each protocol's points, or without any prompt (None).
 
@@ -203,7 +205,7 @@ def score(
 
 
 def validation_scores(prompted: Sequence[Counts], automatic: Sequence[Counts]) -> dict[str, float]:
-    """What an epoch is judged by: mean root IoU over patches with roots, and pooled Dice over all, of each protocol."""
+    """Mean root IoU over patches with roots (an epoch is judged by it) and pooled Dice over all, of each protocol."""
     scores = {}
     for name, counts in (("", prompted), ("automatic_", automatic)):
         scores |= {f"{name}{key}": value for key, value in summarise(counts).items()}
@@ -245,7 +247,7 @@ class Run:
         self.losses: list[float] = []
 
     def end_step(self, loss: float, ema_decay: float) -> None:
-        """Note the loss, move the average a little towards the weights, early on by more, and a cosine's rate on."""
+        """Note the loss, update the weights' moving average (faster early on), and move a cosine's learning rate on."""
         decay = min(ema_decay, (1 + self.steps) / (10 + self.steps)) if ema_decay else 0.0
         torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.weights.values()], 1 - decay)
         self.losses.append(loss)

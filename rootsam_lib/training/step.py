@@ -1,8 +1,11 @@
 """One step of training: fresh prompts and what they mean, the hybrid loss, correction clicks where the model is wrong.
 
-Every view is asked for all roots (no point), for one root (one point) and for several (more points, some of them on
-what is not wanted), from one run of the embedding. Where the target was "all roots" whatever the points said, the best
-answer was to ignore them.
+A view is one augmented version of a patch; the feature bank keeps the frozen encoder's output for it. Views with roots
+are asked three ways, from one run of the embedding: for all roots (no point), for one (one point) and for several (more
+points, some of them on what is not wanted). Views without roots are only asked for all. Were the target "all roots"
+whatever the points say, the best answer would be to ignore them.
+
+The weights below were taken over from a trial on real scans; none was compared alone.
 """
 
 from collections.abc import Sequence
@@ -30,11 +33,12 @@ from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 
 STEP_STREAM = 5  # tells this use of a seed from others, so that no two draw the same numbers
-SHARES = {"none": 0.5, "one": 0.35, "several": 0.25}  # what each kind of prompt counts; "none" is the automatic mode
-CORRECTION_SHARE = 0.3  # what a step's correction rounds count together
+# Weight of each kind of prompt in the loss; they need not add up to 1. "none" is the automatic mode.
+KIND_WEIGHTS = {"none": 0.5, "one": 0.35, "several": 0.25}
+CORRECTION_WEIGHT = 0.3  # of a step's correction rounds together
 CLICK_RADIUS = 40  # px: half the side of the window in which the answer must follow a click
 MOST_CLICKS = 3  # of a step with correction clicks; each step draws its number
-IOU_WEIGHT = 0.05  # of the predicted IoU's squared error, or its head would go stale
+IOU_WEIGHT = 0.05  # of the predicted IoU's squared error, or the head that predicts it would go stale
 PATH_WEIGHT, PATH_ROOT_WEIGHT = 0.9, 4.0  # of the detail path's own loss, and of a root's pixels in it
 CLIP_NORM = 1.0
 NO_POINT = Prompts(np.zeros((1, 2), np.float32), np.full(1, PADDING))
@@ -70,7 +74,7 @@ class PromptSets(NamedTuple):
 def training_prompts(
     masks: np.ndarray, config: StageConfig, rngs: Sequence[np.random.Generator], several: tuple[int, int]
 ) -> dict[str, PromptSets]:
-    """Fresh prompts for views with masks bool (B, H, W), from one generator a view, by kind: see `SHARES`.
+    """Fresh prompts for views with masks bool (B, H, W), from one generator a view, by kind: see `KIND_WEIGHTS`.
 
     Views without roots are only asked for all roots, of which there are none.
     """
@@ -137,8 +141,8 @@ def batch_loss(
     points. Correction rounds go on from one kind towards the roots that it meant: each adds a click where the last mask
     is wrong, and feeds back the last logits with all clicks stamped into them. A detail path also learns to find all
     roots by itself, which gives its early layers a gradient that no prompt can blur (deep supervision).
-    Returns the whole, to be minimised, and the part that can be compared between steps: the prompts' losses without
-    what is added around points and by corrections. Raises FloatingPointError on NaN.
+    Returns the whole, to be minimised, and the first answers' losses alone, for the history; these still shift as the
+    boundary term's weight rises, and with views that lack roots. Raises FloatingPointError on NaN.
     """
     device = model.device
     boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
@@ -156,7 +160,7 @@ def batch_loss(
         for turn in range(rounds + 1):
             prediction = model.decode(asked, points, labels, fed)
             loss, logits = answer_loss(prediction, truth, distance, config, boundary_weight)
-            share = (CORRECTION_SHARE / rounds if turn else SHARES[kind]) * len(views) / len(batch.masks)
+            share = (CORRECTION_WEIGHT / rounds if turn else KIND_WEIGHTS[kind]) * len(views) / len(batch.masks)
             if not turn:
                 first = first + share * loss.detach()
             new = slice(given if turn else 0, None)
@@ -204,7 +208,7 @@ def train_step(
         rngs = [np.random.default_rng([*stream, int(place)]) for place in part]
         with accelerator.autocast():
             loss, first = batch_loss(model, batch, config, epoch, rngs, plan)
-        accelerator.backward(loss * len(part) * share)
+        accelerator.backward(loss * len(part) * share)  # share: `average` takes the mean over processes
         total += first * len(part) * share
     trained = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:
