@@ -205,7 +205,7 @@ def test_what_a_prompt_means_by_hand(clicks, meant):
 def test_selection_prompts_mean_whole_roots_and_never_what_they_say_is_not_wanted(mask, count, n_soil, seed):
     roots, number = label_roots(mask, least=1)
     if not number or n_soil >= count:
-        with pytest.raises(ValueError, match="select no root"):
+        with pytest.raises(ValueError, match="give a root"):
             selection_prompts(roots, count, n_soil, np.random.default_rng(seed))
         return
     prompts, meant = selection_prompts(roots, count, n_soil, np.random.default_rng(seed), slip=0.0)
