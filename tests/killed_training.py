@@ -18,7 +18,7 @@ from rootsam_lib.training import feature_bank as features
 from rootsam_lib.training import loop as training
 from rootsam_lib.training.config import StageConfig
 
-KILLS = 10
+KILLS = int(os.environ.get("ROOTSAM_KILLS", 10))  # a multiple of 5
 CONFIG = StageConfig(
     1, "nano", 64, 3e-3, epochs=9, batch_size=2, views=2, refresh=0.5, correction_share=0.5, schedule="cosine"
 )
