@@ -20,7 +20,16 @@ from rootsam_lib.training.config import StageConfig
 
 KILLS = int(os.environ.get("ROOTSAM_KILLS", 10))  # a multiple of 5
 CONFIG = StageConfig(
-    1, "nano", 64, 3e-3, epochs=9, batch_size=2, views=2, refresh=0.5, correction_share=0.5, schedule="cosine"
+    1,
+    "nano",
+    64,
+    3e-3,
+    epochs=max(9, KILLS // 2),
+    batch_size=2,
+    views=2,
+    refresh=0.5,
+    correction_share=0.5,
+    schedule="cosine",
 )
 
 
