@@ -26,6 +26,7 @@ from rootsam_lib.drawing import (
     SOIL_POINT,
     STAGE1,
     error_view,
+    overlay,
 )  # fmt: skip
 from rootsam_lib.lessons.parameters import check_injected
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -186,6 +187,17 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
         draw_prompts(axes[2 * row], prompts)
         axes[2 * row + 1].imshow(error_view(image, mask, truth))
     error_legend(figure)
+    return figure
+
+
+def found_roots(image: np.ndarray, masks: Mapping[str, np.ndarray], title: str = "image") -> Figure:
+    """An image beside what each model calls root in it, in the model's colour over the image in grey: for images that
+    nobody has annotated, so that found and false cannot be told apart. masks: {"base": bool (H, W), ...}."""
+    figure, axes = panels([title, *(NAMES.get(name, name) for name in masks)], size=4)
+    axes[0].imshow(image)
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+        ax.imshow(overlay(grey, mask, COLOURS.get(name, STAGE1), 1))
     return figure
 
 
