@@ -5,6 +5,7 @@ from PIL import ImageColor
 
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
 FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
+GREW, VANISHED = "#e8c200", "#b87aff"  # between two dates, beside FOUND on both
 RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
 ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}

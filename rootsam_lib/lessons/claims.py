@@ -64,9 +64,9 @@ def better_than_base(folder: Path) -> Finding:
 def base_is_poor(folder: Path) -> Finding:
     """Whether the base model finds few roots, by itself and with the poster's points: below half in root IoU."""
     tables = read_json(folder / "segroot-nano.json")["tables"]
-    told = {"with points": tables["fixed prompts"]["base"]["root_iou"], "without": tables["automatic"]["base"]["root_iou"]}
-    number = "nano; root IoU " + ", ".join(f"{cell(score)} {how}" for how, score in told.items())
-    return Finding(_verdict(all(score[2] < 0.5 for score in told.values())), number, "segroot-nano")
+    given, alone = (tables[protocol]["base"]["root_iou"] for protocol in ("fixed prompts", "automatic"))
+    number = f"nano; root IoU {cell(given)} with points, {cell(alone)} without"
+    return Finding(_verdict(max(given[2], alone[2]) < 0.5), number, "segroot-nano")
 
 
 def relative_gain(folder: Path) -> Finding:
@@ -80,14 +80,14 @@ def mean_iou(folder: Path) -> Finding:
     """The poster's 66 %, in both meanings that an undefined mIoU can have."""
     row = read_json(folder / "segroot-nano.json")["tables"]["fixed prompts"]["stage2"]
     number = f"nano, other scans; class-mean IoU {cell(row['class_mean_iou'])}, root IoU {cell(row['root_iou'])}"
-    return Finding(_verdict(all(row[score][1] >= 0.66 for score in ("class_mean_iou", "root_iou"))), number, "segroot-nano")
+    return Finding(_verdict(min(row[s][1] for s in ("class_mean_iou", "root_iou")) >= 0.66), number, "segroot-nano")
 
 
 def saving(folder: Path) -> Finding:
     """The poster's arithmetic, from its own minutes: nobody's time was measured here."""
     lessons = read_json(folder / "tutorial-quick.json")["metrics"]
     cost = next(metrics for name, metrics in lessons.items() if name.endswith("_cost"))
-    number = f"{cost['reduction']:.0%}, {cost['productivity']:.1f} x, ${cost['saved']:,.0f} follow from 50.18 and 4.5 min"
+    number = "{reduction:.0%}, {productivity:.1f} x, ${saved:,.0f} follow from 50.18 and 4.5 min".format(**cost)
     return Finding(UNTESTED, f"{number}; a person's minutes were not measured", "tutorial-quick")
 
 
@@ -99,7 +99,7 @@ def untested(why: str) -> Callable[[Path], Finding]:
 CLAIMS = (
     Claim(("00",), "SAM2.1 as it is struggles with thin roots", base_is_poor),
     Claim(("01", "A2"), "points by EDT are better to train on than uniform points", worth("uniform prompts")),
-    Claim(("02", "A2"), "the hybrid loss is better than without its boundary term or its focus", worth("no boundary", "no focus")),
+    Claim(("02", "A2"), "the hybrid loss is better than its parts", worth("no boundary", "no focus")),
     Claim(("03",), "training decoder and prompt encoder is enough to adapt it", better_than_base),
     Claim(("04",), "two stages are better than one of equal time", untested("no real training of equal time")),
     Claim(("05",), "+37 % over SAM2.1", relative_gain),

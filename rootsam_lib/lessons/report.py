@@ -60,8 +60,8 @@ def table(values: Mapping[str, object]) -> str:
 class AltTexts(Preprocessor):
     """For nbconvert's pages: a picture becomes an <img> with the alt text that is kept beside it as plain text.
 
-    nbconvert's default template writes none, whatever the metadata say. `notebooks/jupyter_nbconvert_config.json`, which
-    `make` puts into .venv, turns this on.
+    nbconvert's default template writes none, whatever the metadata say. `make` puts
+    `notebooks/jupyter_nbconvert_config.json`, which turns this on, into .venv.
     """
 
     def preprocess_cell(self, cell: nbformat.NotebookNode, resources: dict, index: int) -> tuple:
@@ -96,7 +96,7 @@ def outputs(notebook: nbformat.NotebookNode) -> str:
 
 
 def thumbnail(notebook: nbformat.NotebookNode, width: int = 480) -> str:
-    """A lesson's picture for its card, as an <img>: of the cell with the tag "cover", else its first; "" without any."""
+    """A lesson's picture for its card, as an <img>: of the cell with the tag "cover", else its first; "" for none."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     code.sort(key=lambda cell: "cover" not in cell.metadata.get("tags", []))
     for output in (output for cell in code for output in cell.outputs):
@@ -162,7 +162,8 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
 <title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>
 <p><b>{kind}</b>{spent} Scores with points from the true mask must not be compared with a method that finds roots
 alone.</p><ul class="cards">{"".join(cards)}</ul><h2>What the poster says</h2><p>From the results files that come with
-the project (real scans, the small model nano), not from this run.</p>{claims}<h2>This run</h2>{table({"parameters": values, "provenance": provenance})}
+the project (real scans, the small model nano), not from this run.</p>{claims}<h2>This run</h2>
+{table({"parameters": values, "provenance": provenance})}
 {"".join(lesson_section(folder, path, minutes) for path in executed)}</body></html>
 """
     write_text(folder / "report.html", page)
