@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.checkpoints import read_about
 from rootsam_lib.data.datasets import read_folder
 from rootsam_lib.lessons import figures
 from rootsam_lib.predictor import load_predictor
-from rootsam_lib.results import RUNS, provenance, shown, write_json
+from rootsam_lib.results import RUNS, provenance, read_json, shown, write_json
 from rootsam_lib.traits import measure
 
 RESULTS = CHECKOUT / "data" / "results"
@@ -37,6 +36,8 @@ if __name__ == "__main__":
     figures.found_roots(image, masks, f"real scan of {scan.date}, {BRIGHTER} x as bright").savefig(
         RESULTS / "real-scan.png", dpi=100
     )
-    made = {"scan": scan.name, "brighter": BRIGHTER, "rows": rows, "trained": read_about(folder / "best.safetensors")}
+    names = [name for part in read_json(folder / "stage.json")["scans"].values() for name in part]
+    kind = "drawn scans only" if all(name.startswith("synthetic_") for name in names) else "other scans"
+    made = {"scan": scan.name, "brighter": BRIGHTER, "rows": rows, "trained_on": kind}
     models = {name: predictor.about for name, predictor in predictors.items()}
     print(shown(write_json(RESULTS / "real-scan.json", made | {"models": models, "provenance": provenance()})))

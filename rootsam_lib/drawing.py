@@ -22,9 +22,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: 
     return mixed.round().astype(np.uint8)
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """The image without its colours, so that a mask's colour stands out: uint8 (H, W, 3)."""
+    return np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+
+
 def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
+    view = grey(image) // 2
     for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
-        grey = overlay(grey, where, colour, 0.95)
-    return grey
+        view = overlay(view, where, colour, 0.95)
+    return view

@@ -31,6 +31,7 @@ from rootsam_lib.drawing import (
     STAGE2,
     VANISHED,
     error_view,
+    grey,
     overlay,
 )  # fmt: skip
 from rootsam_lib.lessons.parameters import check_injected
@@ -288,11 +289,11 @@ def changes(image: np.ndarray, stayed: np.ndarray, grew: np.ndarray, vanished: n
     """What became of roots between two dates, each a bool (H, W), over the image in dark grey."""
     figure, (left, right) = panels(["the later scan", title], size=5.2)
     left.imshow(image)
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
+    view = grey(image) // 2
     parts = {"on both dates": (stayed, FOUND), "grew": (grew, GREW), "vanished": (vanished, VANISHED)}
     for mask, colour in parts.values():
-        grey = overlay(grey, mask, colour, 1)
-    right.imshow(grey)
+        view = overlay(view, mask, colour, 1)
+    right.imshow(view)
     handles = [LegendPatch(facecolor=c, edgecolor="0.4", label=label) for label, (_, c) in parts.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
@@ -303,9 +304,8 @@ def found_roots(image: np.ndarray, masks: Mapping[str, np.ndarray], title: str =
     nobody has annotated, so that found and false cannot be told apart. masks: {"base": bool (H, W), ...}."""
     figure, axes = panels([title, *(NAMES.get(name, name) for name in masks)], size=4)
     axes[0].imshow(image)
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
     for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):
-        ax.imshow(overlay(grey, mask, COLOURS.get(name, STAGE1), 1))
+        ax.imshow(overlay(grey(image), mask, COLOURS.get(name, STAGE1), 1))
     return figure
 
 
