@@ -29,7 +29,7 @@ table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: a
 td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; } pre { white-space: pre-wrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; background: var(--card); border-radius: 8px; padding: .8rem; }
-.cards img { width: 100%; aspect-ratio: 16 / 10; object-fit: cover; object-position: top left; }
+.cards img { width: 100%; aspect-ratio: 16 / 10; object-fit: cover; object-position: right top; }
 .cards b { display: block; margin-top: .4rem; } .cards p { margin: .3rem 0; font-size: .9rem; }
 """
 # Of an output only these tags reach the page: no script, link or style, and no picture from elsewhere.
@@ -119,7 +119,8 @@ def card(executed: Path, metrics: Mapping[str, object], minutes: Mapping[str, fl
     title = html.escape(lines[0].lstrip("# "))
     promise = html.escape(next((line.strip("*") for line in lines[1:] if line.startswith("**")), ""))
     words = HEADLINES.get(executed.stem[:2], {})
-    scores = [f"{say} {metrics[key]:.3g}" for key, say in words.items() if isinstance(metrics.get(key), (int, float))]
+    known = {say: metrics[key] for key, say in words.items() if isinstance(metrics.get(key), (int, float))}
+    scores = [f"{say} {value:,.0f}" if abs(value) >= 1000 else f"{say} {value:.3g}" for say, value in known.items()]
     took = [f"{minutes[executed.stem]:.1f} min"] if executed.stem in minutes else []
     facts = html.escape(" · ".join(took + scores))
     return f'<li>{thumbnail(notebook)}<b><a href="#{executed.stem}">{title}</a></b><p>{promise}</p><p>{facts}</p></li>'
@@ -154,7 +155,7 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
     ]
     real = str(values.get("DATA", "synthetic")) != "synthetic"
     kind = "Real scans." if real else "Drawn scans: a toy run, whose scores say nothing about real roots."
-    title = f"RootSAM: report of the profile {html.escape(folder.name)}"
+    title = f"RootSAM: the lessons, executed (profile {html.escape(folder.name)})"
     spent = f" {len(minutes)} lessons took {sum(minutes.values()):.0f} minutes here." if minutes else ""
     claims = _converted([nbformat.v4.new_markdown_cell(claims_table())])
     page = f"""<!DOCTYPE html>
