@@ -46,6 +46,15 @@ def test_a_choice_must_be_worth_more_than_luck(folder):
     assert claims.worth("never run")(path).verdict == UNTESTED
 
 
+def test_two_stages_must_win_with_every_seed(folder):
+    path, _ = folder
+    assert claims.equal_time(path).verdict == UNTESTED
+    for two, verdict in (([0.55, 0.54, 0.56], HOLDS), ([0.55, 0.52, 0.58], FAILS)):
+        seeds = {"stage2": {"pooled_dice": two}, "stage1 continued": {"pooled_dice": [0.5, 0.49, 0.53]}}
+        (path / "segroot-whole.json").write_text(json.dumps({"seeds": seeds}))
+        assert claims.equal_time(path).verdict == verdict
+
+
 def test_an_undefined_score_must_be_reached_in_both_meanings(folder):
     path, change = folder
     where = ("tables", "fixed prompts", "stage2")
