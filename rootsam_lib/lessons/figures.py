@@ -12,8 +12,10 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch as LegendPatch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from scipy.ndimage import uniform_filter
 
 from rootsam_lib.drawing import (
     COLOURS,
@@ -163,11 +165,33 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
     return figure, axes[: len(titles)]
 
 
-def error_legend(figure: Figure, excess: str = "false root") -> None:
-    """Name the three colours of `error_view` below a figure; excess: what a false positive is called."""
-    entries = (("found", FOUND), ("missed", MISSED), (excess, FALSE))
+def error_legend(
+    figure: Figure, excess: str = "false root", points: bool = False, found: str = "found", missed: str = "missed"
+) -> None:
+    """Name the three colours of `error_view` below a figure, and, with points, the marks of `draw_prompts`."""
+    entries = ((found, FOUND), (missed, MISSED), (excess, FALSE))
     handles = [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    handles += _point_handles() if points else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def point_legend(figure: Figure) -> None:
+    """Name the marks of `draw_prompts` below a figure."""
+    figure.legend(handles=_point_handles(), loc="outside lower center", ncols=2)
+
+
+def _point_handles() -> list[Line2D]:
+    style = {"linestyle": "", "markersize": 8, "markeredgecolor": "0.4"}
+    marks = (("root point", "o", ROOT_POINT), ("soil point", "X", SOIL_POINT))
+    return [Line2D([], [], marker=marker, color=colour, label=label, **style) for label, marker, colour in marks]
+
+
+def busiest(mask: np.ndarray, side: int) -> tuple[slice, slice]:
+    """The window of side x side px in which a mask, bool (H, W), holds the most, for a close-up."""
+    crowd = uniform_filter(mask.astype(float), side, mode="constant")
+    middle = np.unravel_index(crowd.argmax(), crowd.shape)
+    starts = (min(max(m - side // 2, 0), max(n - side, 0)) for m, n in zip(middle, mask.shape, strict=True))
+    return tuple(slice(start, start + side) for start in starts)
 
 
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
@@ -185,7 +209,7 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
         axes[2 * row].imshow(image)
         draw_prompts(axes[2 * row], prompts)
         axes[2 * row + 1].imshow(error_view(image, mask, truth))
-    error_legend(figure)
+    error_legend(figure, points=True)
     return figure
 
 
@@ -236,6 +260,8 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
     axes[2].step(epochs, table["lr"], color=colour, where="mid")
     axes[2].set_yscale("log")
+    axes[0].set_ylim(0, 1.15 * table["loss"].max())  # from 0: a step of noise must not look like a leap
+    axes[1].set_ylim(0, max(0.5, 1.15 * table[["root_iou", "automatic_root_iou"]].to_numpy().max()))
     for ax, label in zip(axes, ("training loss", "root IoU on val (validation)", "learning rate"), strict=True):
         ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
