@@ -75,7 +75,7 @@ def test_the_approach_shows_points_going_in_and_a_mask_coming_out():
     figure = figures.approach(IMAGE, np.zeros((5, 7)), POINTS, IMAGE)
     titles = [ax.get_title() for ax in figure.axes]
     assert [title[0] for title in titles] == ["A", "B", "D", "C"] and len(figure.axes[3].collections) == 2
-    assert set(legend_of(figure)) == {"found", "missed", "false root", "on a root", "on soil"}
+    assert set(legend_of(figure)) == {"found", "missed", "false root", "root point", "soil point"}
     arrows = [artist for artist in figure.artists if isinstance(artist, FancyArrowPatch)]
     assert len(arrows) == 4 and all(arrow.get_mutation_scale() > 0 for arrow in arrows)
     plt.close(figure)

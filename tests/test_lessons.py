@@ -14,8 +14,11 @@ from rootsam_lib import CHECKOUT
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.lessons.cost import CostModel
+from rootsam_lib.lessons.parameters import notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS
+from rootsam_lib.losses import boundary_schedule
 from rootsam_lib.results import read_csv, read_json
+from rootsam_lib.training.config import stage1
 from rootsam_lib.traits import Cleaning, root_length_mm
 
 pytestmark = pytest.mark.slow
@@ -90,6 +93,14 @@ def test_01_a_larger_exponent_draws_deeper(run):
     assert metrics["expected_depth_px"] > plain["expected_depth_px"] + 0.2
     shares = [metrics["thin_share"][exponent] for exponent in ("0.0", "1.0", "3.0")]
     assert shares[0] > shares[1] > shares[2] and shares[1] == pytest.approx(plain["thin_share"]["1.0"])
+    assert min(plain["click_root_iou"].values()) > 0.1, "a prompt that is hardly answered teaches nothing"
+
+
+def test_02_teaches_the_loss_that_is_trained():
+    given, config = notebook_parameters(NOTEBOOKS / "02_hybrid_loss.ipynb"), stage1()
+    for name in ("fn_weight", "fp_weight", "focal_exponent", "ce_weight"):
+        assert given[name.upper()] == getattr(config, name), name
+    assert given["BOUNDARY_WEIGHT"] == boundary_schedule(10**6, config.boundary_start, config.boundary_step)
 
 
 def test_02_without_the_focal_exponent_the_loss_is_smaller(run):
@@ -98,20 +109,29 @@ def test_02_without_the_focal_exponent_the_loss_is_smaller(run):
     assert metrics["wrong_mask_iou"] == pytest.approx(plain["wrong_mask_iou"]) and not metrics["naive_nan"]
 
 
+def test_02_shows_what_the_sum_is_for():
+    worst, steps = default("02")["worst_root_iou"], default("02")["half_found_at_step"]
+    assert worst["hybrid, as trained"] > max(worst["cross-entropy"], worst["focal Tversky, miss 0.5"])
+    assert steps["focal Tversky, miss 0.5"] < steps["hybrid, as trained"] < steps["cross-entropy"]
+    assert worst["boundary alone"] == 0
+
+
 def test_03_trains_as_its_parameters_say(run):
-    metrics, plain = run("03", **TRAINED), default("03")
+    metrics, plain = run("03", **TRAINED, TINY_STEPS=4), default("03")
     # Along the cosine's half wave the rate is at its middle after the first of two epochs, and 0 at the end.
     assert metrics["epochs"] == 2 and metrics["lr_first"] == pytest.approx(5e-4, rel=0.2) and metrics["lr_last"] < 1e-4
     assert metrics["trained_parameters"] == plain["trained_parameters"] + 333_336
     assert plain["lr_first"] == 2e-3 and plain["loss_last"] < plain["loss_first"]
+    assert plain["tiny_iou_last"] > plain["tiny_iou_first"] + 0.05, "the loop that is written there learns nothing"
 
 
 def test_04_goes_on_from_stage_1(run, home):
     before = stages(home)
-    metrics = run("04", **TRAINED)
+    metrics, plain = run("04", **TRAINED), default("04")
     assert metrics["epochs"] == 1
     assert metrics["stage1_1024"] != metrics["stage2_1024"]
     assert [name[:6] for name in stages(home) - before] == ["stage2"], "Stage 1 was trained again"
+    assert plain["changed_near_seam"] > plain["changed_far_from_seam"], "the context shows where it ends"
 
 
 def test_05_reads_both_stages(run, home):

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patches import Patch as LegendPatch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from scipy.ndimage import uniform_filter
 
 from rootsam_lib.drawing import (
     COLOURS,
@@ -171,11 +172,36 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
     return figure, axes[: len(titles)]
 
 
-def error_legend(figure: Figure, excess: str = "false root") -> None:
-    """Name the three colours of `error_view` below a figure; excess: what a false positive is called."""
-    entries = (("found", FOUND), ("missed", MISSED), (excess, FALSE))
-    handles = [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+def error_legend(
+    figure: Figure, excess: str = "false root", points: bool = False, found: str = "found", missed: str = "missed"
+) -> None:
+    """Name the three colours of `error_view` below a figure, and, with points, the marks of `draw_prompts`."""
+    handles = _error_handles(excess, found, missed) + (_point_handles() if points else [])
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def point_legend(figure: Figure) -> None:
+    """Name the marks of `draw_prompts` below a figure."""
+    figure.legend(handles=_point_handles(), loc="outside lower center", ncols=2)
+
+
+def _error_handles(excess: str = "false root", found: str = "found", missed: str = "missed") -> list[LegendPatch]:
+    entries = ((found, FOUND), (missed, MISSED), (excess, FALSE))
+    return [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
+
+
+def _point_handles() -> list[Line2D]:
+    style = {"linestyle": "", "markersize": 8, "markeredgecolor": "0.4"}
+    marks = (("root point", "o", ROOT_POINT), ("soil point", "X", SOIL_POINT))
+    return [Line2D([], [], marker=marker, color=colour, label=label, **style) for label, marker, colour in marks]
+
+
+def busiest(mask: np.ndarray, side: int) -> tuple[slice, slice]:
+    """The window of side x side px in which a mask, bool (H, W), holds the most, for a close-up."""
+    crowd = uniform_filter(mask.astype(float), side, mode="constant")
+    middle = np.unravel_index(crowd.argmax(), crowd.shape)
+    starts = (min(max(m - side // 2, 0), max(n - side, 0)) for m, n in zip(middle, mask.shape, strict=True))
+    return tuple(slice(start, start + side) for start in starts)
 
 
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
@@ -193,7 +219,7 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
         axes[2 * row].imshow(image)
         draw_prompts(axes[2 * row], prompts)
         axes[2 * row + 1].imshow(error_view(image, mask, truth))
-    error_legend(figure)
+    error_legend(figure, points=True)
     return figure
 
 
@@ -247,12 +273,8 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
     for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
                        ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
         figure.add_artist(FancyArrowPatch(start, end, mutation_scale=18, transform=figure.transFigure, **arrow))
-    entries = (("found", FOUND), ("missed", MISSED), ("false root", FALSE))
-    handles = [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
-    figure.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.99, 0.3))
-    points = [Line2D([], [], ls="", marker=marker, color=colour, label=label) for label, colour, marker in
-              (("on a root", ROOT_POINT, "o"), ("on soil", SOIL_POINT, "X"))]  # fmt: skip
-    figure.legend(handles=points, loc="lower left", bbox_to_anchor=(0.36, 0.2))
+    figure.legend(handles=_error_handles(), loc="lower right", bbox_to_anchor=(0.99, 0.3))
+    figure.legend(handles=_point_handles(), loc="lower left", bbox_to_anchor=(0.36, 0.2))
     return figure
 
 
@@ -281,7 +303,7 @@ def control_picture(
         xlabel="points", ylabel="IoU with the wanted roots", title="all patches with several roots", ylim=(0, 1)
     )
     axes[-1].legend(fontsize=9)
-    error_legend(figure, "not asked for, or false")
+    error_legend(figure, "not asked for, or false", points=True)
     return figure
 
 
@@ -356,6 +378,8 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
     axes[2].step(epochs, table["lr"], color=colour, where="mid")
     axes[2].set_yscale("log")
+    axes[0].set_ylim(0, 1.15 * table["loss"].max())  # from 0: a step of noise must not look like a leap
+    axes[1].set_ylim(0, max(0.5, 1.15 * table[["root_iou", "automatic_root_iou"]].to_numpy().max()))
     for ax, label in zip(axes, ("training loss", "root IoU on val (validation)", "learning rate"), strict=True):
         ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
