@@ -91,6 +91,21 @@ def minutes_line(results: Mapping) -> str:
     return f"Minutes on {results['provenance']['device']}: {told}; {sum(results['minutes'].values()):.0f} in all."
 
 
+def whole_table() -> str:
+    """Whole real scans by `benchmarks/real_scans.py`: every kind of model over its seeds, and the learning curve."""
+    file = RESULTS / "segroot-whole.json"
+    if not file.is_file():
+        return "Not made yet: `benchmarks/real_scans.py seeds peers context curve dilated` writes `segroot-whole.json`."
+    results, scores = read_json(file), ("pooled_dice", "root_iou", "cl_dice")
+    rows = [
+        [f"{name}, over seeds", *("{:.3f} ({:.3f} to {:.3f})".format(*row[score]) for score in scores)]
+        for name, row in results["seeds"].items()
+    ]
+    single = {name: row for name, row in results["rows"].items() if ", seed " not in name}
+    rows += [[name, *(cell(row[score]) for score in scores)] for name, row in single.items()]
+    return table(["", *(f"`{score}`" for score in scores)], rows)
+
+
 def traits_table(results: Mapping) -> str:
     """Agreement of the traits of predicted and true masks, scan by scan."""
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
@@ -226,6 +241,7 @@ def blocks() -> dict[str, str]:
         "speed": speed_table(read_json(RESULTS / "training-speed.json")),
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
+        "whole": whole_table(),
     }
 
 

@@ -37,7 +37,7 @@ TAGS = {"h3", "p", "pre", "code", "strong", "em", "ul", "ol", "li", "img", "tabl
 # Which of a lesson's metrics its card shows, and in which words.
 HEADLINES = {
     "00": {"base_root_iou": "root IoU, base", "stage1_root_iou": "after a short training"},
-    "01": {"sampler_error": "greatest error of the sampler"},
+    "01": {"expected_depth_px": "mean px from a click to the root's edge"},
     "02": {"root_share": "share of root pixels"},
     "03": {"val_root_iou": "root IoU on val"},
     "04": {"gain_1024": "Stage 2 over Stage 1, root IoU"},
