@@ -299,9 +299,8 @@ def control_picture(
         places = np.arange(len(asked)) + (number - 1) * 0.27
         axes[-1].bar(places, value, 0.25, yerr=np.nan_to_num([value - low, high - value]), capsize=2, **style)
     axes[-1].set_xticks(range(len(asked)), asked.values())
-    axes[-1].set(
-        xlabel="points", ylabel="IoU with the wanted roots", title="all patches with several roots", ylim=(0, 1)
-    )
+    axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots", title="all patches with several roots")
+    axes[-1].margins(y=0.3)  # room for the legend
     axes[-1].legend(fontsize=9)
     error_legend(figure, "not asked for, or false", points=True)
     return figure
