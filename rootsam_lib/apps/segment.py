@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
-from rootsam_lib.data.masks import checked_coding, find_coding
+from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
+from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, find_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -119,6 +120,8 @@ def segment_folder(
     window_mm: float | None = None,
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
+    exclude: str | Path | None = None,
+    calibration: Mapping[str, object] | None = None,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Segment all images of a folder and measure their roots.
@@ -128,7 +131,9 @@ def segment_folder(
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
-    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets
+    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. exclude:
+    what is neither root nor window, see `masks.read_exclusion`. calibration: of this model at this resolution, which
+    adds calibrated columns, see `evaluation.calibration`. say: gets
     one line for what was found in the files, and for each scan that fails, in which no root was found, or whose mask
     is another one's.
 
@@ -155,6 +160,7 @@ def segment_folder(
         raise ValueError(f"prompts are given for {strange[0]!r}, but no scan is called so: correct the name.")
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
+    settings |= {"exclude": exclude and checked_exclusion(exclude), "calibration": calibration}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
 
     lock = claim_folder(out, "segment.json", settings)
@@ -174,7 +180,7 @@ def segment_folder(
         if mask_coding is None and any(entry.mask for entry in left):
             mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
             say(found)
-        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
         failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
         for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
             name = entry.name
@@ -182,7 +188,11 @@ def segment_folder(
                 scan, hashes = _read(entry, reading)
                 predictor.set_image(scan.image)
                 masks, predicted_iou, _ = predictor.predict(*(prompts.get(name) or (None, None)))
+                if scan.excluded is not None:
+                    masks[0] &= ~scan.excluded
                 trait = trait_row(scan, masks[0], float(predicted_iou[0]), **measuring)
+                if calibration:
+                    trait |= calibrated(trait, calibration)
                 mask_file, overlay_file = output_files(name, out)
                 write_image(overlay_file, overlay(scan.image, masks[0]))
                 if changed := write_mask(mask_file, masks[0], written.get(name)):
@@ -226,22 +236,23 @@ def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, 
 def score_row(
     scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
 ) -> dict[str, object]:
-    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and lengths.
+    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
+    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
 
     trait: the mask's own `trait_row`, made with `measuring`.
     """
-    counts = count(mask, scan.mask)
-    true = trait_row(scan, scan.mask, **measuring)
-    length = next(name for name in trait if name.startswith("root_length_"))  # in mm, or px without resolution
+    kept = np.True_ if scan.excluded is None else ~scan.excluded
+    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
+    counts = count(mask & kept, truth)
+    true = trait_row(scan, truth, **measuring)
     return {
         "scan": scan.name,
         "tube": scan.tube,
         "root_iou": iou(counts),
         "dice": dice(counts),
-        "dilated_dice": dice(count(mask, dilate(scan.mask))),
-        "cl_dice": cl_dice(mask, scan.mask),
-        length: trait[length],
-        f"true_{length}": true[length],
+        "dilated_dice": dice(count(mask & kept, grown)),
+        "cl_dice": cl_dice(mask & kept, truth),
+        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
     }
 
 
@@ -327,7 +338,8 @@ def segment_command(options: argparse.Namespace) -> int:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, exclude=options.exclude,
+            calibration=find_calibration(options.calibration, options.model, predictor.about, say), say=say,
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""

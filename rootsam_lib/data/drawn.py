@@ -9,6 +9,9 @@ What the mask holds: every pixel more than half covered by a root, **through** t
 because annotators trace through them; but not under tape or opaque fog, where nothing can be seen.
 """
 
+from collections.abc import Sequence
+from datetime import date as calendar
+from datetime import timedelta
 from typing import NamedTuple
 
 import cv2
@@ -47,6 +50,20 @@ class Stroke(NamedTuple):
     white: float  # 0 tan .. 1 white
 
 
+class Scene(NamedTuple):
+    """What the scanner looks at: all but the water's drops and its own noise, which are new in every scan."""
+
+    look: Look
+    ends: np.ndarray  # closeness to the ends of the sheet (H, W)
+    tape: tuple[np.ndarray, np.ndarray, np.ndarray]  # RGB, opacity, and the light left beside it
+    fog: np.ndarray  # opacity (H, W)
+    hidden: np.ndarray  # bool (H, W): under tape or opaque fog
+    distractors: list[Stroke]
+    roots: list[Stroke]
+    soil: np.ndarray  # RGB with stones (H, W, 3)
+    opacity: np.ndarray  # how much of a root shows (H, W)
+
+
 def synthetic_scans(split: str, count: int, seed: int = 0, height: int = 1024, width: int = 1024) -> list[Scan]:
     """Draw `count` scans of a split: "train", "valid" or "test".
 
@@ -80,19 +97,108 @@ def draw_scan(
     """
     for side, pixels in (("height", height), ("width", width)):
         checked(side, pixels, 64, whole=True)
+    scene = _scene(rng, height, width)
+    image, mask = _scanned(rng, scene, scene.roots)
+    return Scan(image=image, mask=mask, name=name, tube=tube, date=date, mm_per_px=25.4 / DPI)
+
+
+class Growth(NamedTuple):
+    """What is true of one date of `growing_scans`, in mm: root length in the window; and, in what this scan and the one
+    before both show, the length of both and how much is new or has vanished since (0 at the first date). shift: (rows,
+    columns) px by which the scene moved in the window since the scan before."""
+
+    length: float
+    shared_before: float
+    shared_length: float
+    new: float
+    vanished: float
+    shift: tuple[int, int]
+
+
+def growing_scans(
+    rng: np.random.Generator,
+    dates: int = 4,
+    height: int = 1024,
+    width: int = 1024,
+    *,
+    days: int = 14,
+    dying: float = 0.3,
+    shift: int = 8,
+    tube: str = "T000",
+    location: int = 1,
+) -> tuple[list[Scan], list[Growth]]:
+    """One window scanned at several dates, `days` apart, while its roots grow and die; and what is true of each date.
+
+    Every root begins at its own time, elongates from its base within one to two intervals, and stays or, with the
+    chance `dying`, vanishes as a whole between two later dates. Soil, stones, tape and fibres are the same ones; drops
+    and noise of the scanner are new; from the second date on the window lies up to `shift` px beside its first place.
+    True lengths are those of the drawn centre lines where neither tape nor fog hides them. Raises as `draw_scan` does.
+    """
+    for name, value, low in (("dates", dates, 1), ("days", days, 1), ("shift", shift, 0)):
+        checked(name, value, low, whole=True)
+    for side, pixels in (("height", height), ("width", width)):
+        checked(side, pixels, 64, whole=True)
+    scene = _scene(rng, height + 2 * shift, width + 2 * shift)
+    count = len(scene.roots)
+    birth, speed = rng.uniform(-2, dates - 1, count), rng.uniform(0.5, 1, count)
+    death = np.where(rng.random(count) < dying, birth + 1 / speed + rng.uniform(0, dates, count), np.inf)
+    at, scans, growth = np.zeros((dates, 2), int), [], []
+    at[1:] = rng.integers(-shift, shift + 1, (dates - 1, 2))
+    before: list[np.ndarray] = []
+    for t in range(dates):
+        grown = np.where(t < death, np.clip((t - birth) * speed, 0, 1), 0)
+        shown = [np.arange(len(s.points)) < round(g * len(s.points)) for s, g in zip(scene.roots, grown, strict=True)]
+        alive = [
+            s._replace(points=s.points[there], widths=s.widths[there])
+            for s, there in zip(scene.roots, shown, strict=True)
+            if there.sum() > 1
+        ]
+        image, mask = _scanned(rng, scene, alive)
+        window = tuple(slice(shift + a, shift + a + side) for a, side in zip(at[t], (height, width), strict=True))
+        day = (calendar(2017, 4, 11) + timedelta(days=days * t)).isoformat()
+        name = f"drawn_{tube}_L{location:03d}_{day}"
+        scans.append(Scan(image[window], mask[window], name, tube, day, 25.4 / DPI))
+        now, last = _visible(scene, shown, at[t : t + 1], shift), max(t - 1, 0)
+        both = _visible(scene, shown, at[last : t + 1], shift)
+        was = _visible(scene, before or shown, at[last : t + 1], shift)
+        parts = (now, was, both, both & ~was, was & ~both)
+        step = STEP * 25.4 / DPI
+        growth.append(Growth(*(float(part.sum() * step) for part in parts), tuple((at[last] - at[t]).tolist())))
+        before = shown
+    return scans, growth
+
+
+def _visible(scene: Scene, shown: Sequence[np.ndarray], at: np.ndarray, shift: int) -> np.ndarray:
+    """Which steps of all roots' paths are there and seen in all windows with these places, bool (steps,)."""
+    points = np.concatenate([np.zeros((0, 2)), *(stroke.points for stroke in scene.roots)])
+    y, x = np.round(points[:, ::-1]).astype(int).T
+    height, width = scene.hidden.shape
+    top, left = shift + at.max(axis=0)
+    bottom, right = np.array(scene.hidden.shape) - shift + at.min(axis=0)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    seen = inside & ~scene.hidden[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+    return seen & np.concatenate([np.zeros(0, bool), *shown])
+
+
+def _scene(rng: np.random.Generator, height: int, width: int) -> Scene:
     look = _look(rng)
     ends, left, right = _window(rng, height, width)
-    tape, tape_alpha, shade = _tape(rng, left, right, width)
+    tape = _tape(rng, left, right, width)
     fog = _fog(rng, ends, look)
-    hidden = (tape_alpha > 0.5) | (fog > 0.5)
+    hidden = (tape[1] > 0.5) | (fog > 0.5)
     distractors, roots = _distractors(rng, height, width), _roots(rng, hidden, look)
+    soil = _stones(rng, _soil(rng, ends, look), ends, look)
+    return Scene(look, ends, tape, fog, hidden, distractors, roots, soil, _opacity(rng, height, width, look))
 
-    image = _stones(rng, _soil(rng, ends, look), ends, look)
-    image = _paint(image, _rasterise(distractors + roots, height, width), _opacity(rng, height, width, look))
-    image = _water(rng, image, ends, fog, look)
+
+def _scanned(rng: np.random.Generator, scene: Scene, roots: list[Stroke]) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a scene with these roots."""
+    height, width = scene.fog.shape
+    image = _paint(scene.soil, _rasterise(scene.distractors + roots, height, width), scene.opacity)
+    image = _water(rng, image, scene.ends, scene.fog, scene.look)
+    tape, tape_alpha, shade = scene.tape
     image = _scanner(rng, _blend(image * shade[..., None], tape, tape_alpha))
-    mask = (_rasterise(roots, height, width)[0] > 0.5) & ~hidden
-    return Scan(image=image, mask=mask, name=name, tube=tube, date=date, mm_per_px=25.4 / DPI)
+    return image, (_rasterise(roots, height, width)[0] > 0.5) & ~scene.hidden
 
 
 def _look(rng: np.random.Generator) -> Look:

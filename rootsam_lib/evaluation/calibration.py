@@ -1,0 +1,168 @@
+"""Calibration: what a model's lengths, areas and diameters must be multiplied by, fitted on annotated scans of yours.
+
+A model has habits: it misses faint roots and draws the others too wide or too thin. What it does alike on all scans of
+one kind, one factor per trait takes off: sum of true values over sum of measured ones (for the diameter, their means).
+It is fitted on *k* annotated scans, is of this model, these settings and this resolution only, and cannot mend what
+differs from scan to scan: its interval, from a bootstrap over tubes, says how far it would move with other tubes.
+
+On the command line: `segment` a folder of annotated scans, `calibrate` what it wrote, then `segment --calibration` the
+others (or lay calibration.json into the model's folder, where `segment` finds it and says so).
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rootsam_lib.evaluation.bootstrap import RatioTerms, agreement, estimate, tube_weights
+from rootsam_lib.results import atomic, provenance, read_csv, read_json, shown, write_json
+
+TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
+SAME_RESOLUTION = 0.02  # share by which resolutions may differ: what rounding in files does
+
+
+def calibrated_traits(names: Iterable[str]) -> list[str]:
+    """The columns, of these, that are calibrated: length, area and diameter."""
+    return [name for name in names if TRAITS.fullmatch(name)]
+
+
+def fit_calibration(
+    measured: Sequence[Mapping[str, float]],
+    true: Sequence[Mapping[str, float]],
+    tubes: Sequence[str],
+    mm_per_px: float | None,
+    model: Mapping[str, object],
+    seed: int = 0,
+) -> dict[str, object]:
+    """A calibration from k annotated scans: {"factors": {trait: [factor, low, high]}, ...}, as JSON holds it.
+
+    measured, true: one row of traits a scan, from `traits.measure` of the model's masks and of the true ones; scans
+    without roots on either side say nothing about the diameter. mm_per_px: of all these scans; model: what made the
+    masks, `Predictor.about`. The interval is 95 %, over tubes (none, NaN, from one tube).
+    Raises ValueError for no scan, or a trait that is 0 in all measured or in all true masks.
+    """
+    if not len(measured) == len(true) == len(tubes) or not len(true):
+        lengths = f"{len(measured)} measured and {len(true)} true rows and {len(tubes)} tubes"
+        raise ValueError(f"{lengths}: give one of each for every annotated scan, and at least one scan.")
+    weights, factors = tube_weights(tubes, np.random.default_rng(seed)), {}
+    for trait in calibrated_traits(true[0]):
+        pairs = np.array([[float(row[trait] or 0) for row in rows] for rows in (true, measured)])
+        pairs[:, ~(np.isfinite(pairs) & ((pairs > 0) | ("diameter" not in trait))).all(axis=0)] = 0
+        if not pairs.sum(axis=1).all():
+            raise ValueError(f"{trait} is 0 in all measured or all true masks: annotate scans in which roots are found.")
+        factors[trait] = list(estimate(RatioTerms(*pairs), weights))
+    return {
+        "factors": factors,
+        "scans": len(true),
+        "tubes": len(set(tubes)),
+        "mm_per_px": mm_per_px,
+        "model": dict(model),
+        "provenance": provenance(),
+    }
+
+
+def calibrated(row: Mapping[str, object], calibration: Mapping[str, object]) -> dict[str, float | None]:
+    """The calibrated columns for a row of `traits.trait_row`: the trait's name with "calibrated_" before it.
+
+    Raises ValueError for a row at another resolution than the calibration's.
+    """
+    check_resolution(calibration, row["mm_per_px"])
+    values = {name: (row[name], factor[0]) for name, factor in calibration["factors"].items()}
+    return {f"calibrated_{name}": None if value is None else value * factor for name, (value, factor) in values.items()}
+
+
+def check_resolution(calibration: Mapping[str, object], mm_per_px: float | None) -> None:
+    """Raises ValueError unless this is the calibration's resolution, in mm a pixel or None for an unknown one."""
+    fitted = calibration["mm_per_px"]
+    if fitted is None and mm_per_px is None:
+        return
+    if None in (fitted, mm_per_px) or abs(math.log(fitted / mm_per_px)) > SAME_RESOLUTION:
+        here, there = (f"{25.4 / size:.0f} dpi" if size else "an unknown resolution" for size in (mm_per_px, fitted))
+        raise ValueError(
+            f"the scan has {here}, but the calibration was fitted at {there}: fit one on annotated scans of this kind."
+        )
+
+
+def find_calibration(
+    given: str | Path | None, model: str | Path, about: Mapping[str, object], say: Callable[[str], object]
+) -> dict[str, object] | None:
+    """The calibration to apply: the file that is given, else calibration.json in the model's folder, else None.
+
+    What will be applied goes to `say` in one sentence. Raises ValueError for a file of another model or other settings.
+    """
+    beside = Path(model).expanduser() / "calibration.json"
+    path = Path(given).expanduser() if given else beside if beside.is_file() else None
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: `calibrate` writes it from a segmented folder with masks.")
+    found = read_json(path)
+    if missing := {"factors", "scans", "tubes", "mm_per_px", "model"} - set(found):
+        raise ValueError(f"{shown(path)} is no calibration (it lacks {min(missing)}): `calibrate` writes one.")
+    if other := [name for name, value in about.items() if found["model"].get(name) != value]:
+        raise ValueError(
+            f"{shown(path)} was fitted with another model or other settings ({', '.join(other)}): fit it anew."
+        )
+    say(f"calibration from {shown(path)}: {describe_calibration(found)}")
+    return found
+
+
+def describe_calibration(calibration: Mapping[str, object]) -> str:
+    """What a calibration does, in one sentence for people."""
+    parts = []
+    for name, (factor, low, high) in calibration["factors"].items():
+        known = low is not None and math.isfinite(low)
+        parts.append(f"{name} × {factor:.3f} ({f'{low:.3f} to {high:.3f}' if known else 'no interval: one tube'})")
+    size, scans = calibration["mm_per_px"], calibration["scans"]
+    at = f"at {25.4 / size:.0f} dpi" if size else "in pixels"
+    return f"{', '.join(parts)}; from {scans} scan{'s' * (scans != 1)} of {calibration['tubes']} tubes {at}"
+
+
+def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequence[str], trait: str):
+    """A trait of predicted masks against the true ones, and their difference over their mean with the limits of
+    agreement (Bland & Altman 1986), as a Matplotlib figure; see `bootstrap.agreement`."""
+    from matplotlib.figure import Figure
+
+    found, measured, true = agreement(measured, true, tubes), np.asarray(measured, float), np.asarray(true, float)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    values, differences = figure.subplots(1, 2)
+    values.plot(true, measured, "o")
+    values.axline((0, 0), slope=1, color="0.6", zorder=0)
+    values.set(xlabel=f"true {trait}", ylabel=f"measured {trait}", title=f"R² {found['r2']:.2f} ({found['scans']} scans)")
+    differences.plot((measured + true) / 2, measured - true, "o")
+    for name, style in (("bias", "-"), ("limits_low", "--"), ("limits_high", "--")):
+        differences.axhline(found[name], linestyle=style, color="0.4")
+        differences.annotate(f"{found[name]:.3g}", (1, found[name]), xycoords=("axes fraction", "data"), ha="right")
+    differences.set(xlabel=f"mean of both, {trait}", ylabel="measured - true", title="bias and limits of agreement")
+    return figure
+
+
+def calibrate_command(options: argparse.Namespace) -> int:
+    """Fit a calibration on a folder that `segment` wrote from scans with masks; write it and the agreement figures."""
+    roots = Path(options.roots).expanduser()
+    text = ("scan", "tube", "date")
+    scores = read_csv(roots / "scores.csv", text)
+    sizes = {row["scan"]: row["mm_per_px"] for row in read_csv(roots / "traits.csv", text)}
+    settings = read_json(roots / "segment.json")
+    traits = calibrated_traits(scores[0]) if scores else []
+    if len(traits) < 3:
+        raise ValueError(f"{shown(roots)}: scores.csv lacks areas and diameters: segment the annotated scans anew.")
+    size, tubes = sizes[scores[0]["scan"]], [row["tube"] for row in scores]
+    for row in scores:
+        check_resolution({"mm_per_px": size}, sizes[row["scan"]])
+    true = [{name: row[f"true_{name}"] for name in traits} for row in scores]
+    own = ("dpi", "window_mm", "tube_angle", "cleaning", "prompts", "exclude", "calibration")
+    made_by = {name: value for name, value in settings.items() if name not in own}
+    fitted = fit_calibration(scores, true, tubes, size, made_by) | {"cleaning": settings["cleaning"]}
+    path = write_json(Path(options.out or roots / "calibration.json").expanduser(), fitted)
+    for trait in traits if len(scores) > 1 else ():
+        pairs = [(row[trait], row[f"true_{trait}"], row["tube"]) for row in scores]
+        pairs = [pair for pair in pairs if None not in pair]
+        if len(pairs) > 1:
+            with atomic(roots / f"agreement-{trait}.png") as partial:
+                plot_agreement(*zip(*pairs, strict=True), trait).savefig(partial, dpi=150)
+    print(f"{describe_calibration(fitted)}; in {shown(path)}")
+    return 0
