@@ -31,7 +31,7 @@ def rsml(tracing: Tracing, mm_per_px: float | None, name: str, image: str = "", 
     """One scan's roots as the text of an RSML file.
 
     mm_per_px: the edge of a pixel; None writes the unit pixel. name: the file's key; image: the image file's name;
-    captured: its date, yyyy-mm-dd, or "". Raises ValueError for a scan without roots, which the schema has no place for.
+    captured: its date, yyyy-mm-dd, or "". Raises ValueError for a scan without roots: the schema has no place for it.
     """
     if not tracing.paths:
         raise ValueError(f"{name} has no roots, and RSML needs one: there is no file to write for it.")
@@ -123,8 +123,9 @@ def rhizovision_row(tracing: Tracing, mm_per_px: float | None, name: str, second
 def export_roots(
     roots: str | Path, say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)
 ) -> tuple[Path, int]:
-    """Write X.rsml for every scan X of a folder that `segment` has written, and rhizovision.csv (scans with a resolution)
-    and rhizovision-px.csv (those without), beside traits.csv. A scan without roots has a row and no RSML, and is said.
+    """Write X.rsml for every scan X of a folder that `segment` has written, and rhizovision.csv (of scans with a
+    resolution) and rhizovision-px.csv (of those without), beside traits.csv. A scan without roots has a row and no
+    RSML, and is said.
 
     Returns the folder and how many RSML files it has got. Raises FileNotFoundError or ValueError for another folder.
     """

@@ -9,18 +9,15 @@ date after, as new. So read turnover of a model's masks only after a look at its
 """
 
 import argparse
-import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import date as calendar
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.ndimage import convolve, distance_transform_edt
+from scipy.ndimage import convolve, distance_transform_edt, label
 from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
@@ -32,7 +29,8 @@ from rootsam_lib.results import atomic, progress, read_csv, read_json, shown, wr
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, segment_lengths, trace, trait_row
 
 LEAST_MATCH = 0.15  # scans of one window two months apart match by 0.5 or more, those of two windows by 0.02
-TOLERANCE_PX = 5.0
+TOLERANCE_PX = 5.0  # what alignment leaves within a real scan is up to 3 px, and a hand is 1 px off
+CROSSING = 2.5  # tolerances: at a right angle a line is beside another one for 2
 
 
 class Alignment(NamedTuple):
@@ -86,6 +84,7 @@ def unmatched_length(tracing: Tracing, window: np.ndarray, other: np.ndarray, to
     lines, bool (H, W) in the same place, lack within `tolerance` px.
 
     A line that goes on past the free end of the other's is not beside it: else each growing tip would lose `tolerance`.
+    Nor is the short stretch of a line that only crosses the other's, or leaves it as a lateral does.
     """
     ends = other & (convolve(other.astype(int), EIGHT, mode="constant") == 2)
     if other.any():
@@ -96,9 +95,12 @@ def unmatched_length(tracing: Tracing, window: np.ndarray, other: np.ndarray, to
     total = alone = 0.0
     for path in tracing.paths:
         steps, middle = segment_lengths(path), np.round((path[:-1] + path[1:]) / 2).astype(int)
-        inside = window[tuple(middle.T)]
+        inside, apart = window[tuple(middle.T)], lacking[tuple(middle.T)]
+        if apart.any():
+            stretch, _ = label(~apart)
+            apart |= np.bincount(stretch, steps)[stretch] <= CROSSING * tolerance
         total += float(steps[inside].sum())
-        alone += float(steps[inside & lacking[tuple(middle.T)]].sum())
+        alone += float(steps[inside & apart].sum())
     return total, alone
 
 
@@ -165,8 +167,8 @@ def follow(
             row |= {"days": days, "shift_rows": found.shift[0], "shift_columns": found.shift[1], "match": found.match}
             if found.match < least_match:
                 say(
-                    f"{scan.name} does not match {before.name} ({found.match:.2f}, at least {least_match:g} is needed): "
-                    "no new or vanished length; look whether both show the same window."
+                    f"{scan.name} does not match {before.name} ({found.match:.2f}; {least_match:g} is needed): no new or vanished "
+                    "length; look whether both show the same window."
                 )
             else:
                 kept, (length, new), (earlier, gone) = _changes(
@@ -247,8 +249,8 @@ def plot_series(rows: Sequence[dict[str, object]]):
     days = {row["date"]: calendar.fromisoformat(row["date"]) for row in rows}
     for window in sorted({(row["tube"], row["location"]) for row in rows}):
         mine = [row for row in rows if (row["tube"], row["location"]) == window]
-        label = f"{window[0]} L{int(window[1]):03d}"
-        over_time.plot([days[row["date"]] for row in mine], [row[density] for row in mine], "o-", label=label)
+        name = f"{window[0]} L{int(window[1]):03d}"
+        over_time.plot([days[row["date"]] for row in mine], [row[density] for row in mine], "o-", label=name)
     for day in sorted(days):
         mine = sorted((row["depth_mm"], row[density]) for row in rows if row["date"] == day and row["depth_mm"])
         over_depth.plot([value for _, value in mine], [depth for depth, _ in mine], "o-", label=day)

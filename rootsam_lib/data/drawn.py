@@ -132,7 +132,9 @@ def growing_scans(
     Every root begins at its own time, elongates from its base within one to two intervals, and stays or, with the
     chance `dying`, vanishes as a whole between two later dates. Soil, stones, tape and fibres are the same ones; drops
     and noise of the scanner are new; from the second date on the window lies up to `shift` px beside its first place.
-    True lengths are those of the drawn centre lines where neither tape nor fog hides them. Raises as `draw_scan` does.
+    True lengths are those of the drawn centre lines that can be seen: not under tape, fog or another root; and what
+    grows exactly where another root was before, or still is when it dies, is neither new nor vanished.
+    Raises as `draw_scan` does.
     """
     for name, value, low in (("dates", dates, 1), ("days", days, 1), ("shift", shift, 0)):
         checked(name, value, low, whole=True)
@@ -142,42 +144,45 @@ def growing_scans(
     count = len(scene.roots)
     birth, speed = rng.uniform(-2, dates - 1, count), rng.uniform(0.5, 1, count)
     death = np.where(rng.random(count) < dying, birth + 1 / speed + rng.uniform(0, dates, count), np.inf)
-    at, scans, growth = np.zeros((dates, 2), int), [], []
-    at[1:] = rng.integers(-shift, shift + 1, (dates - 1, 2))
-    before: list[np.ndarray] = []
-    for t in range(dates):
+    places = np.zeros((dates, 2), int)  # of the window's upper left pixel
+    places[1:] = rng.integers(-shift, shift + 1, (dates - 1, 2))
+    places += shift
+    points = np.concatenate([np.zeros((0, 2)), *(stroke.points for stroke in scene.roots)])
+    y, x = (np.clip(np.round(points[:, k]), 0, scene.fog.shape[1 - k] - 1).astype(int) for k in (1, 0))
+    lengths = [len(stroke.points) for stroke in scene.roots]
+    owner = np.repeat(np.arange(count), lengths)
+    scans, growth, before = [], [], None
+    for t, place in enumerate(places):
         grown = np.where(t < death, np.clip((t - birth) * speed, 0, 1), 0)
-        shown = [np.arange(len(s.points)) < round(g * len(s.points)) for s, g in zip(scene.roots, grown, strict=True)]
-        alive = [
-            s._replace(points=s.points[there], widths=s.widths[there])
-            for s, there in zip(scene.roots, shown, strict=True)
-            if there.sum() > 1
-        ]
-        image, mask = _scanned(rng, scene, alive)
-        window = tuple(slice(shift + a, shift + a + side) for a, side in zip(at[t], (height, width), strict=True))
+        kept = [round(share * length) for share, length in zip(grown, lengths, strict=True)]
+        alive = [s._replace(points=s.points[:k], widths=s.widths[:k]) for s, k in zip(scene.roots, kept, strict=True)]
+        image, mask = _scanned(rng, scene, [stroke for stroke in alive if len(stroke.points) > 1])
+        window = tuple(slice(low, low + side) for low, side in zip(place, (height, width), strict=True))
         day = (calendar(2017, 4, 11) + timedelta(days=days * t)).isoformat()
-        name = f"drawn_{tube}_L{location:03d}_{day}"
-        scans.append(Scan(image[window], mask[window], name, tube, day, 25.4 / DPI))
-        now, last = _visible(scene, shown, at[t : t + 1], shift), max(t - 1, 0)
-        both = _visible(scene, shown, at[last : t + 1], shift)
-        was = _visible(scene, before or shown, at[last : t + 1], shift)
-        parts = (now, was, both, both & ~was, was & ~both)
-        step = STEP * 25.4 / DPI
-        growth.append(Growth(*(float(part.sum() * step) for part in parts), tuple((at[last] - at[t]).tolist())))
-        before = shown
+        scans.append(
+            Scan(image[window], mask[window], f"drawn_{tube}_L{location:03d}_{day}", tube, day, 25.4 / DPI)
+        )
+        there = np.concatenate([np.zeros(0, bool), *(np.arange(n) < k for n, k in zip(lengths, kept, strict=True))])
+        now = there, there & (_topmost(alive, mask.shape)[y, x] == owner) & ~scene.hidden[y, x], mask
+        (was_there, was_seen, was_mask), last = before or now, places[max(t - 1, 0)]
+        low, high = np.maximum(place, last), np.minimum(place, last) + np.array([height, width])
+        shared = (y >= low[0]) & (y < high[0]) & (x >= low[1]) & (x < high[1])
+        own = (y >= place[0]) & (y < place[0] + height) & (x >= place[1]) & (x < place[1] + width)
+        new, gone = now[1] & ~was_there & ~was_mask[y, x], was_seen & ~there & ~mask[y, x]
+        steps = now[1] & own, was_seen & shared, now[1] & shared, new & shared, gone & shared
+        moved = tuple((last - place).tolist())
+        growth.append(Growth(*(float(part.sum() * STEP * 25.4 / DPI) for part in steps), moved))
+        before = now
     return scans, growth
 
 
-def _visible(scene: Scene, shown: Sequence[np.ndarray], at: np.ndarray, shift: int) -> np.ndarray:
-    """Which steps of all roots' paths are there and seen in all windows with these places, bool (steps,)."""
-    points = np.concatenate([np.zeros((0, 2)), *(stroke.points for stroke in scene.roots)])
-    y, x = np.round(points[:, ::-1]).astype(int).T
-    height, width = scene.hidden.shape
-    top, left = shift + at.max(axis=0)
-    bottom, right = np.array(scene.hidden.shape) - shift + at.min(axis=0)
-    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
-    seen = inside & ~scene.hidden[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
-    return seen & np.concatenate([np.zeros(0, bool), *shown])
+def _topmost(strokes: Sequence[Stroke], shape: tuple[int, int]) -> np.ndarray:
+    """Which stroke, by its number, is drawn last at each pixel, int32 `shape`; -1 where there is none."""
+    canvas = np.full(shape, -1, np.int32)
+    for number, stroke in enumerate(strokes):
+        for a, b, width in zip(stroke.points[:-1], stroke.points[1:], stroke.widths[1:], strict=True):
+            cv2.line(canvas, *(tuple(np.round(p).astype(int).tolist()) for p in (a, b)), number, max(1, round(width)))
+    return canvas
 
 
 def _scene(rng: np.random.Generator, height: int, width: int) -> Scene:

@@ -111,7 +111,7 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
 def checked_exclusion(source: str | Path) -> str:
     """What `read_exclusion` will read from a source: rectangles as they are, else what its files hold, as a hash.
 
-    Raises ValueError for rectangles that are none, and FileNotFoundError for what is neither these nor a file or folder.
+    Raises ValueError for rectangles that are none, and FileNotFoundError for what is neither they nor a file or folder.
     """
     text = str(source)
     if _RECTANGLES.fullmatch(text):
