@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
@@ -165,9 +166,9 @@ def measure(
     """The traits of one mask, bool (H, W), with units in their names: mm, or px where mm_per_px is None.
 
     Length ("smoothed", and Kimura's for comparison with other papers), length per area of window (per cm², or per px²;
-    all pixels that are not excluded, bool (H, W), are window), area, mean diameter (weighted by length; NaN without roots), length by diameter (bounds:
-    CLASSES_MM or CLASSES_PX; a bound belongs to the class above it), and branch points (where roots cross there are one
-    or two as well). Raises what `trace` raises.
+    all pixels that are not excluded, bool (H, W), are window), area, mean diameter (weighted by length; NaN without
+    roots), length by diameter (bounds: CLASSES_MM or CLASSES_PX; a bound belongs to the class above it), and branch
+    points (where roots cross there are one or two as well). Raises what `trace` raises.
     """
     unit, size, classes = ("px", 1.0, CLASSES_PX) if mm_per_px is None else ("mm", mm_per_px, CLASSES_MM)
     tracing = trace(mask, mm_per_px, cleaning, excluded)
@@ -190,6 +191,18 @@ def measure(
         **{f"length_{unit}_diameter_{n}_{unit}": float(part) for n, part in zip(names, by_class, strict=True)},
         "branch_points": int(label(branch_pixels(tracing.centre_lines), EIGHT)[1]),
     }
+
+
+def root_contrast(image: np.ndarray, mask: np.ndarray, excluded: np.ndarray | None = None) -> float | None:
+    """How far roots stand out: their mean grey level less that of the soil around them, over that soil's spread.
+
+    image: uint8 (H, W, 3); mask, excluded: bool (H, W). The soil is what lies 4 to 12 px from the mask. None without
+    root, or without soil of several levels. The fainter roots are, the more of them a model misses (`calibration`).
+    """
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    grey, kept = image.mean(axis=2, dtype=np.float32), np.True_ if excluded is None else ~excluded
+    root, soil = grey[mask & kept], grey[(away > 4) & (away <= 12) & kept]
+    return float((root.mean() - soil.mean()) / soil.std()) if root.size and soil.size and soil.std() else None
 
 
 def parse_location(name: str) -> int | None:
@@ -220,8 +233,8 @@ def trait_row(
     cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
     """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and which scans to look at:
-    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), and the share of
-    pixels in which a colour channel is at 255, where the scanner was blinded.
+    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), the share of
+    pixels in which a colour channel is at 255, where the scanner was blinded, and `root_contrast`.
 
     window_mm and tube_angle belong to `depth_mm`; without window_mm the image's height is taken. The depth is
     None where the name holds no location, or the window's height is not known. What is excluded from the scan counts
@@ -244,4 +257,5 @@ def trait_row(
         "qc_predicted_iou": predicted_iou,
         "qc_all_background": int(not (mask & counted).any()),
         "qc_saturated_share": float((scan.image.max(axis=2) == 255)[counted].mean()) if counted.any() else None,
+        "qc_root_contrast": root_contrast(scan.image, mask, scan.excluded),
     }

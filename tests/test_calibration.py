@@ -55,8 +55,27 @@ def test_a_constant_habit_is_taken_off_and_more_scans_narrow_the_interval():
         spans.append(high - low)
         assert abs((measured[20:] * factor).sum() / true[20:].sum() - 1) < 0.15
     assert spans[2] < spans[1]
+    assert found["contrast"] is None  # it was not given
     row = calibrated({"root_length_mm": 100.0, "mean_diameter_mm": None, "mm_per_px": 0.1}, found)
     assert row == {"calibrated_root_length_mm": pytest.approx(100 * factor), "calibrated_mean_diameter_mm": None}
+
+
+def test_length_follows_the_contrast_from_four_scans_on():
+    rng = np.random.default_rng(0)
+    true, contrast = rng.uniform(50, 500, 24), rng.uniform(1, 3, 24)
+    measured = true * 0.6 * (contrast / 2) ** 0.8  # of faint roots more is missed
+    own = [row | {"qc_root_contrast": level} for row, level in zip(rows(measured, np.ones(24)), contrast, strict=True)]
+    given = (rows(true, np.ones(24)), [str(i) for i in range(24)], 0.1, MODEL)
+    few = fit_calibration(own[:3], given[0][:3], given[1][:3], *given[2:])
+    assert few["contrast"] is None
+    found = fit_calibration(own[:6], given[0][:6], given[1][:6], *given[2:])
+    assert found["contrast"]["slope"] == pytest.approx([-0.8] * 3)
+    low, high = found["contrast"]["range"]
+    for row, length in zip(own[6:], true[6:], strict=True):
+        level = np.clip(row["qc_root_contrast"], low, high)  # nothing is said about other contrasts
+        expected = length * (row["qc_root_contrast"] / level) ** 0.8
+        assert calibrated(row | {"mm_per_px": 0.1}, found)["calibrated_root_length_mm"] == pytest.approx(expected)
+    assert " ^ -0.80" in describe_calibration(found)
 
 
 def test_what_is_refused():
@@ -113,6 +132,7 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     call = ["segment", str(tmp_path / "others"), "--model", "stub", "--calibration", str(file)]
     assert main([*call, "--dpi", "300"]) == 0
     assert f"calibration from {file}" in (said := capsys.readouterr().err) and "from 3 scans" in said
+    assert read_json(file)["contrast"] is None
     for row in read_csv(tmp_path / "others-roots" / "traits.csv"):
         assert row["calibrated_root_area_mm2"] == pytest.approx(row["root_area_mm2"] * factors["root_area_mm2"][0])
     for row in read_csv(tmp_path / "others-roots" / "scores.csv"):

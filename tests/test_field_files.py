@@ -25,11 +25,22 @@ from rootsam_lib.results import read_csv
 from rootsam_lib.traits import measure, trace, trait_row
 
 DECIMAL = re.compile(r"-?\d+(\.\d+)?")  # xs:decimal: no exponent
-RHIZOVISION = (
-    "File.Name Region.of.Interest Number.of.Root.Tips Number.of.Branch.Points Total.Root.Length.mm "
-    "Branching.frequency.per.mm Network.Area.mm2 Average.Diameter.mm Median.Diameter.mm Maximum.Diameter.mm "
-    "Perimeter.mm Volume.mm3 Surface.Area.mm2 Computation.Time.s"
-).split()
+RHIZOVISION = [
+    "File.Name",
+    "Region.of.Interest",
+    "Number.of.Root.Tips",
+    "Number.of.Branch.Points",
+    "Total.Root.Length.mm",
+    "Branching.frequency.per.mm",
+    "Network.Area.mm2",
+    "Average.Diameter.mm",
+    "Median.Diameter.mm",
+    "Maximum.Diameter.mm",
+    "Perimeter.mm",
+    "Volume.mm3",
+    "Surface.Area.mm2",
+    "Computation.Time.s",
+]
 
 
 @pytest.fixture(scope="module")

@@ -167,8 +167,8 @@ def follow(
             row |= {"days": days, "shift_rows": found.shift[0], "shift_columns": found.shift[1], "match": found.match}
             if found.match < least_match:
                 say(
-                    f"{scan.name} does not match {before.name} ({found.match:.2f}; {least_match:g} is needed): no new or vanished "
-                    "length; look whether both show the same window."
+                    f"{scan.name} does not match {before.name} ({found.match:.2f}; {least_match:g} is needed): "
+                    "no new or vanished length; look whether both show the same window."
                 )
             else:
                 kept, (length, new), (earlier, gone) = _changes(

@@ -142,9 +142,7 @@ def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedP
     window = visible(image)
     truth = image.mask[window]
     prompts = protocol.draw(truth, image.name) if protocol else None
-    return score_mask(
-        predictor(image.image, prompts)[window], truth, image.mm_per_px, getattr(image, "excluded", None)
-    )
+    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px, getattr(image, "excluded", None))
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:
