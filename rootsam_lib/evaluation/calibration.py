@@ -40,6 +40,7 @@ def fit_calibration(
     mm_per_px: float | None,
     model: Mapping[str, object],
     seed: int = 0,
+    draws: int = 2000,
 ) -> dict[str, object]:
     """A calibration from k annotated scans, as JSON holds it: {"factors": {trait: [factor, low, high]}, "contrast":
     {"slope": [power, low, high], "at": where the length's factor is the one given, "range": [low, high]} or None, …}.
@@ -52,7 +53,7 @@ def fit_calibration(
     if not len(measured) == len(true) == len(tubes) or not len(true):
         lengths = f"{len(measured)} measured and {len(true)} true rows and {len(tubes)} tubes"
         raise ValueError(f"{lengths}: give one of each for every annotated scan, and at least one scan.")
-    weights, factors, contrast = tube_weights(tubes, np.random.default_rng(seed)), {}, None
+    weights, factors, contrast = tube_weights(tubes, np.random.default_rng(seed), draws), {}, None
     for trait in calibrated_traits(true[0]):
         pairs = np.array([[float(row[trait] or 0) for row in rows] for rows in (true, measured)])
         pairs[:, ~np.isfinite(pairs).all(axis=0)] = 0
