@@ -15,9 +15,9 @@ from rootsam_lib.evaluation.calibration import (
     calibrated,
     check_resolution,
     describe_calibration,
-    find_calibration,
     fit_calibration,
     plot_agreement,
+    read_calibration,
 )
 from rootsam_lib.metrics import dilate
 from rootsam_lib.results import read_csv, read_json, write_json
@@ -95,16 +95,14 @@ def test_what_is_refused():
 def test_a_calibration_belongs_to_a_model_and_is_said(tmp_path):
     good, said = rows([10, 20], [0.4, 0.5]), []
     path = write_json(tmp_path / "calibration.json", fit_calibration(good, good, ["a", "b"], 0.1, MODEL))
-    assert find_calibration(None, tmp_path / "model", MODEL, said.append) is None and not said
-    for given, model in ((path, "nano"), (None, tmp_path)):  # as a file, or beside the model
-        assert find_calibration(given, model, MODEL, said.append)["scans"] == 2
-    assert len(said) == 2 and "from 2 scans of 2 tubes at 254 dpi" in said[1]
+    assert read_calibration(path, MODEL, said.append)["scans"] == 2
+    assert len(said) == 1 and "from 2 scans of 2 tubes at 254 dpi" in said[0]
     with pytest.raises(ValueError, match=r"another model or other settings \(weights\)"):
-        find_calibration(path, "nano", MODEL | {"weights": "1"}, said.append)
+        read_calibration(path, MODEL | {"weights": "1"}, said.append)
     with pytest.raises(FileNotFoundError, match="`calibrate` writes it"):
-        find_calibration(tmp_path / "none.json", "nano", MODEL, said.append)
+        read_calibration(tmp_path / "none.json", MODEL, said.append)
     with pytest.raises(ValueError, match="is no calibration"):
-        find_calibration(write_json(path, {"a": 1}), "nano", MODEL, said.append)
+        read_calibration(write_json(path, {"a": 1}), MODEL, said.append)
 
 
 def annotated(folder, count: int, first: int = 0) -> None:
@@ -137,6 +135,12 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
         assert row["calibrated_root_area_mm2"] == pytest.approx(row["root_area_mm2"] * factors["root_area_mm2"][0])
     for row in read_csv(tmp_path / "others-roots" / "scores.csv"):
         assert row["root_area_mm2"] / row["true_root_area_mm2"] == pytest.approx(1.5, rel=0.05)
+    shutil.rmtree(tmp_path / "others-roots")
+    (tmp_path / "model").mkdir()  # a trained stage's folder with its calibration in it
+    shutil.copy(file, tmp_path / "model" / "calibration.json")
+    assert main(["segment", str(tmp_path / "others"), "--model", str(tmp_path / "model"), "--dpi", "300"]) == 0
+    assert f"calibration from {tmp_path / 'model' / 'calibration.json'}" in capsys.readouterr().err
+    assert "calibrated_root_area_mm2" in read_csv(tmp_path / "others-roots" / "traits.csv")[0]
     shutil.rmtree(tmp_path / "others-roots")
     assert main([*call, "--dpi", "600"]) == 1  # refused scan by scan, for each may have its own resolution
     assert "the scan has 600 dpi, but the calibration was fitted at 300 dpi" in capsys.readouterr().err

@@ -124,17 +124,12 @@ def check_resolution(calibration: Mapping[str, object], mm_per_px: float | None)
         )
 
 
-def find_calibration(
-    given: str | Path | None, model: str | Path, about: Mapping[str, object], say: Callable[[str], object]
-) -> dict[str, object] | None:
-    """The calibration to apply: the file that is given, else calibration.json in the model's folder, else None.
+def read_calibration(path: str | Path, about: Mapping[str, object], say: Callable[[str], object]) -> dict[str, object]:
+    """The calibration in a file, for the model that `about` tells (`Predictor.about`); what it does goes to `say`.
 
-    What will be applied goes to `say` in one sentence. Raises ValueError for a file of another model or other settings.
+    Raises FileNotFoundError, or ValueError for a file of another model or of other settings.
     """
-    beside = Path(model).expanduser() / "calibration.json"
-    path = Path(given).expanduser() if given else beside if beside.is_file() else None
-    if path is None:
-        return None
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: `calibrate` writes it from a segmented folder with masks.")
     found = read_json(path)
