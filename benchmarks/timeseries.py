@@ -36,6 +36,8 @@ def main() -> None:
         rows = follow(scans, say=str)
         for row, true in list(zip(rows, growth, strict=True))[1:]:
             standing = (true.shared_before + true.shared_length) / 2
+            if not standing:
+                continue  # a window without roots has no turnover
             intervals.append(
                 {
                     "window": seed,
