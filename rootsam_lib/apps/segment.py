@@ -165,7 +165,7 @@ def segment_folder(
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
     factors = read_calibration(calibration, predictor.about, say) if calibration else None
-    settings |= {"exclude": exclude and checked_exclusion(exclude), "calibration": factors}
+    settings |= {"exclude": exclude and checked_exclusion(exclude, names), "calibration": factors}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
 
     lock = claim_folder(out, "segment.json", settings)

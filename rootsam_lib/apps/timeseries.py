@@ -11,6 +11,7 @@ date after, as new. So read turnover of a model's masks only after a look at its
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date as calendar
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import find_pairs, load_entry
-from rootsam_lib.data.masks import checked_exclusion
+from rootsam_lib.data.masks import checked_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, progress, read_csv, read_json, shown, write_csv
@@ -225,9 +226,10 @@ def follow_folder(
     for window in progress(windows.values(), "follow windows", "window"):
         scans = []
         for row in window:
-            entry = entries[row["scan"]]._replace(mask=roots / f"{row['scan']}-mask.png")
-            dpi = 25.4 / row["mm_per_px"] if row["mm_per_px"] else None
-            scans.append(load_entry(entry, dpi=dpi, mask_coding="0/255", exclude=exclude))
+            entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
+            scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
+            mask = read_mask(roots / f"{row['scan']}-mask.png", "0/255")  # upright, whatever the image's EXIF says
+            scans.append(replace(scan, mask=mask))
         rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
     out = roots if out is None else Path(out).expanduser()
     written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]

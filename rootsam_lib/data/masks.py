@@ -108,10 +108,11 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
     return coding, f"masks {how}, root share {100 * share:.2g} % ({files})"
 
 
-def checked_exclusion(source: str | Path) -> str:
-    """What `read_exclusion` will read from a source: rectangles as they are, else what its files hold, as a hash.
+def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) -> str:
+    """What `read_exclusion` will read from a source: rectangles as they are, else what its files hold, as hashes.
 
-    Raises ValueError for rectangles that are none, and FileNotFoundError for what is neither they nor a file or folder.
+    names: of all scans, if known. Raises ValueError for rectangles that are none and a folder's file that belongs to no
+    scan, FileNotFoundError for what is neither rectangles nor a file or folder.
     """
     text = str(source)
     if _RECTANGLES.fullmatch(text):
@@ -128,7 +129,13 @@ def checked_exclusion(source: str | Path) -> str:
             f"exclude is {text!r}: give rectangles left,top,right,bottom in px (several with ; between), a mask file "
             "for all scans, or a folder of mask files that are called as the scans."
         )
-    return " ".join(f"{file.stem} {file_hash(file)}" for file in sorted(path.iterdir()) if file.is_file())
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+    known = None if names is None else {f"{name}{end}" for name in names for end in ("", "-exclude")}
+    if strange := [file for file in files if known is not None and file.stem not in known]:
+        raise ValueError(
+            f"{shown(strange[0])} is called as no scan: what is excluded from X is X.png or X-exclude.png."
+        )
+    return " ".join(f"{file.stem} {file_hash(file)}" for file in files)
 
 
 def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -137,13 +144,17 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
     source: rectangles "left,top,right,bottom" in px, several with ";" between, right and bottom not included; or a mask
     file for all scans, excluded where it is not black (or 0, or transparent); or a folder of such files, called as the
     scans (X.png, or X-exclude.png): a scan without a file there is whole.
-    Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size.
+    Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size, or a rectangle
+    that lies beside the image.
     """
     checked_exclusion(source)
     excluded = np.zeros(shape, bool)
     if _RECTANGLES.fullmatch(str(source)):
         for rectangle in str(source).split(";"):
             left, top, right, bottom = map(int, rectangle.split(","))
+            if top >= shape[0] or left >= shape[1]:
+                size = f"{shape[1]} × {shape[0]} px"
+                raise ValueError(f"exclude: {rectangle.strip()} lies beside {name}, which is {size}: correct it.")
             excluded[top:bottom, left:right] = True
         return excluded
     path = Path(source).expanduser()
