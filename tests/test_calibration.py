@@ -96,7 +96,7 @@ def test_a_calibration_belongs_to_a_model_and_is_said(tmp_path):
     good, said = rows([10, 20], [0.4, 0.5]), []
     path = write_json(tmp_path / "calibration.json", fit_calibration(good, good, ["a", "b"], 0.1, MODEL))
     assert read_calibration(path, MODEL, said.append)["scans"] == 2
-    assert len(said) == 1 and "from 2 scans of 2 tubes at 254 dpi" in said[0]
+    assert len(said) == 1 and "from 2 scans, tubes: 2, at 254 dpi" in said[0]
     with pytest.raises(ValueError, match=r"another model or other settings \(weights\)"):
         read_calibration(path, MODEL | {"weights": "1"}, said.append)
     with pytest.raises(FileNotFoundError, match="`calibrate` writes it"):
@@ -122,7 +122,7 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     annotated(tmp_path / "others", 2, first=3)
     segment_folder(tmp_path / "mine", StubPredictor(), dpi=300, say=str)
     assert main(["calibrate", str(tmp_path / "mine-roots")]) == 0
-    assert "from 3 scans of 3 tubes at 300 dpi" in capsys.readouterr().out
+    assert "from 3 scans, tubes: 3, at 300 dpi" in capsys.readouterr().out
     file = tmp_path / "mine-roots" / "calibration.json"
     factors = read_json(file)["factors"]
     assert factors["root_area_mm2"][0] == pytest.approx(4 / 6, rel=0.03) and factors["mean_diameter_mm"][0] < 0.8

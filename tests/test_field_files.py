@@ -242,7 +242,7 @@ def test_exclusion_is_read_from_rectangles_a_mask_or_a_folder(tmp_path):
     with pytest.raises(ValueError, match="80,0,90,9 lies beside a, which is 80 × 60 px"):
         read_exclusion("80,0,90,9", "a", (60, 80))
     assert checked_exclusion(tmp_path, ["a", "b"]) == checked_exclusion(tmp_path)
-    with pytest.raises(ValueError, match="a-exclude.png is called as no scan"):
+    with pytest.raises(ValueError, match=r"a-exclude\.png is called as no scan"):
         checked_exclusion(tmp_path, ["b"])
     with pytest.raises(FileNotFoundError, match="give rectangles"):
         read_exclusion("1,2,3", "a", (60, 80))

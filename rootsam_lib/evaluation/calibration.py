@@ -153,7 +153,7 @@ def describe_calibration(calibration: Mapping[str, object]) -> str:
         parts[0] += f" × (contrast / {contrast['at']:.2f}) ^ {contrast['slope'][0]:.2f}"
     size, scans = calibration["mm_per_px"], calibration["scans"]
     at = f"at {25.4 / size:.0f} dpi" if size else "in pixels"
-    return f"{', '.join(parts)}; from {scans} scan{'s' * (scans != 1)} of {calibration['tubes']} tubes {at}"
+    return f"{', '.join(parts)}; from {scans} scan{'s' * (scans != 1)}, tubes: {calibration['tubes']}, {at}"
 
 
 def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequence[str], trait: str):
@@ -171,7 +171,9 @@ def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequ
     differences.plot((measured + true) / 2, measured - true, "o")
     for name, style in (("bias", "-"), ("limits_low", "--"), ("limits_high", "--")):
         differences.axhline(found[name], linestyle=style, color="0.4")
-        differences.annotate(f"{found[name]:.3g}", (1, found[name]), xycoords=("axes fraction", "data"), ha="right")
+        differences.annotate(
+            f"{found[name]:.3g}", (1, found[name]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
     differences.set(xlabel=f"mean of both, {trait}", ylabel="measured - true", title="bias and limits of agreement")
     return figure
 
