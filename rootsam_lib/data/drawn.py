@@ -90,15 +90,19 @@ def draw_scan(
     name: str = "synthetic",
     tube: str = "T000",
     date: str = "",
+    thickness: float = 1.0,
 ) -> Scan:
     """Draw one scan: image (height, width, 3) uint8 RGB, mask (height, width) bool, 300 dpi.
 
-    The same state of `rng` gives the same bits. Raises ValueError if a side is shorter than 64 px.
+    thickness: how many times as wide as in a CI-600 scan of soybean the roots are, in soil that stays as it is. The
+    same state of `rng` gives the same bits. Raises ValueError if a side is shorter than 64 px.
     """
     for side, pixels in (("height", height), ("width", width)):
         checked(side, pixels, 64, whole=True)
+    checked("thickness", thickness, 0, 100, above=True)
     scene = _scene(rng, height, width)
-    image, mask = _scanned(rng, scene, scene.roots)
+    roots = [stroke._replace(widths=stroke.widths * thickness) for stroke in scene.roots]
+    image, mask = _scanned(rng, scene, roots)
     return Scan(image=image, mask=mask, name=name, tube=tube, date=date, mm_per_px=25.4 / DPI)
 
 
