@@ -37,6 +37,7 @@ format: .venv/installed
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet "setuptools>=77" wheel "torch>=2.5.1" "torchvision>=0.20.1"
 	SAM2_BUILD_CUDA=0 $(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	mkdir -p .venv/etc/jupyter && cp notebooks/jupyter_nbconvert_config.json .venv/etc/jupyter  # alt texts in its pages
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """Every lesson runs once, in order, with changed parameters, and what it records follows them.
 
-The lessons share one folder of runs, as a reader's do: what 03 has trained, 04, 05, 07 and 08 read. Numbers are held
+The lessons share one folder of runs, as a reader's do: what 03 has trained, 04, 05, 06 and 08 read. Numbers are held
 against those of the defaults, which `make notebooks` keeps in data/results/tutorial-quick.json.
 """
 
@@ -17,7 +17,7 @@ from rootsam_lib.lessons.cost import CostModel
 from rootsam_lib.lessons.parameters import notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS
 from rootsam_lib.losses import boundary_schedule
-from rootsam_lib.results import read_json
+from rootsam_lib.results import read_csv, read_json
 from rootsam_lib.training.config import stage1
 from rootsam_lib.traits import Cleaning, root_length_mm
 
@@ -75,8 +75,8 @@ def test_00_on_a_folder_of_small_images_without_resolution(run, tmp_path):
         Image.fromarray(scan.mask).save(tmp_path / f"a_T{i:03d}_L{i:03d}_mask.png")
     metrics = run("00", DATA="folder", DATA_DIR=str(tmp_path), TEST_SPLIT="all", N_ROOT=1, SMALL_EPOCHS=1)
     assert 0 <= metrics["root_iou"] <= 1 and 0 <= metrics["stage1_root_iou"] <= 1
-    for key in ("trained_share", "coins_returned"):
-        assert metrics[key] == default("00")[key], "the base model is another one"
+    assert metrics["trained_share"] == default("00")["trained_share"], "the base model is another one"
+    assert metrics["iou_of_two_clicks"] <= 0.5 and metrics["base_real_share"] > 0
 
 
 def test_a_folder_of_too_few_tubes_is_refused(tmp_path):
@@ -142,23 +142,24 @@ def test_05_reads_both_stages(run, home):
     assert all(0 <= metrics[f"{name}_automatic_root_iou"] <= 1 for name in ("base", "stage1", "stage2"))
 
 
-def test_06_reads_the_measured_minutes(run):
-    """Lesson 07 has not run here: they come from the results file that is in the project."""
-    metrics, plain = run("06", DRAWS=2000, MANUAL_MINUTES=50.0), default("06")
+def test_06_clicks_change_the_mask(run, home):
+    before = stages(home)
+    clicks = {"CLICKS": "300,300,1;600,500,0", "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
+    metrics = run("06", **TRAINED, **clicks)
+    assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
+    assert len(stages(home) - before) == 1, "only the loop's training is new"
+
+
+def test_07_reads_the_measured_minutes(run, home):
+    """Those of lesson 06 where it has run, as in this folder, else from the results file that is in the project."""
+    metrics, plain = run("07", DRAWS=2000, MANUAL_MINUTES=50.0), default("07")
     assert round(metrics["saved"]) == 8493 and round(plain["saved"]) == 8527
     assert metrics["break_even"] > plain["break_even"] and metrics["saved_low"] < metrics["saved_high"]
-    measured = read_json(RESULTS / "segroot-annotator.json")["minutes_per_scan"]["mean"]
+    places = (home / "runs" / "quick" / "results" / "simulated_annotator.json", RESULTS / "segroot-annotator.json")
+    measured = read_json(next(place for place in places if place.is_file()))["minutes_per_scan"]["mean"]
     assert metrics["measured_minutes"] == pytest.approx(measured)
     faster = CostModel(manual_minutes=50.0, assisted_minutes=measured).saved - metrics["saved"]
     assert metrics["measured_saved"] - metrics["saved_after_set_up"] == pytest.approx(faster)
-
-
-def test_07_clicks_change_the_mask(run, home):
-    before = stages(home)
-    clicks = {"CLICKS": "300,300,1;600,500,0", "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
-    metrics = run("07", **TRAINED, **clicks)
-    assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
-    assert len(stages(home) - before) == 1, "only the loop's training is new"
 
 
 def test_08_cleaning_reaches_the_traits(run):
@@ -169,6 +170,14 @@ def test_08_cleaning_reaches_the_traits(run):
         for rule in (Cleaning(1.0, 4.0), Cleaning())
     )
     assert metrics["true_length_mm"] == pytest.approx(strict, rel=1e-6) and strict < usual
+
+
+def test_09_from_a_folder_of_pairs_to_lengths(run, home):
+    metrics = run("09", PAIRS=3, EPOCHS=2, INPUT_SCALE=1.0)
+    assert set(metrics["cl_dice_by_pairs"]) == {"0", "2", "3"} and metrics["total_length_px"] >= 0
+    rows = read_csv(home / "runs" / "quick" / "own_images" / "lengths.csv")
+    assert len(rows) == 6 and all("root_length_px" in row for row in rows)
+    assert default("09")["few_shot_cl_dice"] > default("09")["base_cl_dice"]
 
 
 def test_a1_replays_the_pretraining(run):

@@ -49,7 +49,7 @@ def worth(*variants: str) -> Callable[[Path], Finding]:
         if not gains:
             return Finding(UNTESTED, "–", "")
         told = [f"{name}: {cell(gain)}" for name, gain in gains.items()]
-        number = f"nano; prompted root IoU with {', '.join(told)}; seeds alone {luck:.3f}"
+        number = f"prompted root IoU, {', '.join(told)}; seeds differ by {luck:.3f}"
         return Finding(_verdict(all(g[2] < 0 and -g[0] > luck for g in gains.values())), number, "segroot-ablations")
 
     return find
@@ -58,37 +58,48 @@ def worth(*variants: str) -> Callable[[Path], Finding]:
 def better_than_base(folder: Path) -> Finding:
     """Whether training the decoder raises root IoU with the poster's points."""
     gain = read_json(folder / "segroot-nano.json")["gains"]["fixed prompts"]["stage1"]["root_iou"]
-    return Finding(_verdict(gain[1] > 0), f"nano; prompted root IoU {cell(gain)} over the base model", "segroot-nano")
+    return Finding(_verdict(gain[1] > 0), f"prompted root IoU +{cell(gain)}", "segroot-nano")
 
 
 def base_is_poor(folder: Path) -> Finding:
     """Whether the base model finds few roots, by itself and with the poster's points: below half in root IoU."""
     tables = read_json(folder / "segroot-nano.json")["tables"]
-    told = {"with points": tables["fixed prompts"]["base"]["root_iou"], "without": tables["automatic"]["base"]["root_iou"]}
-    number = "nano; root IoU " + ", ".join(f"{cell(score)} {how}" for how, score in told.items())
-    return Finding(_verdict(all(score[2] < 0.5 for score in told.values())), number, "segroot-nano")
+    given, alone = (tables[protocol]["base"]["root_iou"] for protocol in ("fixed prompts", "automatic"))
+    number = f"root IoU {cell(given)} with points, {cell(alone)} without"
+    return Finding(_verdict(max(given[2], alone[2]) < 0.5), number, "segroot-nano")
 
 
 def relative_gain(folder: Path) -> Finding:
     """The poster's +37 %, taken as class-mean IoU, which it does not say."""
     gain = read_json(folder / "segroot-nano.json")["gains"]["fixed prompts"]["stage2"]["class_mean_iou_relative"]
-    number = "nano; {:+.0%} ({:+.0%} to {:+.0%})".format(*gain)
+    number = "class-mean IoU {:+.0%} ({:+.0%} to {:+.0%})".format(*gain)
     return Finding(_verdict(gain[1] >= 0.37), number, "segroot-nano")
 
 
 def mean_iou(folder: Path) -> Finding:
     """The poster's 66 %, in both meanings that an undefined mIoU can have."""
     row = read_json(folder / "segroot-nano.json")["tables"]["fixed prompts"]["stage2"]
-    number = f"nano, other scans; class-mean IoU {cell(row['class_mean_iou'])}, root IoU {cell(row['root_iou'])}"
-    return Finding(_verdict(all(row[score][1] >= 0.66 for score in ("class_mean_iou", "root_iou"))), number, "segroot-nano")
+    number = f"class-mean IoU {cell(row['class_mean_iou'])}, root IoU {cell(row['root_iou'])}"
+    return Finding(_verdict(min(row[s][1] for s in ("class_mean_iou", "root_iou")) >= 0.66), number, "segroot-nano")
+
+
+def equal_time(folder: Path) -> Finding:
+    """Stage 2 against Stage 1 gone on for as long (`benchmarks/real_scans.py context`): better with every seed?"""
+    file = folder / "segroot-whole.json"
+    seeds = read_json(file).get("seeds", {}) if file.is_file() else {}
+    if not {"stage2", "stage1 continued"} <= set(seeds):
+        return Finding(UNTESTED, "not trained", "")
+    two, one = (seeds[name]["pooled_dice"] for name in ("stage2", "stage1 continued"))
+    number = "pooled Dice {:.3f} ({:.3f} to {:.3f}) against {:.3f} ({:.3f} to {:.3f}), over seeds".format(*two, *one)
+    return Finding(_verdict(two[1] > one[2]), number, file.stem)
 
 
 def saving(folder: Path) -> Finding:
     """The poster's arithmetic, from its own minutes: nobody's time was measured here."""
     lessons = read_json(folder / "tutorial-quick.json")["metrics"]
     cost = next(metrics for name, metrics in lessons.items() if name.endswith("_cost"))
-    number = f"{cost['reduction']:.0%}, {cost['productivity']:.1f} x, ${cost['saved']:,.0f} follow from 50.18 and 4.5 min"
-    return Finding(UNTESTED, f"{number}; a person's minutes were not measured", "tutorial-quick")
+    number = "{reduction:.0%}, {productivity:.1f} x, ${saved:,.0f} follow from 50.18 and 4.5 min".format(**cost)
+    return Finding(UNTESTED, f"{number}; nobody's time was measured", "tutorial-quick")
 
 
 def untested(why: str) -> Callable[[Path], Finding]:
@@ -97,15 +108,15 @@ def untested(why: str) -> Callable[[Path], Finding]:
 
 
 CLAIMS = (
-    Claim(("00",), "SAM2.1 as it is struggles with thin roots", base_is_poor),
-    Claim(("01", "A2"), "points by EDT are better to train on than uniform points", worth("uniform prompts")),
-    Claim(("02", "A2"), "the hybrid loss is better than without its boundary term or its focus", worth("no boundary", "no focus")),
-    Claim(("03",), "training decoder and prompt encoder is enough to adapt it", better_than_base),
-    Claim(("04",), "two stages are better than one of equal time", untested("no real training of equal time")),
+    Claim(("00",), "the base model struggles with thin roots", base_is_poor),
+    Claim(("01", "A2"), "points by EDT train better than uniform points", worth("uniform prompts")),
+    Claim(("02", "A2"), "the hybrid loss is better than its parts", worth("no boundary", "no focus")),
+    Claim(("03",), "training decoder and prompts adapts it", better_than_base),
+    Claim(("04",), "two stages are better than one of equal time", equal_time),
     Claim(("05",), "+37 % over SAM2.1", relative_gain),
     Claim(("05",), "66 % mIoU", mean_iou),
-    Claim(("06",), "corrected masks are better than manual ones", untested("no person has corrected scans here")),
-    Claim(("07",), "91 % less cost, 11.2 x productivity, $8,527 saved", saving),
+    Claim(("06",), "corrected masks are better than manual ones", untested("nobody has corrected")),
+    Claim(("07",), "91 % cheaper, 11.2 x productivity, $8,527 saved", saving),
 )  # fmt: skip
 
 
@@ -115,7 +126,7 @@ def claims_table(lesson: str = "", folder: Path = RESULTS) -> str:
     for claim in CLAIMS:
         if lesson in ("", *claim.lessons):
             verdict, number, source = claim.find(folder)
-            rows.append([claim.says, f"**{verdict}**", number, f"`{source}.json`" if source else "–"])
+            rows.append([claim.says, f"**{verdict}**", number, source or "–"])
     if not rows:
         return "The poster claims nothing about this lesson."
-    return table(["the poster says", "here", "number (95 % interval)", "from"], rows)
+    return table(["the poster says", "here", "nano's number (95 % interval)", "from"], rows)
