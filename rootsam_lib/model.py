@@ -47,6 +47,15 @@ class Embedding(NamedTuple):
         detail, all_roots = (None if x is None else x[rows] for x in (self.detail, self.all_roots))
         return Embedding(self.image[rows], tuple(x[rows] for x in self.fine), self.image_size, detail, all_roots)
 
+    @staticmethod
+    def join(parts: "Sequence[Embedding]") -> "Embedding":
+        """One embedding of all images of several, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        image, fine, sizes, detail, all_roots = zip(*parts, strict=True)
+        rest = (None if x[0] is None else torch.cat(x) for x in (detail, all_roots))
+        return Embedding(torch.cat(image), tuple(map(torch.cat, zip(*fine, strict=True))), sizes[0], *rest)
+
 
 class Prediction(NamedTuple):
     """M masks, 1 or with `multimask` 3, for each of P prompt sets.
@@ -340,6 +349,12 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def images_at_once(side: int, device: torch.device) -> int:
+    """How many images of `side` px the encoder takes together: on a GPU about four megapixels, on a CPU one image,
+    which is as fast there, needs least memory and keeps every last bit."""
+    return 1 if device.type == "cpu" else max(1, (2048 // side) ** 2)
 
 
 def encoder_size(side: int, input_scale: float) -> int | None:
