@@ -1,5 +1,6 @@
 """The model: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+COMPILE = os.environ.get("ROOTSAM_COMPILE") == "1"  # the encoder, by torch.compile: a minute first, faster then
 
 
 class Features(NamedTuple):
@@ -191,6 +193,9 @@ class RootSAM(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         sam.image_encoder.neck.position_encoding = NoPositions()
         sam.image_encoder.trunk.to(memory_format=torch.channels_last)  # convolutions run about twice as fast on CPU
+        if COMPILE:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+            sam.image_encoder.trunk.compile()
         self.requires_grad_(False)
         for part in self.trained_parts().values():
             part.requires_grad_(True)
@@ -247,7 +252,7 @@ class RootSAM(nn.Module):
     @torch.no_grad()
     def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
         """Run the frozen trunk on images uint8 (B, H, W, 3), resized to `size` px first: see `pixels`."""
-        pixels = self.pixels(images, size)
+        pixels = self.pixels(images, size).contiguous(memory_format=torch.channels_last)
         # Half precision where the hardware has it: bfloat16 if not merely emulated (a T4 has only float16).
         on_gpu = self.device.type == "cuda"
         half = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
