@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import random
 import subprocess
@@ -21,7 +22,7 @@ from rootsam_lib.apps import segment
 from rootsam_lib.apps.segment import merge_shards, parse_shard, read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
-from rootsam_lib.results import file_hash, read_csv
+from rootsam_lib.results import file_hash, read_csv, read_json
 
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
 
@@ -381,6 +382,29 @@ def test_shards_merge_into_what_one_run_writes(tmp_path, monkeypatch):
         merge_shards(folder, out)
 
 
+def test_one_shard_finds_the_scale_for_all(tmp_path, monkeypatch):
+    folder, asked = many(tmp_path, 4), []
+
+    class Fitting(StubPredictor):
+        root_width, input_scale = 3.0, 1.0
+
+        def at_scale(self, scale):
+            other = Fitting()
+            other.about, other.input_scale = self.about | {"input_scale": scale}, scale
+            return other
+
+    def fit_scale(predictor, images):
+        asked.append(len(images))
+        return predictor.at_scale(0.1 + len(asked)), "fitted"
+
+    monkeypatch.setattr(segment, "fit_scale", fit_scale)
+    for number in (1, 2):
+        run(folder, Fitting(), shard=(number, 2), fit=True)
+    assert asked == [3] and not merge_shards(folder, tmp_path / "out").failed
+    assert read_json(tmp_path / "out" / "segment.json")["input_scale"] == 1.1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scans"]
+
+
 def test_shards_of_other_settings_are_not_merged(tmp_path):
     folder = many(tmp_path, 4)
     run(folder, shard=(1, 2))
@@ -565,3 +589,30 @@ def test_command_line(tmp_path, capsys):
     assert main([*call, "--tile", "32"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "other settings (tile_size, overlap)" in error
+
+
+def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
+    """A folder is segmented at the scale that fits its images; asked again, at that scale, without looking anew."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        Image.fromarray(image).save(tmp_path / "scans" / f"{name}.png")
+    told, asked = [], []
+
+    class Fitted(StubPredictor):
+        def __init__(self, input_scale=1.0):
+            super().__init__()
+            self.root_width, self.input_scale = 6.0, input_scale
+            self.about["input_scale"] = input_scale
+
+        at_scale = staticmethod(lambda scale: Fitted(scale))
+
+    def fit(predictor, images):
+        asked.append(len(images))
+        return predictor.at_scale(0.5), "fitted"
+
+    monkeypatch.setattr(segment, "fit_scale", fit)
+    for _ in range(2):
+        segment.segment_folder(tmp_path / "scans", Fitted(), tmp_path / "out", fit=True, say=told.append)
+    assert asked == [2] and "fitted" in told
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["input_scale"] == 0.5

@@ -24,7 +24,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -35,16 +35,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
 from rootsam_lib.data.masks import checked_coding, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.predictor import Predictor, load_predictor
+from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
     InPlace,
@@ -139,6 +140,7 @@ def segment_folder(
     window_mm: float | None = None,
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
+    fit: bool = False,
     shard: tuple[int, int] | None = None,
     workers: int = 0,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
@@ -150,11 +152,12 @@ def segment_folder(
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
-    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. shard:
-    (2, 8) does the second of eight parts of the scans, into a folder of its own beside `out`, for `merge_shards`.
-    workers: processes that read the next scans and measure the last ones while the model works; 0: all is done here,
-    one after the other. say: gets one line for what was found in the files, and for each scan that fails, in which no
-    root was found, or whose mask is another one's.
+    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
+    the images to the model at the scale that fits their roots, see `fit_to_folder`. shard: (2, 8) does the second of
+    eight parts of the scans, into a folder of its own beside `out`, for `merge_shards`. workers: processes that read
+    the next scans and measure the last ones while the model works; 0: all is done here, one after the other. say: gets
+    one line for what was found in the files, and for each scan that fails, in which no root was found, or whose mask
+    is another one's.
 
     One scan is in memory at a time, and two more for each worker. What was done with the same settings, from the same
     bytes of image and true mask and with outputs that are still as they were written, is not done again; so an
@@ -171,20 +174,25 @@ def segment_folder(
         checked("window_mm", window_mm, 0, above=True)
     checked("tube_angle", tube_angle, 0, 90, above=True)
     checked("workers", workers, 0, whole=True)
-    entries, out = find_pairs(folder, need_masks=False), _out_folder(folder, out, shard)
+    entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
     prompts = dict(prompts or {})
     if strange := set(prompts) - {entry.name for entry in entries}:
         raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
-    masks = [entry.mask for entry in entries if entry.mask]
+    all_entries, masks, out = entries, [entry.mask for entry in entries if entry.mask], whole
     if shard:
-        entries = entries[shard[0] - 1 :: shard[1]]
+        entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
     names = dict.fromkeys(entry.name for entry in entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
-    settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
-    settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
 
     with ExitStack() as held:
-        held.callback(claim_folder(out, "segment.json", settings).release)
+        fit = fit and predictor.root_width > 0
+        with fit_lock(whole) if fit and shard else contextlib.nullcontext():  # one shard finds the scale for all
+            if fit:
+                places = [out, whole, *shards_of(whole)] if shard else [out]
+                predictor = fit_to_folder(predictor, all_entries, places, max_megapixels, say)
+            settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
+            given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
+            held.callback(claim_folder(out, "segment.json", settings | {"prompts": given}).release)
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
@@ -256,17 +264,54 @@ def segment_folder(
         return _report(traits, len(done), failed)
 
 
-def _out_folder(folder: Path, out: str | Path | None, shard: tuple[int, int] | None = None) -> Path:
-    """Where a folder's results, or those of a shard of it, are written."""
+def out_folder(folder: Path, out: str | Path | None) -> Path:
+    """Where a folder's results are written: beside it, unless `out` says where. Raises ValueError for inside it."""
     out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    return out if shard is None else out.resolve().with_name(f"{out.resolve().name}-{shard[0]}-of-{shard[1]}")
+    return out if out.name not in ("", "..") else out.resolve()
 
 
 def _report(traits: Table, skipped: int, failed: dict[str, str]) -> Report:
     text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
     return Report(read_csv(traits.path, text) if traits.rows else [], traits.path, skipped, failed)
+
+
+def shards_of(out: Path) -> list[Path]:
+    """The folders in which shards of a folder's results were begun."""
+    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
+    return [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
+
+
+def fit_lock(out: Path) -> FileLock:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(out.with_name(f".{out.name}.lock"))
+
+
+def fit_to_folder(
+    predictor: Predictor,
+    entries: Sequence[Entry],
+    places: Sequence[Path],
+    max_megapixels: float,
+    say: Callable[[str], object],
+    most: int = 3,
+    side: int = 2048,
+) -> Predictor:
+    """The predictor at the input scale that fits a folder's images, by the middle of up to `most` of them, `side` px at
+    most: see `fit_scale`. Where results were written before, in one of `places`, at the scale of these."""
+    for note in (place / "segment.json" for place in places if (place / "segment.json").is_file()):
+        before = read_json(note).get("input_scale", predictor.input_scale)
+        return predictor if before == predictor.input_scale else predictor.at_scale(before)
+    images = []
+    for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
+        with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
+            image = read_image(open_image(entries[number].image, max_megapixels))
+            top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+            images.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
+    if images:
+        predictor, found = fit_scale(predictor, images)
+        say(found)
+    return predictor
 
 
 def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
@@ -278,9 +323,8 @@ def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
     in `out` that is not as it was written.
     """
     folder = Path(folder).expanduser()
-    entries, out = find_pairs(folder, need_masks=False), _out_folder(folder, out).resolve()
-    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
-    shards = [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
+    entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
+    shards = shards_of(out)
     if not shards:
         raise FileNotFoundError(f"no {out.name}-1-of-… is beside {shown(out)}: run the shards first, with this --out.")
     settings, places = read_json(shards[0] / "segment.json"), [out, *shards]
@@ -311,6 +355,7 @@ def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
     for place, files in merged.items():
         if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
             shutil.rmtree(place)
+    Path(fit_lock(out).lock_file).unlink(missing_ok=True)
     return _report(
         traits, before, dict.fromkeys(missing, "no shard has done it: segment without --shard does the rest")
     )
@@ -471,12 +516,15 @@ def segment_command(options: argparse.Namespace) -> int:
     asked = {"input_scale": options.input_scale, "tile_size": options.tile, "batch": options.batch}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
+    fit = options.input_scale is None and options.root_width is None
+    if options.root_width is not None:
+        predictor = predictor.for_width(options.root_width)
     most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, shard=shard,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
             workers=min(cores, 8) if options.workers is None else options.workers, say=say,
         )  # fmt: skip
     if state:
