@@ -112,7 +112,8 @@ GB = 10**9
         (Room(15 * GB, 10 * GB, 70 * GB, 5e8, 0.02), None, "live", "a view is read in 32 ms and encoded in 20 ms"),
         (Room(15 * GB, 10 * GB, 10 * GB, 1e9, 0.02), None, "live", "fit nowhere (10 GB of disk are free)"),
         (Room(15 * GB, 10 * GB, 70 * GB, 5e8, 0.02), False, "disk", "read in 32 ms"),  # as it was decided before
-        (Room(40 * GB, 8 * GB, 70 * GB, 1e9, 0.1), True, "live", "read in 16 ms"),
+        (Room(40 * GB, 8 * GB, 70 * GB, 1e9, 0.1), True, "live", "as when this training began"),
+        (Room(0, 8 * GB, 70 * GB), True, "live", "as when this training began"),
         (Room(15 * GB, 10 * GB, 10 * GB, 1e9, 0.02), False, "disk", "read in 16 ms"),
     ],
 )

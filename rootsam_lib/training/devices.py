@@ -81,16 +81,18 @@ def choose_place(view_bytes: int, views: int, room: Room, live: bool | None = No
     """
     need = view_bytes * views
     size, read = f"{need / 1e9:.2g} GB of features", view_bytes / (room.disk_rate or float("inf"))
+    if live:
+        return "live", "as when this training began"
     if not room.gpu:
         return "memory" if room.disk is None else "disk", f"{size}, no GPU"
-    if not live and need <= GPU_SHARE * room.gpu:
+    if need <= GPU_SHARE * room.gpu:
         return "gpu", f"{size} fit into the GPU's memory ({room.gpu / 1e9:.3g} GB are free)"
-    if not live and need <= RAM_SHARE * room.ram:
+    if need <= RAM_SHARE * room.ram:
         return "pinned", f"{size} fit into RAM ({room.ram / 1e9:.3g} GB are free)"
     times = f"a view is read in {1e3 * read:.0f} ms and encoded in {1e3 * room.encode_seconds:.0f} ms"
     if live is not False and need > (room.disk or 0):
         return "live", f"{size} fit nowhere ({(room.disk or 0) / 1e9:.3g} GB of disk are free)"
-    if live or (live is None and room.encode_seconds < read):
+    if live is None and room.encode_seconds < read:
         return "live", f"{size} do not fit into RAM, and {times}"
     return "disk", f"{size} do not fit into RAM, and {times}"
 
