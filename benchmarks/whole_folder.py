@@ -1,9 +1,9 @@
 """How fast is a folder of scans segmented: `.venv/bin/python benchmarks/whole_folder.py [--scans 40] [--growth]`.
 
 The same drawn scans of 2550 x 2273 px, with nano at input scale 1.5: one scan after the other in one process; with
-workers that read and measure; and split among two launched processes. Each way takes turns with the first one, whose
-files the others must equal byte for byte. --growth: seconds a scan for 10, 100 and 1,000 small scans with a model that
-costs nothing, first and when all is done already. Writes data/results/whole-folder.json.
+workers that read and measure; and split among two launched processes. Their files must be equal byte for byte.
+--growth: seconds a scan for 10, 100 and 1,000 small scans with a model that costs nothing, first and when all is done
+already. Writes data/results/whole-folder.json.
 """
 
 import argparse

@@ -372,7 +372,7 @@ class Predictor:
         size = self.batch or images_at_once(seen, self.model.device)
         return (items[start : start + size] for start in range(0, len(items), size))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _embed(self, views: Sequence[tuple[_Tile, tuple[int, int]]]) -> Embedding:
         """Tiles, each seen through a flip."""
         if new := [(tile, flip) for tile, flip in views if flip not in tile.embeddings]:
@@ -388,7 +388,7 @@ class Predictor:
                 tile.embeddings[flip] = embedding.of([number])
         return Embedding.join([tile.embeddings[flip] for tile, flip in views])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _decode(self, views: Sequence[tuple]) -> list[tuple[np.ndarray, float]]:
         """Logits float32 (side, side), and estimates of their IoU, for each (tile, clicks, flip): the tile is seen
         through the flip, and the logits are turned back."""
@@ -403,7 +403,7 @@ class Predictor:
         back = [own[::rows, ::columns] for own, (_, _, (rows, columns)) in zip(logits, views, strict=True)]
         return list(zip(back, ious, strict=True))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _begin(self, tiles: Sequence[_Tile], start: str) -> None:
         """Give tiles their answers without clicks."""
         logits, iou, low_res = self.model.decode(self._embed([(tile, (1, 1)) for tile in tiles]))
@@ -414,7 +414,7 @@ class Predictor:
             tile.first = tile.answer = tuple(answer)
             tile.start, tile.clicks = low_res[number : number + 1], ()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
         points, labels = (x.to(self.model.device) for x in _tensors(clicks))
         fed = click_prompt(tile.start, points, labels, self.side)

@@ -386,7 +386,11 @@ def test_one_shard_finds_the_scale_for_all(tmp_path, monkeypatch):
     folder, asked = many(tmp_path, 4), []
 
     class Fitting(StubPredictor):
-        root_width, input_scale = 3.0, 1.0
+        input_scale = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.root_width = 3.0
 
         def at_scale(self, scale):
             other = Fitting()

@@ -7,9 +7,14 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
     report = segment_folder("my_scans", load_predictor("runs/quick/stage2-0123abcd"), "my_roots", dpi=300)
     print(report.failed or "all scans are done", report.table)
 
-Many processes share the work as `accelerate launch --num_processes 4 -m rootsam_lib segment ...` on one machine or many
-with a common disk; or, where they cannot talk to each other, each with `--shard 1/4`, ..., `--shard 4/4`, as in a job
-array, and `python -m rootsam_lib merge FOLDER` at the end.
+Many processes, on one machine or on many with a common disk, share the scans of a folder:
+
+    accelerate launch --num_processes 8 -m rootsam_lib segment FOLDER --model RUN
+
+and where they cannot talk to each other, as jobs of their own, with `python -m rootsam_lib merge FOLDER` at the end:
+
+    sbatch --array=1-8 --wrap 'python -m rootsam_lib segment FOLDER --model RUN --shard $SLURM_ARRAY_TASK_ID/8'
+    parallel python -m rootsam_lib segment FOLDER --model RUN --shard {}/8 ::: $(seq 8)
 """
 
 import argparse

@@ -213,8 +213,8 @@ class FeatureBank:
     def _gather(self, part: str, slots: np.ndarray, device: torch.device) -> Tensor:
         """A part of some views, on a device; from pinned memory without waiting for it."""
         store = self.store[part]
-        if store.device == device:
-            return store[slots]
+        if store.device.type == device.type:
+            return store[slots].to(device)
         gathered = torch.empty((len(slots), *store.shape[1:]), dtype=store.dtype, device=device)
         for row, slot in zip(gathered, slots, strict=True):
             row.copy_(store[slot], non_blocking=True)

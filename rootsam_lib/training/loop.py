@@ -14,13 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -47,7 +48,7 @@ from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.devices import build_accelerator, scratch
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 from rootsam_lib.training.stage import Stage, load_stage, run_id, training_patches
-from rootsam_lib.training.step import prepare_step, train_step
+from rootsam_lib.training.step import Prepared, prepare_step, train_step
 
 EPOCH_STREAM = 2  # tells this use of a seed from others, so that no two draw the same numbers
 SAVE_SECONDS = 30.0  # what a kill may cost
@@ -110,7 +111,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
     kept = {"folder": scratch(folder), "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
     # Processes share files; and a training goes on as it began, for encoding all live is another one.
     decided = read_json(folder / "features.json")["live"] if (folder / "features.json").is_file() else None
-    kept |= {"place": "disk" if processes > 1 else None, "live": decided}
+    kept |= {"place": "live" if decided else "disk" if processes > 1 else None, "live": decided}
     pipeline = build_augmentation(config.patch_size, config.families)
     with accelerator.main_process_first():  # it makes the bank's files, and the others open them
         bank = FeatureBank(
@@ -137,22 +138,13 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
             accelerator.wait_for_everyone()
             model.train()
             steps = epoch_steps(bank, config, epoch, processes)
-            # A GPU is served by a thread, so that it need not wait for its next step's features and prompts.
-            with ThreadPoolExecutor(1) if on_gpu else InPlace() as thread:
-
-                def prepare(step: int, epoch: int = epoch, steps: list = steps, thread: Executor = thread) -> Future:
-                    return thread.submit(prepare_step, accelerator, bank, config, epoch, step, steps[step])
-
-                for step, ready in ahead(range(len(run.losses), len(steps)), prepare, int(on_gpu)):
-                    prepared = ready.result()
-                    with uninterrupted():
-                        loss = train_step(
-                            model, run.optimizer, accelerator, bank, config, epoch, step, steps[step], prepared
-                        )
-                        run.end_step(loss, config.ema_decay)
-                    if main and time.monotonic() - saved > save_seconds:
-                        run.save(folder / "last.pt")
-                        saved = time.monotonic()
+            for step, ready in prepared_steps(accelerator, bank, config, epoch, steps, len(run.losses)):
+                with uninterrupted():
+                    loss = train_step(model, run.optimizer, accelerator, bank, config, epoch, step, steps[step], ready)
+                    run.end_step(loss, config.ema_decay)
+                if main and time.monotonic() - saved > save_seconds:
+                    run.save(folder / "last.pt")
+                    saved = time.monotonic()
             with run.averaged():
                 batches = val_bank.batches(config.batch_size if on_gpu else 1) if mine else ()
                 counts = score(model, batches, protocols)
@@ -211,6 +203,21 @@ def epoch_steps(bank: FeatureBank, config: StageConfig, epoch: int, processes: i
     starts = range(0, len(order), config.batch_size)
     chosen = [order[start : start + config.batch_size] for start in starts]
     return [(patches, views[patches]) for patches in chosen if len(patches) >= processes]
+
+
+def prepared_steps(
+    accelerator: Accelerator, bank: FeatureBank, config: StageConfig, epoch: int, steps: Sequence[tuple], first: int = 0
+) -> Iterator[tuple[int, Prepared]]:
+    """An epoch's steps from the first one to do, each with its batch and prompts: see `prepare_step`. For a GPU a
+    thread prepares the next step in the meantime; a CPU has nothing to spare for it."""
+    on_gpu = accelerator.device.type == "cuda"
+    with ThreadPoolExecutor(1) if on_gpu else InPlace() as thread:
+
+        def prepare(step: int) -> Future:
+            return thread.submit(prepare_step, accelerator, bank, config, epoch, step, steps[step])
+
+        for step, ready in ahead(range(first, len(steps)), prepare, int(on_gpu)):
+            yield step, ready.result()
 
 
 @dataclass(frozen=True)
