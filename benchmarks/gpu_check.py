@@ -285,7 +285,11 @@ def main(arguments: list[str] | None = None) -> None:
         train_here(options.train, options.kill_at)
         return
     if options.counts:
-        print(json.dumps(counts(TINY), indent=1))
+        rows = counts(TINY)
+        print(json.dumps(rows, indent=1))
+        if options.out:
+            about = {"title": "Dispatches and waits of a training step", "meaning": __doc__}
+            write_json(options.out, about | {"rows": rows, "provenance": provenance()})
         return
     size, started = TINY if options.tiny else FULL, time.perf_counter()
     result = {"title": "One GPU" if torch.cuda.is_available() else "No GPU: to see that it runs", "meaning": __doc__}

@@ -319,13 +319,17 @@ def fit_to_folder(
     return predictor
 
 
-def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
+def merge_shards(
+    folder: str | Path,
+    out: str | Path | None = None,
+    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
+) -> Report:
     """Put what the shards of a folder made into one folder, which then is as one run would have made it.
 
     folder, out: as the shards were given them. A shard is deleted when all that it holds is merged; a scan that no
     shard has done is named in the report's `failed`. An interrupted call goes on where it was. Raises FileNotFoundError
     where there is no shard, and ValueError for one that is still written to, for one of other settings, and for a mask
-    in `out` that is not as it was written.
+    in `out` that is not as it was written. say: gets one line for each mask that is another shard's, too.
     """
     folder = Path(folder).expanduser()
     entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
@@ -357,6 +361,10 @@ def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
         traits.keep(entry.name for entry in entries)
         scores.keep(entry.name for entry in entries)
         missing = [entry.name for entry in entries if entry.name not in traits.rows]
+        mask_of: dict[object, str] = {}
+        for name, row in traits.rows.items():
+            if (other := mask_of.setdefault(row["mask_sha256"], name)) != name and row["qc_all_background"] == "0":
+                say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
     for place, files in merged.items():
         if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
             shutil.rmtree(place)

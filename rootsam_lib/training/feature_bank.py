@@ -6,7 +6,7 @@ drawn afresh each time, since only the decoder needs them.
 
 What a place in the bank holds depends on seed, patch, view and generation alone. So a bank that was left half filled,
 by an interruption or a kill, goes on where it stood, and ends as if nothing had happened; and whether features are kept
-on a GPU, in RAM, on a disk or not at all changes the speed, never the training.
+on a GPU, in RAM, on a disk or not at all changes the speed, not what a place holds.
 """
 
 import hashlib

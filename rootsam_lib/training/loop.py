@@ -109,7 +109,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
         print(f"Stage {config.stage}: {config.epochs} epochs on {len(patches)} patches, kept in {shown(folder)}.")
     encoding, on_gpu = {"input_scale": config.input_scale, "seed": config.seed}, accelerator.device.type == "cuda"
     kept = {"folder": scratch(folder), "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
-    # Processes share files; and a training goes on as it began, for encoding all live is another one.
+    # Processes share files. A training goes on as it began: encoded live, all views have room, else perhaps fewer.
     decided = read_json(folder / "features.json")["live"] if (folder / "features.json").is_file() else None
     kept |= {"place": "live" if decided else "disk" if processes > 1 else None, "live": decided}
     pipeline = build_augmentation(config.patch_size, config.families)
