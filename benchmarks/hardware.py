@@ -26,9 +26,9 @@ from rootsam_lib.training.step import Plan, batch_loss
 
 RESULTS = CHECKOUT / "data" / "results"
 SCALE, PLANS = 2.0, {"no correction": Plan((10, 3)), "three corrections": Plan((10, 3), 3, "one")}
-# The full profile on SegRoot: patches of 512 and 1024 px that its 39 training and 13 validation scans give, epochs,
+# The full profile on SegRoot: patches of 512 and 1024 px that its 31 training and 8 validation scans give, epochs,
 # and what a T4 is assumed to reach of its 65e12 half-precision operations a second.
-PATCHES, VAL_PATCHES, EPOCHS, PEAK, REACHED = (486, 156), (260, 78), (40, 20), 65e12, (0.1, 0.3)
+PATCHES, VAL_PATCHES, EPOCHS, PEAK, REACHED = (656, 279), (200, 72), (40, 20), 65e12, (0.1, 0.3)
 
 
 class Kept:
@@ -77,9 +77,10 @@ def t4(model: RootSAM, rows: list[dict[str, object]], encode: dict[int, float]) 
     preset = PRESETS["t4"]
     at = {row["step"]: row for row in rows if row["encoder_px"] == 1024}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in model.parameters())
     weights = 4e-9 * (
-        sum(p.numel() for p in model.parameters()) + 4 * trained
-    )  # and gradients, Adam's two, the average
+        every + 4 * trained
+    )  # gradients, Adam's two moments and the average are of those that are trained
     memory, hours, bank = [], np.zeros(2), []
     for stage, (patches, val, epochs) in enumerate(zip(PATCHES, VAL_PATCHES, EPOCHS, strict=True)):
         larger = 4**stage  # Stage 2's patches have four times the pixels; kept bytes and a step's operations follow
