@@ -46,9 +46,10 @@ from tqdm.auto import tqdm
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
-from rootsam_lib.data.masks import checked_coding, find_coding
+from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
+from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -146,6 +147,8 @@ def segment_folder(
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
     fit: bool = False,
+    exclude: str | Path | None = None,
+    calibration: str | Path | None = None,
     shard: tuple[int, int] | None = None,
     workers: int = 0,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
@@ -158,11 +161,12 @@ def segment_folder(
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
     name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
-    the images to the model at the scale that fits their roots, see `fit_to_folder`. shard: (2, 8) does the second of
-    eight parts of the scans, into a folder of its own beside `out`, for `merge_shards`. workers: processes that read
-    the next scans and measure the last ones while the model works; 0: all is done here, one after the other. say: gets
-    one line for what was found in the files, and for each scan that fails, in which no root was found, or whose mask
-    is another one's.
+    the images to the model at the scale that fits their roots, see `fit_to_folder`. exclude: what is neither root nor
+    window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
+    calibrated columns, see `evaluation.calibration`. shard: (2, 8) does the second of eight parts of the scans, into a
+    folder of its own beside `out`, for `merge_shards`. workers: processes that read the next scans and measure the last
+    ones while the model works; 0: all is done here, one after the other. say: gets one line for what was found in the
+    files, and for each scan that fails, in which no root was found, or whose mask is another one's.
 
     One scan is in memory at a time, and two more for each worker. What was done with the same settings, from the same
     bytes of image and true mask and with outputs that are still as they were written, is not done again; so an
@@ -188,6 +192,7 @@ def segment_folder(
         entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
     names = dict.fromkeys(entry.name for entry in entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
+    excluded = exclude and checked_exclusion(exclude, [entry.name for entry in all_entries])
 
     with ExitStack() as held:
         fit = fit and predictor.root_width > 0
@@ -196,6 +201,8 @@ def segment_folder(
                 places = [out, whole, *shards_of(whole)] if shard else [out]
                 predictor = fit_to_folder(predictor, all_entries, places, max_megapixels, say)
             settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
+            factors = read_calibration(calibration, predictor.about, say) if calibration else None
+            settings |= {"exclude": excluded, "calibration": factors}
             given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
             held.callback(claim_folder(out, "segment.json", settings | {"prompts": given}).release)
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
@@ -213,7 +220,7 @@ def segment_folder(
         if mask_coding is None and any(entry.mask for entry in left):
             mask_coding, found = find_coding(masks, max_megapixels)
             say(found)
-        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
         workers = min(workers, len(left) // SCANS_A_WORKER)
         pool = InPlace()
         if workers:
@@ -233,7 +240,7 @@ def segment_folder(
                 (failing := Future()).set_exception(error)
                 return failing
             before = written.get(entry.name)
-            return pool.submit(_measure, read, found[0], float(sure[0]), hashes, out, before, measuring)
+            return pool.submit(_measure, read, found[0], float(sure[0]), hashes, out, before, measuring, factors)
 
         failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
         coming = ahead(ahead(left, partial(pool.submit, _read, reading=reading), workers), segment, workers)
@@ -406,10 +413,15 @@ def _measure(
     out: Path,
     written: str | None,
     measuring: Mapping[str, object],
+    factors: Mapping[str, object] | None,
 ) -> tuple[dict[str, object], dict[str, object] | None, str]:
     """Write a scan's mask and overlay; return its trait row with the hashes of all its files, the score row where there
     is a true mask, and a sentence where the mask that was there is not as it was written."""
+    if scan.excluded is not None:
+        mask = mask & ~scan.excluded
     trait = trait_row(scan, mask, predicted_iou, **measuring)
+    if factors:
+        trait |= calibrated(trait, factors)
     mask_file, overlay_file = output_files(scan.name, out)
     write_image(overlay_file, overlay(scan.image, mask))
     changed = write_mask(mask_file, mask, written)
@@ -421,22 +433,23 @@ def _measure(
 def score_row(
     scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
 ) -> dict[str, object]:
-    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and lengths.
+    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
+    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
 
     trait: the mask's own `trait_row`, made with `measuring`.
     """
-    counts = count(mask, scan.mask)
-    true = trait_row(scan, scan.mask, **measuring)
-    length = next(name for name in trait if name.startswith("root_length_"))  # in mm, or px without resolution
+    kept = np.True_ if scan.excluded is None else ~scan.excluded
+    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
+    counts = count(mask & kept, truth)
+    true = trait_row(scan, truth, **measuring)
     return {
         "scan": scan.name,
         "tube": scan.tube,
         "root_iou": iou(counts),
         "dice": dice(counts),
-        "dilated_dice": dice(count(mask, dilate(scan.mask))),
-        "cl_dice": cl_dice(mask, scan.mask),
-        length: trait[length],
-        f"true_{length}": true[length],
+        "dilated_dice": dice(count(mask & kept, grown)),
+        "cl_dice": cl_dice(mask & kept, truth),
+        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
     }
 
 
@@ -533,11 +546,13 @@ def segment_command(options: argparse.Namespace) -> int:
     if options.root_width is not None:
         predictor = predictor.for_width(options.root_width)
     most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
+    beside = Path(options.model).expanduser() / "calibration.json"
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
             max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
+            exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
             workers=min(cores, 8) if options.workers is None else options.workers, say=say,
         )  # fmt: skip
     if state:
