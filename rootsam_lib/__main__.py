@@ -1,8 +1,9 @@
-"""The command line: run the lessons headless, segment a folder of scans, print a table of results.
+"""The command line: run the lessons headless, segment scans, print a table of results, export trained weights.
 
 `python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
 `python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] ...`
 `python -m rootsam_lib table FILE [--table NAME]`
+`python -m rootsam_lib export --to sam2|transformers|onnx SOURCE OUT`
 
 What a command needs is imported when it is chosen: torch and the notebook packages are slow to import.
 """
@@ -40,12 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("--tta", action="store_true", help="also look at flipped tiles: four times the work")
     scans.add_argument("--window-mm", type=float, help="tube length between locations (default: the image's height)")
     scans.add_argument("--tube-angle", type=float, default=45.0, help="degrees to the horizontal (default: 45)")
+    export = commands.add_parser("export", help="write trained weights in another program's format")
+    export.add_argument("source", help="a trained stage's folder or checkpoint, or nano")
+    export.add_argument("out", type=Path, help="the .pt file (sam2), or the folder (transformers, onnx), to write")
+    export.add_argument("--to", required=True, choices=("sam2", "transformers", "onnx"), help="the format")
+    export.add_argument("--without-detail", action="store_true", help="leave a detail path out, which is lossy")
+    export.add_argument("--scan", type=Path, help="an image on which to say what leaving it out costs")
     options = parser.parse_args(arguments)
     try:
         if options.command == "segment":
             from rootsam_lib.apps.segment import segment_command
 
             return segment_command(options)
+        if options.command == "export":
+            from rootsam_lib.apps.weights import export_command
+
+            return export_command(options)
         from rootsam_lib.lessons import runner
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)
