@@ -246,18 +246,25 @@ class OnnxDecoder(nn.Module):
 
 
 def to_onnx(model: RootSAM, out: Path, size: int = SIZE) -> str:
-    """A folder of encoder.onnx, decoder.onnx and the YAML by which X-AnyLabeling finds them."""
+    """A folder of encoder.onnx, decoder.onnx and the YAML by which X-AnyLabeling finds them; it is kept only if ONNX
+    Runtime answers as torch does."""
     try:
         import onnxscript  # noqa: F401  (what torch writes ONNX with)
-    except ImportError as error:
-        raise ValueError("export to onnx needs packages that are absent: pip install onnx onnxscript") from error
+        from onnxruntime import InferenceSession
+
+        free = {1: torch.export.Dim.DYNAMIC}
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            "export to onnx needs newer packages: pip install 'torch>=2.11' 'onnxscript>=0.7' onnx onnxruntime"
+        ) from error
     encoder, decoder = OnnxEncoder(model).eval(), OnnxDecoder(model, size).eval()
-    image = torch.zeros(1, 3, size, size)
-    points, labels = torch.full((1, 3, 2), 8.0), torch.tensor([[1.0, 0.0, 1.0]])
+    generator = torch.Generator().manual_seed(0)
+    image, mask = (torch.randn(1, n, s, s, generator=generator) for n, s in ((3, size), (1, size // 4)))
+    points, labels = size * torch.rand(1, 3, 2, generator=generator), torch.tensor([[1.0, 0.0, 1.0]])
     with torch.no_grad():
         fine, middle, embed = encoder(image)
-    given = (embed, fine, middle, points, labels, torch.zeros(1, 1, size // 4, size // 4), torch.zeros(1))
-    free = {1: torch.export.Dim.DYNAMIC}
+        given = (embed, fine, middle, points, labels, mask, torch.ones(1))
+        expected = (fine, middle, embed, *decoder(*given))
     shapes = {name: free if name.startswith("point") else None for name in INPUTS}
     how = {"dynamo": True, "external_data": False, "verbose": False}
 
@@ -267,6 +274,12 @@ def to_onnx(model: RootSAM, out: Path, size: int = SIZE) -> str:
                               output_names=["high_res_feats_0", "high_res_feats_1", "image_embed"], **how)  # fmt: skip
             torch.onnx.export(decoder, given, folder / "decoder.onnx", input_names=INPUTS, dynamic_shapes=shapes,
                               output_names=["masks", "iou_predictions", "low_res_masks"], **how)  # fmt: skip
+        found = InferenceSession(folder / "encoder.onnx").run(None, {"image": image.numpy()})
+        asked = {name: value.numpy() for name, value in zip(INPUTS, given, strict=True)}
+        found += InferenceSession(folder / "decoder.onnx").run(None, asked)
+        for ours, theirs in zip(expected, found, strict=True):  # torch 2.11 writes a detail path wrongly, and silently
+            if not torch.allclose(ours, torch.from_numpy(theirs), rtol=1e-3, atol=1e-2):
+                raise ValueError(f"torch {torch.__version__} writes this model wrongly as ONNX: install a newer torch.")
         lines = ["type: segment_anything_2", f"name: rootsam-{model.name}", f"display_name: RootSAM ({model.name})"]
         lines += [f"{part}_model_path: {part}.onnx" for part in ("encoder", "decoder")]
         (folder / "x-anylabeling.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
