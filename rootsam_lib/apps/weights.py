@@ -11,8 +11,8 @@ the trained one: ask for a single mask, and without sam2's fall-back to the othe
 **What opens where.** sam2: `build_sam2` and `SAM2ImagePredictor`; nano also needs rootsam_lib, which holds its trunk.
 transformers: `Sam2Model` and `Sam2Processor`; Meta's sizes only. ONNX: any onnxruntime; X-AnyLabeling reads the three
 files by "Load Custom Model" as they are. CVAT's own plugin for SAM 2 takes inputs of these names, and in some versions
-another one, `orig_im_size`. napari opens none of them itself; its plugins micro-sam and napari-sam load SAM 2 through
-`sam2` or the first SAM, so that the sam2 file is the one to give them, for Meta's sizes.
+another one, `orig_im_size`. napari opens none of them itself; its plugin micro-sam builds SAM 2.1 (its names hvit_t,
+hvit_s, hvit_b, hvit_l) with `build_sam2`, so that the sam2 file of Meta's sizes is the one to give it, not nano.
 Tried (in tests): sam2, transformers and onnxruntime, on the CPU. **Not tried:** X-AnyLabeling, CVAT, napari and
 micro-sam themselves, a GPU, TensorRT.
 """
