@@ -111,7 +111,8 @@ def colab(tmp_path):
             (site / file).write_text(text)
     for tool in ("pip", "setuptools", "wheel", "packaging"):  # Colab has them, and the index does not
         place = Path(importlib.util.find_spec(tool).origin).parent
-        for folder in (place, *place.parent.glob(f"{tool}-*.dist-info"), *place.parent.glob("_distutils_hack")):
+        for folder in (place, *place.parent.glob(f"{tool}-*.dist-info"), *place.parent.glob("_distutils_hack"),
+                       *place.parent.glob("pkg_resources")):  # fmt: skip
             if not (site / folder.name).exists():
                 shutil.copytree(folder, site / folder.name)
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
