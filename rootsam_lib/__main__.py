@@ -1,4 +1,4 @@
-"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table of results.
+"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table, export weights.
 
 `python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
 `python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] [--shard 1/8] ...`
@@ -7,6 +7,7 @@
 `python -m rootsam_lib timeseries FOLDER [--roots ROOTS] ...`
 `python -m rootsam_lib calibrate ROOTS [--out FILE]`
 `python -m rootsam_lib table FILE [--table NAME]`
+`python -m rootsam_lib export --to sam2|transformers|onnx SOURCE OUT`
 
 What a command needs is imported when it is chosen: torch and the notebook packages are slow to import.
 """
@@ -66,6 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
     merge = commands.add_parser("merge", help="put the shards of a folder together")
     merge.add_argument("folder", type=Path, help="the folder of scans that the shards were given")
     merge.add_argument("--out", type=Path, help="the --out that the shards were given")
+    export = commands.add_parser("export", help="write trained weights in another program's format")
+    export.add_argument("source", help="a trained stage's folder or checkpoint, or nano")
+    export.add_argument("out", type=Path, help="the .pt file (sam2), or the folder (transformers, onnx), to write")
+    export.add_argument("--to", required=True, choices=("sam2", "transformers", "onnx"), help="the format")
+    export.add_argument("--without-detail", action="store_true", help="leave a detail path out, which is lossy")
+    export.add_argument("--scan", type=Path, help="an image on which to say what leaving it out costs")
     options = parser.parse_args(arguments)
     try:
         if options.command in ("segment", "merge"):
@@ -84,6 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
             from rootsam_lib.evaluation.calibration import calibrate_command
 
             return calibrate_command(options)
+        if options.command == "export":
+            from rootsam_lib.apps.weights import export_command
+
+            return export_command(options)
         from rootsam_lib.lessons import runner
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)
