@@ -55,6 +55,11 @@ WAYS = {
 }
 
 
+def seconds(*what: str) -> float:
+    """Seconds for these parts of an action, each at the middle of its span."""
+    return sum(sum(SECONDS[part]) / 2 for part in what)
+
+
 # --- One image
 
 
@@ -175,7 +180,7 @@ def annotate(
     tool was used and taken back ("actions"), and the minute at which nothing was left to correct ("ready", or None).
 
     The person looks the scan over (`review`), then goes to where most of a root's centre line is missed, or to the
-    longest false segment, whichever is longer; ends are missed by `jitter` px (SD). A root click or a trace that draws
+    longest false segment, whichever is more px a second; ends are missed by `jitter` px (SD). A root click or a trace that draws
     more beside the roots than on them is taken back: the click makes way for a trace, the trace for two of half its
     length. The model is asked first as long as half of its last six answers were kept.
     logits: the automatic answer's, float (H, W). predict: `Predictor.correct`, for ways that click. false: what
@@ -195,6 +200,7 @@ def annotate(
     heap = heap if {"click", "trace"} & set(tools) else []
     false = list(false_segments(mask, truth) if false is None else false) if "remove" in tools else []
     answer, clicks, kept = mask, [], [True] * 6
+    cut, draw = seconds("find", "click"), seconds("find", "click", "reach", "click")
     actions = dict.fromkeys((*tools, "taken back"), 0)
     spent, masks = 0.0, []
 
@@ -232,7 +238,7 @@ def annotate(
         if max(gain, longest[0]) < LEAST:
             break
         take("find", "click")
-        if longest[0] >= gain:
+        if longest[0] / cut >= gain / draw:
             false.remove(longest)
             x, y = aim(longest[1])
             keep("remove", remove_segment(mask, x, y), window_around(mask.shape, (x,), (y,), FAR))
