@@ -18,7 +18,7 @@ from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import RUNS, write_json
 
 FILE = HOME / "data" / "results" / "segroot-annotator.json"
-MINUTES = (0, 1, 2, 4.5, 10, 20)
+MINUTES = (0, 1, 2, 4.5, 10)
 
 
 def main() -> None:
