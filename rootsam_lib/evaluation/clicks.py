@@ -64,23 +64,12 @@ def seconds(*what: str) -> float:
 
 
 def simulate_click(
-    truth: np.ndarray,
-    mask: np.ndarray,
-    rng: np.random.Generator,
-    jitter: float = 2.0,
-    given: Sequence[Click] = (),
-    skip: int = 0,
+    truth: np.ndarray, mask: np.ndarray, rng: np.random.Generator, jitter: float = 2.0
 ) -> Click | None:
     """The next click: `next_click`, moved by a normal error of `jitter` px (SD) where that stays in the same mistake.
 
-    A click in the exact middle flatters a model. skip: px around each click in `given` within which mistakes are passed
-    over: a person sees that a click did nothing there, and goes on. 0 is the RITM rule. None when nothing is wrong.
+    A click in the exact middle flatters a model. None when nothing is wrong.
     """
-    if skip:
-        mask = mask.copy()
-        for x, y, _ in given:
-            near = (slice(max(y - skip, 0), y + skip + 1), slice(max(x - skip, 0), x + skip + 1))
-            mask[near] = truth[near]
     click = next_click(truth, mask)
     if click is None:
         return None
@@ -92,12 +81,12 @@ def simulate_click(
 
 
 def correct(
-    predict: Predict, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0, skip: int = 0
+    predict: Predict, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0
 ) -> tuple[list[np.ndarray], list[Click]]:
     """The masks with 0, 1, ... `clicks` clicks, and the clicks. Where nothing is wrong any more the mask stays."""
     masks, given = [predict([])], []
     while len(given) < clicks:
-        click = simulate_click(truth, masks[-1], rng, jitter, given, skip)
+        click = simulate_click(truth, masks[-1], rng, jitter)
         if click is None:
             break
         given.append(click)
@@ -111,28 +100,24 @@ def corrected_row(
     clicks: int,
     rng: np.random.Generator,
     jitter: float,
-    skip: int,
-    length: Callable[[np.ndarray], float] = lambda mask: float(thinned(mask).sum()),
-    at: Collection[int] | None = None,
+    length: Callable[[np.ndarray], float],
+    at: Collection[int],
 ) -> dict[str, object]:
-    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks, the clicks, and how many it obeyed.
+    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks.
 
-    length: of a mask's roots; by default the pixels of its centre lines, short by the same share for every mask of an
-    image. at: after which numbers of clicks centre-line Dice and length are measured (None: all); the others are NaN.
+    length: of a mask's roots. at: after which numbers of clicks centre-line Dice and length are measured; the others
+    are NaN.
     """
-    masks, given = correct(predict, truth, clicks, rng, jitter, skip)
+    masks, _ = correct(predict, truth, clicks, rng, jitter)
 
     def measured(score: Callable[[np.ndarray], float]) -> list[float]:
-        return [score(mask) if at is None or k in at else NAN for k, mask in enumerate(masks)]
+        return [score(mask) if k in at else NAN for k, mask in enumerate(masks)]
 
     return {
         "root_iou": [iou(count(mask, truth)) for mask in masks],
         "cl_dice": measured(lambda mask: cl_dice(mask, truth)),
         "length": measured(length),
         "true_length": length(truth),
-        "obeyed": sum(int(mask[y, x] == label) for mask, (x, y, label) in zip(masks[1:], given, strict=False)),
-        "given": len(given),
-        "clicks": [list(click) for click in given],
     }
 
 
@@ -145,7 +130,7 @@ def clicks_until(scores: Sequence[float], goal: float) -> int:
 
 
 def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
-    """Scores over the rows of `corrected_row`: after k clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true
+    """Scores over the rows of `corrected_row` (or `annotated_row`, which counts minutes): after k clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true
     length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
     threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
     does not reach it)."""
