@@ -22,12 +22,13 @@ from torch import Tensor
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
-from rootsam_lib.metrics import label_roots
+from rootsam_lib.metrics import label_roots, root_widths
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import ROOT, SOIL, Prompts, click_prompt
 
 STARTS = ("automatic", "empty")
 NO_ROOT = -10.0  # the logit of an empty start: soil, and by far
+SMALLEST = 4.0  # squared root widths: chosen on scans that no score is reported on; in a SegRoot scan 60 px
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps through rows and columns; -1 turns them round
 
 
@@ -184,7 +185,9 @@ class Predictor:
     points pick their roots from the automatic mask, see `select_roots`; `load_predictor` turns it on for models that
     were trained to select, a model before training answers as it is. keep: hold the tiles' embeddings between questions
     (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail path); without it the memory of one tile is
-    enough for an image of any size.
+    enough for an image of any size. root_width: how wide the roots are that the model finds, px of the encoder's input
+    (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
+    smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -197,12 +200,15 @@ class Predictor:
         tta: bool = False,
         select: bool = False,
         keep: bool = True,
+        root_width: float = 0.0,
+        smallest: float = 0.0,
     ):
         self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
         self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
         self.tile_size = checked("tile_size", tile_size, 32, 8192, whole=True)
         if self.tile_size % 32:
             raise ValueError(f"tile_size is {tile_size}: give a multiple of 32; 512 and 1024 are usual.")
+        self.root_width, self.smallest = checked("root_width", root_width, 0), checked("smallest", smallest, 0)
         most = self.tile_size // 2 - 1
         self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
         self._source: np.ndarray | None = None
@@ -211,8 +217,27 @@ class Predictor:
     @property
     def about(self) -> dict[str, object]:
         """What answers are made by, for results files: the model's label, its weights' hash, and the settings."""
-        settings = {name: getattr(self, name) for name in ("input_scale", "tile_size", "overlap", "tta", "select")}
+        names = ("input_scale", "tile_size", "overlap", "tta", "select", "root_width", "smallest")
+        settings = {name: getattr(self, name) for name in names}
         return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
+
+    def at_scale(self, input_scale: float) -> "Predictor":
+        """The same predictor at another input scale, with tiles that are as large for the encoder as now."""
+        zoom = self.input_scale / checked("input_scale", input_scale, 0, 32, above=True)
+        tile_size = min(8192, 32 * max(1, round(self.tile_size * zoom / 32)))
+        overlap = min(round(self.overlap * zoom), tile_size // 2 - 1)
+        rest = self.tta, self.select, self.keep, self.root_width, self.smallest
+        return Predictor(self.model, input_scale, tile_size, overlap, *rest)
+
+    def for_width(self, width: float) -> "Predictor":
+        """The same predictor, for images whose roots are about `width` px wide: at the scale at which the encoder sees
+        them as wide as the roots that the model was trained on.
+
+        Raises ValueError for a model that does not say how wide these were.
+        """
+        if not self.root_width:
+            raise ValueError(f"{self.model.label} does not say how wide its roots are: give input_scale instead.")
+        return self.at_scale(min(self.root_width / checked("root width", width, 0, 1000, above=True), 32))
 
     def set_image(self, image: np.ndarray) -> None:
         """Take an image, uint8 (H, W, 3), of any size; a side shorter than a tile is mirrored, and cut off again.
@@ -250,7 +275,8 @@ class Predictor:
         points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
         clicks = [self._checked((*place, label)) for place, label in points if label != -1]
         if self._automatic is None and (self.select or not clicks):
-            self._automatic = self._ask(())
+            logits, iou = self._ask(())
+            self._automatic = self._without_specks(logits), iou
         logits, iou = self._ask(clicks) if clicks else self._automatic
         if self.select and clicks:
             logits = select_roots(self._automatic[0], logits, clicks)
@@ -298,13 +324,24 @@ class Predictor:
             if inside != tile.clicks:
                 tile.clicks, tile.answer = inside, self._corrected(tile, inside) if inside else tile.first
         # From nothing every time and in one order, so that the same clicks give the same mask to the last bit.
-        self._start, self.clicks, self.mask = start, clicks, self._blend([t.answer[0] for t in self._tiles]) > 0
+        logits = self._without_specks(self._blend([tile.answer[0] for tile in self._tiles]), clicks)
+        self._start, self.clicks, self.mask = start, clicks, logits > 0
         return self.mask
 
     @property
     def predicted_iou(self) -> float:
         """The model's own estimate of the corrected mask's IoU, mean over the tiles."""
         return float(np.mean([tile.answer[1] for tile in self._tiles]))
+
+    def _without_specks(self, logits: np.ndarray, clicks: Iterable[Click] = ()) -> np.ndarray:
+        """Logits whose smallest pieces, see `smallest`, became soil, except those that carry a root click."""
+        least = self.smallest * (self.root_width / self.input_scale) ** 2
+        if least <= 1:
+            return logits
+        pieces = _pieces(logits)
+        small = np.bincount(pieces.flat) < least
+        small[[0, *(pieces[click.y, click.x] for click in clicks if click.label == ROOT)]] = False
+        return np.where(small[pieces], np.float32(NO_ROOT), logits)
 
     def _needs_image(self) -> None:
         if self._source is None:
@@ -379,6 +416,36 @@ class Predictor:
         return (total / weights)[:height, :width]
 
 
+def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
+    """A predictor at the input scale that fits the roots of images, uint8 (H, W, 3), and one line that says which.
+
+    A model finds few roots that are several times as wide, for its encoder, as those it was trained on. The wider they
+    are the wider are the pieces that it does find, so the scale is changed until these are `root_width` px wide, mean
+    along their centre lines. A scale within a third of the model's own is not told apart from it, and left.
+    """
+    own, target = predictor.input_scale, predictor.root_width
+    if not target:
+        return predictor, f"input scale {own:g}: {predictor.model.label} does not say how wide its roots are."
+    scale, low, high = own, own / 16, own * 4  # low: there roots look too thin; high: too wide
+    for _ in range(rounds):
+        asked = predictor.at_scale(scale)
+        widths = np.concatenate([root_widths(asked(image)) * scale for image in images])
+        seen = float(widths.mean()) if widths.size else np.inf  # nothing found: they are more often far too wide
+        low, high = (scale, high) if seen < target else (low, scale)
+        if abs(np.log2(seen / target)) < 0.15 or high / low < 1.3:
+            break
+        step = np.clip((target / seen) ** 2, 1 / 3, 2)  # widths seen change with about the root of the scale
+        scale = float(scale * step if low < scale * step < high else np.sqrt(low * high))
+    if not widths.size:
+        return predictor, f"input scale {own:g}: no root was found at any; give the width of a root in px."
+    if max(scale / own, own / scale) < 4 / 3:
+        return predictor, f"input scale {own:g}: the roots look as wide as those of the training."
+    width = target / scale
+    return predictor.at_scale(
+        scale
+    ), f"input scale {scale:.3g} in place of {own:g}: roots look about {width:.3g} px wide."
+
+
 def _tensors(clicks: Sequence[Click]) -> tuple[Tensor, Tensor]:
     """Points float32 (1, N, 2) and labels int64 (1, N)."""
     given = torch.tensor([clicks])
@@ -403,4 +470,5 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
     about = read_about(file)
     settings = {"input_scale": about["input_scale"], "tile_size": min(int(about["patch_size"]), 1024)}
     settings["select"] = bool(about.get("selection", False))
+    settings["root_width"], settings["smallest"] = float(about.get("root_width", 0)), SMALLEST
     return Predictor(build_sam(str(about["model"]), file), **{**settings, **changes})

@@ -23,6 +23,7 @@ class StubPredictor:
             "overlap": 16,
             "tta": False,
         }
+        self.root_width = 0.0
         self.faults = {int(number.strip("_")): error for number, error in faults.items()}
         self.shapes: list[tuple[int, ...]] = []
         self.points: list[object] = []

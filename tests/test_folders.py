@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import random
 import subprocess
@@ -447,3 +448,30 @@ def test_command_line(tmp_path, capsys):
     assert main([*call, "--tile", "32"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "other settings (tile_size, overlap)" in error
+
+
+def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
+    """A folder is segmented at the scale that fits its images; asked again, at that scale, without looking anew."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        Image.fromarray(image).save(tmp_path / "scans" / f"{name}.png")
+    told, asked = [], []
+
+    class Fitted(StubPredictor):
+        def __init__(self, input_scale=1.0):
+            super().__init__()
+            self.root_width, self.input_scale = 6.0, input_scale
+            self.about["input_scale"] = input_scale
+
+        at_scale = staticmethod(lambda scale: Fitted(scale))
+
+    def fit(predictor, images):
+        asked.append(len(images))
+        return predictor.at_scale(0.5), "fitted"
+
+    monkeypatch.setattr(segment, "fit_scale", fit)
+    for _ in range(2):
+        segment.segment_folder(tmp_path / "scans", Fitted(), tmp_path / "out", fit=True, say=told.append)
+    assert asked == [2] and "fitted" in told
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["input_scale"] == 0.5

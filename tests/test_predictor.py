@@ -14,6 +14,7 @@ from rootsam_lib.predictor import (
     Click,
     Predictor,
     changes_at_clicks,
+    fit_scale,
     follow_clicks,
     load_predictor,
     select_roots,
@@ -244,3 +245,69 @@ def test_a_correction_changes_the_mask_only_at_its_clicks():
     assert (cut[50:53, 60:141] == -4).all() and (cut[50:53, 5:60] == 3).all() and (cut[50:53, 141:195] == 3).all()
     assert (changes_at_clicks(before, after, [(100, 30, 1), (100, 81, 0)]) == before).all(), "nothing to change there"
     assert (before[80] == -4).all(), "a copy"
+
+
+class LineFinder:
+    """Finds one line, whose width for the encoder grows with the root of the width that it has there, as a model's
+    pieces do: 6 px for a line that is 6 px wide. Finds nothing where it looks wider than 60 px."""
+
+    def __init__(self, width, input_scale=1.5):
+        self.width, self.input_scale, self.root_width, self.asked = width, input_scale, 6.0, []
+        self.model = type("Model", (), {"label": "a line finder"})
+
+    def at_scale(self, input_scale):
+        other = LineFinder(self.width, input_scale)
+        other.asked = [*self.asked, input_scale]
+        return other
+
+    def __call__(self, image):
+        seen = np.sqrt(6 * self.width * self.input_scale)
+        mask = np.zeros((200, 200), bool)
+        if seen < np.sqrt(6 * 60):
+            mask[50 : 50 + max(1, round(seen / self.input_scale))] = True
+        return mask
+
+
+@pytest.mark.parametrize("width", [1.5, 4, 8, 16, 30, 60])
+def test_scale_follows_the_width_of_roots(width):
+    """Expected by hand: lines look 6 px wide at scale 6 / width; 4 px at 1.5 is what the model was trained on."""
+    fitted, said = fit_scale(LineFinder(width), [np.zeros((200, 200, 3), np.uint8)])
+    if width == 4:
+        assert fitted.input_scale == 1.5 and "as wide as" in said
+    else:
+        assert 6 / width / 1.5 < fitted.input_scale < 6 / width * 1.5 and "in place of 1.5" in said
+
+
+def test_scale_stays_where_nothing_is_found_or_known():
+    blind = LineFinder(1e9)
+    fitted, said = fit_scale(blind, [np.zeros((8, 8, 3), np.uint8)])
+    assert fitted is blind and "no root" in said
+    blind.root_width = 0.0
+    assert "does not say" in fit_scale(blind, [np.zeros((8, 8, 3), np.uint8)])[1]
+
+
+def test_a_given_width_sets_scale_and_tiles(model):
+    predictor = Predictor(model, 1.5, 512, select=True, root_width=6.0, smallest=4.0)
+    wide = predictor.for_width(16)
+    assert wide.input_scale == 0.375 and wide.tile_size == 2048 and wide.overlap == 512
+    assert (wide.select, wide.root_width, wide.smallest) == (True, 6.0, 4.0)
+    with pytest.raises(ValueError, match="root width"):
+        predictor.for_width(0)
+    with pytest.raises(ValueError, match="does not say how wide"):
+        Predictor(model).for_width(5)
+
+
+def test_specks_are_left_out_unless_clicked(model, monkeypatch):
+    """By hand: at root width 3 and scale 1 pieces of fewer than 2 x 9 px go; two pieces 2 px apart count as one."""
+    logits = np.full((64, 64), -1.0, np.float32)
+    logits[5:8, 5:8] = 1  # 9 px: goes
+    logits[20:23, 10:13] = logits[20:23, 14:17] = 1  # 18 px over a gap of one: stays
+    predictor = Predictor(model, tile_size=64, overlap=0, root_width=3.0, smallest=2.0)
+    answer = torch.from_numpy(logits)[None, None]
+    monkeypatch.setattr(predictor.model, "decode", lambda *_: Prediction(answer, torch.ones(1, 1), answer))
+    predictor.set_image(np.zeros((64, 64, 3), np.uint8))
+    large = logits > 0
+    large[5:8, 5:8] = False
+    np.testing.assert_array_equal(predictor.predict()[0][0], large)
+    np.testing.assert_array_equal(predictor.correct(), large)
+    assert predictor.correct([(6, 6, 1)])[5:8, 5:8].all()  # the person says that it is one

@@ -184,6 +184,40 @@ def test_files_after_every_click(tmp_path, nano, monkeypatch):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_tools_are_logged_undone_and_replayed(tmp_path, nano, small_scans):
+    scan = small_scans[2]
+    session = Session(tmp_path, [scan], Predictor(nano.model, tile_size=128))
+    session.use("trace", 20, 30, 90, 60)
+    traced = session.mask.copy()
+    assert traced[30, 20] and traced[60, 90] and session.clicks[0].obeyed
+    session.add(130, 140, 0)
+    session.use("exclude", 10, 20, 60, 70)
+    assert not session.mask[20:71, 10:61].any() and session.excluded.sum() == 51 * 51
+    out = tmp_path / "excluded" / "s2.png"
+    assert np.array_equal(read_mask(out), session.excluded)
+    session.use("remove", 90, 60)
+    assert not session.mask[60, 90] and session.rows["s2"]["remove"] == session.rows["s2"]["trace"] == 1
+    assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
+    assert np.array_equal(Session(tmp_path, [scan], session.predictor).mask, session.mask)
+    session = Session(tmp_path, [scan], session.predictor)
+    for _ in range(3):
+        session.undo()
+    assert np.array_equal(session.mask, traced) and not out.exists()
+    session.apply(parse_clicks("20,30,1"))
+    assert [click.tool for click in session.clicks] == ["trace", "click"], "a trace from there is no click there"
+    with pytest.raises(ValueError, match="x2 of trace"):
+        session.use("trace", 1, 1, 999, 1)
+    log = json.loads(session.log_path("s2").read_text())
+    log["clicks"][0]["x2"] = 256
+    write_json(session.log_path("s2"), log)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_log(session.log_path("s2"))
+    for click in log["clicks"][1:]:
+        del click["tool"], click["x2"], click["y2"]
+    write_json(session.log_path("s2"), log | {"clicks": log["clicks"][1:]})
+    assert read_log(session.log_path("s2"))["clicks"], "a log from before there were tools"
+
+
 def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
     scan = small_scans[2]
     session = Session(tmp_path, [scan], Predictor(nano.model, tile_size=128))

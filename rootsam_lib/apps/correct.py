@@ -41,7 +41,8 @@ from rootsam_lib.results import (
 from rootsam_lib.traits import measure
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
-USED = ("weights", "input_scale", "tile_size", "overlap", "tta", "start")  # what a mask depends on beside its clicks
+SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest")  # of the predictor
+USED = ("weights", *SETTINGS, "start")  # what a mask depends on beside its clicks
 LOGGED = {"image": ("name", "sha256", "width", "height"), "row": ("state", "seconds"), "setting": USED}
 
 
@@ -131,7 +132,7 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
 
 
 def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping) -> Predictor:
-    predictor = Predictor(model, **{name: setting[name] for name in ("input_scale", "tile_size", "overlap", "tta")})
+    predictor = Predictor(model, **{name: setting[name] for name in SETTINGS})
     predictor.set_image(image)
     return predictor
 

@@ -14,7 +14,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
 from rootsam_lib.data.masks import checked_coding, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.predictor import Predictor, load_predictor
+from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
     check_name,
@@ -38,6 +38,7 @@ from rootsam_lib.results import (
     file_hash,
     progress,
     read_csv,
+    read_json,
     shown,
     write_csv,
     write_image,
@@ -119,6 +120,7 @@ def segment_folder(
     window_mm: float | None = None,
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
+    fit: bool = False,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Segment all images of a folder and measure their roots.
@@ -128,9 +130,9 @@ def segment_folder(
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
-    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. say: gets
-    one line for what was found in the files, and for each scan that fails, in which no root was found, or whose mask
-    is another one's.
+    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
+    the images to the model at the scale that fits their roots, see `fit_to_folder`. say: gets one line for what was
+    found in the files, and for each scan that fails, in which no root was found, or whose mask is another one's.
 
     One scan is in memory at a time. What was done with the same settings, from the same bytes of image and true mask
     and with outputs that are still as they were written, is not done again; so an interrupted call goes on where it
@@ -147,12 +149,14 @@ def segment_folder(
         checked("window_mm", window_mm, 0, above=True)
     checked("tube_angle", tube_angle, 0, 90, above=True)
     entries = find_pairs(folder, need_masks=False)
-    out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
+    out = out_folder(folder, out)
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
     names, prompts = dict.fromkeys(entry.name for entry in entries), dict(prompts or {})
     if strange := [name for name in prompts if name not in names]:
         raise ValueError(f"prompts are given for {strange[0]!r}, but no scan is called so: correct the name.")
+    if fit and predictor.root_width:
+        predictor = fit_to_folder(predictor, entries, out, max_megapixels, say)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
@@ -210,6 +214,37 @@ def segment_folder(
         return Report(rows, traits.path, len(done), failed)
     finally:
         lock.release()
+
+
+def out_folder(folder: Path, out: str | Path | None) -> Path:
+    """Where results of a folder of images are written: beside it, unless `out` says where."""
+    return folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
+
+
+def fit_to_folder(
+    predictor: Predictor,
+    entries: Sequence[Entry],
+    out: Path,
+    max_megapixels: float,
+    say: Callable[[str], object],
+    most: int = 3,
+    side: int = 2048,
+) -> Predictor:
+    """The predictor at the input scale that fits a folder's images, by the middle of up to `most` of them, `side` px at
+    most: see `fit_scale`. Where results were written before, at the scale of these."""
+    if (out / "segment.json").is_file():
+        before = read_json(out / "segment.json").get("input_scale", predictor.input_scale)
+        return predictor if before == predictor.input_scale else predictor.at_scale(before)
+    images = []
+    for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
+        with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
+            image = read_image(open_image(entries[number].image, max_megapixels))
+            top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+            images.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
+    if images:
+        predictor, found = fit_scale(predictor, images)
+        say(found)
+    return predictor
 
 
 def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, str]]:
@@ -322,12 +357,15 @@ def segment_command(options: argparse.Namespace) -> int:
     asked = {"input_scale": options.input_scale, "tile_size": options.tile}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
+    fit = options.input_scale is None and options.root_width is None
+    if options.root_width is not None:
+        predictor = predictor.for_width(options.root_width)
     most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, say=say,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, say=say,
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""

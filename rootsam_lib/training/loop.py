@@ -7,6 +7,7 @@ One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two 
 `accelerate.notebook_launcher(train_stage, (config, train, val, RUNS / PROFILE), num_processes=2)`.
 """
 
+import itertools
 import math
 import shutil
 import signal
@@ -25,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, tile
-from rootsam_lib.metrics import Counts, count, summarise
+from rootsam_lib.metrics import Counts, count, root_widths, summarise
 from rootsam_lib.model import RootSAM, resize_logits
 from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
 from rootsam_lib.results import atomic, file_hash, lock_folder, progress, provenance, shown, write_csv, write_json
@@ -128,7 +129,9 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
                 scores = validation_scores(*(gather_object(part) for part in counts))
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
-                        save_checkpoint(model, folder / "best.safetensors", asdict(config) | {"base": started_from})
+                        width = found_width(model, val_bank.batches()) * config.input_scale if mine else 0.0
+                        about = asdict(config) | {"base": started_from, "root_width": width}
+                        save_checkpoint(model, folder / "best.safetensors", about)
             with uninterrupted():
                 if main:
                     write_csv(folder / "history.csv", run.history)
@@ -202,6 +205,19 @@ def score(
             for mask, truth in zip((logits[:, 0] > 0).cpu().numpy(), truths, strict=True):
                 own.append(count(mask[: truth.shape[0], : truth.shape[1]], truth))
     return counts
+
+
+@torch.no_grad()
+def found_width(model: RootSAM, batches: Iterable[Batch], most: int = 16) -> float:
+    """The mean width in px, along their centre lines, of the roots that the model finds without any prompt in the
+    first `most` patches with roots; 0 where it finds none. By it other images can be shown at a fitting scale."""
+    model.eval()
+    rooted, widths = (batch for batch in batches if batch.masks.any()), [np.zeros(0)]
+    for batch in itertools.islice(rooted, most):
+        logits = resize_logits(model.decode(model.embed(batch.features)).logits, batch.masks.shape[1:])
+        widths += [root_widths(found) for found in (logits[:, 0] > 0).cpu().numpy() if found.any()]
+    found = np.concatenate(widths)
+    return float(found.mean()) if found.size else 0.0
 
 
 def validation_scores(prompted: Sequence[Counts], automatic: Sequence[Counts]) -> dict[str, float]:

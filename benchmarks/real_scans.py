@@ -1,0 +1,194 @@
+"""Whole real scans without any prompt: `.venv/bin/python benchmarks/real_scans.py seeds peers context curve dilated`.
+
+What each word trains, all with the profile `segroot`, on SegRoot's train split, scored on its valid split:
+seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
+context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
+curve: Stage 1 and the U-Net on 1, 2, 5, 10, 20 and all scans (three draws by tube where few), from the base model and
+from one trained on drawn roots. dilated: both stages on masks grown by one pixel, for the dilated score.
+Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
+data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rootsam_lib import HOME
+from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.data.datasets import describe, load_parts
+from rootsam_lib.data.images import read_image
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tube_weights
+from rootsam_lib.evaluation.peers import train_unet
+from rootsam_lib.evaluation.protocols import DEFINITIONS, about_predictor, score_mask
+from rootsam_lib.lessons.runner import load_profile
+from rootsam_lib.metrics import dilate
+from rootsam_lib.predictor import Predictor, load_predictor
+from rootsam_lib.results import RUNS, progress, provenance, read_json, write_image, write_json
+from rootsam_lib.training.config import StageConfig, stage_pair
+from rootsam_lib.training.loop import train_stage
+from rootsam_lib.training.stage import Stage
+
+FILE = HOME / "data" / "results" / "segroot-whole.json"
+FOLDER = RUNS / "real"
+SIZES, DRAWS, FEW = (1, 2, 5, 10, 20), 3, 5  # of the learning curve; draws where a size is at most FEW
+UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 times as large takes twice as long
+Row = tuple[str, Callable[[], Predictor]]
+
+
+def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
+    """Both stages as the profile sets them."""
+    profile = load_profile("segroot")
+    given = {name.lower(): profile[name] for name in ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE")}
+    return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given, seed=seed)
+
+
+def stages(parts: Mapping[str, Sequence[Scan]], seed: int) -> tuple[Stage, Stage]:
+    """Both stages, trained or read."""
+    first, second = profile_pair(seed)
+    stage1 = train_stage(first, parts["train"], parts["val"], FOLDER)
+    return stage1, train_stage(second, parts["train"], parts["val"], FOLDER, base=stage1.weights)
+
+
+def ask(stage: Stage) -> Predictor:
+    """A stage on tiles of 512 px, whatever it was trained on: the tables' setting."""
+    return load_predictor(stage.folder, tile_size=512)
+
+
+def trunk() -> Mapping[str, object]:
+    """The weights that a U-Net's encoder starts from: nano's."""
+    return build_sam("nano").sam.image_encoder.trunk.backbone.state_dict()
+
+
+def seed_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Base, and both stages with each seed."""
+    yield "base", lambda: Predictor(build_sam("nano"), profile_pair(0)[0].input_scale)
+    for seed in seeds:
+        yield f"stage1, seed {seed}", lambda seed=seed: ask(stages(parts, seed)[0])
+        yield f"stage2, seed {seed}", lambda seed=seed: ask(stages(parts, seed)[1])
+
+
+def peer_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """U-Nets, the frozen one and the whole one."""
+    for seed in seeds:
+        config = replace(profile_pair(seed)[0], input_scale=UNET_SCALE)
+        for name, frozen in (("U-Net, frozen trunk", True), ("U-Net", False)):
+            folder = FOLDER / f"{name}, seed {seed}"
+            yield (
+                f"{name}, seed {seed}",
+                lambda c=config, f=frozen, p=folder: train_unet(trunk(), f, c, parts["train"], p),
+            )
+
+
+def context_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Stage 1 continued at Stage 2's rate, on as many pixels as Stage 2 sees."""
+    for seed in seeds:
+
+        def continued(seed: int = seed) -> Predictor:
+            first, second = profile_pair(seed)
+            longer = replace(first, epochs=second.epochs, lr=second.lr)
+            stage1, _ = stages(parts, seed)
+            return ask(train_stage(longer, parts["train"], parts["val"], FOLDER, base=stage1.weights))
+
+        yield f"stage1 continued, seed {seed}", continued
+
+
+def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Both stages on grown masks."""
+    grown = {name: [replace(s, mask=dilate(s.mask)) for s in scans] for name, scans in parts.items()}
+    for seed in seeds:
+        yield f"stage2 on grown masks, seed {seed}", lambda seed=seed: ask(stages(grown, seed)[1])
+
+
+def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
+    """Few scans: chosen tube by tube, so that a small number shows few places; as many steps for each size."""
+    whole, _ = profile_pair(0)
+    for size in (*SIZES, len(parts["train"])):
+        for draw in range(DRAWS if size <= FEW else 1):
+            chosen = by_tube(parts["train"], size, np.random.default_rng([7, draw]))
+            epochs = min(40, max(1, round(whole.epochs * len(parts["train"]) / size / 2)))
+            config = replace(whole, epochs=epochs, seed=draw)
+            for start in ("nano", "nano-roots"):
+
+                def few(config: StageConfig = config, chosen: Sequence[Scan] = chosen, start: str = start) -> Predictor:
+                    base = drawn_start().weights if start == "nano-roots" else "default"
+                    return ask(train_stage(config, chosen, parts["val"], FOLDER, base=base))
+
+                yield f"{start}, {size} scans, draw {draw}", few
+            name = f"U-Net, {size} scans, draw {draw}"
+            flat = replace(config, input_scale=UNET_SCALE)
+            yield name, lambda c=flat, s=chosen, n=name: train_unet(trunk(), False, c, s, FOLDER / n)
+
+
+def drawn_start() -> Stage:
+    """nano-roots: Stage 1 on drawn scans, with the real scans' settings."""
+    drawn = load_parts("synthetic")
+    return train_stage(profile_pair(0)[0], drawn["train"], drawn["val"], FOLDER)
+
+
+def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[Scan]:
+    """`size` scans, all of one tube before the next tube's."""
+    tubes = rng.permutation(sorted({scan.tube for scan in scans})).tolist()
+    ordered = sorted(rng.permutation(len(scans)).tolist(), key=lambda i: tubes.index(scans[i].tube))
+    return [scans[i] for i in ordered[:size]]
+
+
+ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows, "dilated": dilated_rows}
+
+
+def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:
+    """A row's masks of whole scans, from the disk or made now, and what made them."""
+    folder = FOLDER / "masks" / name
+    files, note = [folder / f"{scan.name}.png" for scan in scans], folder / "about.json"
+    if not note.is_file() or not all(file.is_file() for file in files):
+        predictor = make()
+        for file, scan in progress(list(zip(files, scans, strict=True)), name, "scan"):
+            if not file.is_file():
+                write_image(file, np.uint8(255) * predictor(scan.image))
+        write_json(note, about_predictor(predictor))
+    return [read_image(file)[..., 0] > 127 for file in files], read_json(note)
+
+
+def main() -> None:
+    """Train, segment, score, keep, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", choices=ROWS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    parts = load_parts("segroot", "valid")
+    scans = parts["test"]
+    weights = tube_weights([scan.tube for scan in scans], np.random.default_rng(0), 2000)
+    results = read_json(FILE) if FILE.is_file() else {"rows": {}, "models": {}, "differences": {}}
+    terms = {}
+    for word in options.rows:
+        for name, make in ROWS[word](parts, options.seeds):
+            masks, made_by = masks_of(name, make, scans)
+            scored = zip(masks, scans, strict=True)
+            terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
+            results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
+            reference = next(iter(terms))
+            results["differences"][f"{name} - {reference}"] = {
+                key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
+            }
+            about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
+            write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"])})
+            row = results["rows"][name]
+            print(name, {key: round(row[key][0], 3) for key in ("pooled_dice", "root_iou", "cl_dice")}, flush=True)
+
+
+def seed_ranges(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, list[float]]]:
+    """Of every row that was trained with several seeds: each score's mean, least and largest."""
+    groups: dict[str, list[Mapping]] = {}
+    for name, row in rows.items():
+        if ", seed " in name:
+            groups.setdefault(name.split(", seed ")[0], []).append(row)
+    return {
+        name: {key: [float(f([row[key][0] for row in own])) for f in (np.mean, min, max)] for key in own[0]}
+        for name, own in groups.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
