@@ -28,18 +28,20 @@ def main() -> None:
     source.add_argument("stage", nargs="?", help="folder of a trained stage")
     source.add_argument("--logits", type=Path, help="folder of automatic logits, NAME.npy, instead of a model")
     parser.add_argument("--made-by", default="unknown", help="which model made the logits, in words")
+    parser.add_argument("--ways", help="which ways, joined by ; (default: all that can be)")
     parser.add_argument("--limit", type=int, default=None, help="most scans (default: all)")
     options = parser.parse_args()
     scans = load_scans("segroot", "valid", limit=options.limit)
     common = {"out": RUNS / "annotator", "minutes": MINUTES, "real": True}
+    ways = [way for way, tools in WAYS.items() if options.stage or "click" not in tools]
+    ways = options.ways.split(";") if options.ways else ways
     if options.stage:
-        results = simulate(scans, load_predictor(options.stage), **common)
+        results = simulate(scans, load_predictor(options.stage), ways, **common)
     else:
 
         def logits(scan: Scan) -> np.ndarray:
             return np.load(options.logits / f"{scan.name}.npy").astype(np.float32)
 
-        ways = [way for way, tools in WAYS.items() if "click" not in tools]
         results = simulate(scans, None, ways, logits=logits, made_by={"model": options.made_by}, **common)
     write_json(FILE, results)
     for way, row in results["rows"].items():

@@ -72,8 +72,14 @@ def test_tools_have_messages_of_their_own(session):
 def test_what_cannot_be_done_is_said_and_changes_nothing(session):
     widget = Annotator(session)
     before = widget.layer
-    for message in ({"do": "add", "x": 999, "y": 1, "label": 1}, {"do": "remove", "number": 3}, {"do": "fly"}, {},
-                    {"do": "use", "tool": "trace", "x": 3, "y": 1}, {"do": "use", "tool": "saw", "x": 3, "y": 1}):
+    for message in (
+        {"do": "add", "x": 999, "y": 1, "label": 1},
+        {"do": "remove", "number": 3},
+        {"do": "fly"},
+        {},
+        {"do": "use", "tool": "trace", "x": 3, "y": 1},
+        {"do": "use", "tool": "saw", "x": 3, "y": 1},
+    ):
         widget.hear(message)
         assert widget.status["message"] and widget.status["refused"], message
         assert widget.layer == before and widget.points == []

@@ -63,9 +63,7 @@ def seconds(*what: str) -> float:
 # --- One image
 
 
-def simulate_click(
-    truth: np.ndarray, mask: np.ndarray, rng: np.random.Generator, jitter: float = 2.0
-) -> Click | None:
+def simulate_click(truth: np.ndarray, mask: np.ndarray, rng: np.random.Generator, jitter: float = 2.0) -> Click | None:
     """The next click: `next_click`, moved by a normal error of `jitter` px (SD) where that stays in the same mistake.
 
     A click in the exact middle flatters a model. None when nothing is wrong.
@@ -130,8 +128,8 @@ def clicks_until(scores: Sequence[float], goal: float) -> int:
 
 
 def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
-    """Scores over the rows of `corrected_row` (or `annotated_row`, which counts minutes): after k clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true
-    length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
+    """Scores over the rows of `corrected_row`, or of `annotated_row`, whose k is a place in its list of minutes: after k
+    clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
     threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
     does not reach it)."""
     scores = []
@@ -161,13 +159,13 @@ def annotate(
     false: Sequence[tuple] | None = None,
     jitter: float = 1.0,
 ) -> dict[str, object]:
-    """One scan, corrected in one of `WAYS` as far as the minutes go: the "masks" after each of `minutes`, how often each
-    tool was used and taken back ("actions"), and the minute at which nothing was left to correct ("ready", or None).
+    """One scan, corrected in one of `WAYS` as far as the minutes go: the "masks" after each of `minutes`, how often
+    each tool was used and taken back ("actions"), and the minute at which nothing was left to correct ("ready").
 
     The person looks the scan over (`review`), then goes to where most of a root's centre line is missed, or to the
-    longest false segment, whichever is more px a second; ends are missed by `jitter` px (SD). A root click or a trace that draws
-    more beside the roots than on them is taken back: the click makes way for a trace, the trace for two of half its
-    length. The model is asked first as long as half of its last six answers were kept.
+    longest false segment, whichever is more px a second; ends are missed by `jitter` px (SD). A root click or a trace
+    that draws more beside the roots than on them is taken back: the click makes way for a trace, the trace for two of
+    half its length. The model is asked first as long as half of its last six answers were kept.
     logits: the automatic answer's, float (H, W). predict: `Predictor.correct`, for ways that click. false: what
     `false_segments` finds, where it is known already.
     Raises ValueError for a way that clicks without `predict`, and for minutes that fall.
@@ -280,7 +278,7 @@ def _missed_path(heap: list, missed: np.ndarray, line: np.ndarray) -> tuple[int,
         path = _path_through(missed[view], line[view])
         gain = int(missed[view][tuple(path.T)].sum())
         if gain == -stored:
-            return gain, path + (top, left)
+            return gain, path + np.array([top, left])
         if gain < LEAST:
             heapq.heappop(heap)
         else:
