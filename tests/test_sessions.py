@@ -21,6 +21,7 @@ from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, tria
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import Click, Predictor, changes_at_clicks, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
@@ -362,8 +363,11 @@ def test_image_files_are_read_when_asked_for(tmp_path, nano):
 def test_the_headless_path_adds_each_click_once(tmp_path, nano):
     session = Session(tmp_path, tiny(), nano)
     for _ in range(2):
-        session.apply(parse_clicks("3,4,1;9,9,0"))
-    assert [c[:3] for c in session.clicks] == [(3, 4, 1), (9, 9, 0)]
+        session.apply([*parse_clicks("3,4,1;9,9,0"), *parse_edits("trace,3,4,30,40; remove,9,9;")])
+    assert [c[:3] for c in session.clicks] == [(3, 4, 1), (9, 9, 0), (3, 4, 1), (9, 9, 0)]
+    for bad in ("saw,1,2", "trace,1,2", "remove,1,2,3,4", "remove,1,-2", "trace,a,2,3,4"):
+        with pytest.raises(ValueError, match="is not tool,x,y or tool"):
+            parse_edits(bad)
     assert json.loads(session.log_path("i000").read_text())["row"]["root_clicks"] == 1
 
 

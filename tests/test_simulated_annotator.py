@@ -10,7 +10,7 @@ from skimage.draw import line as drawn_line
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation import clicks
-from rootsam_lib.evaluation.clicks import SECONDS, TIME_SOURCES, WAYS, annotate, clicks_until, simulate, summarise
+from rootsam_lib.evaluation.clicks import SECONDS, TIME_SOURCES, WAYS, annotate_scan, clicks_until, simulate, summarise
 from rootsam_lib.evaluation.tools import Edit, apply_edits, check_edit, excluded, remove_segment, trace_between
 from rootsam_lib.metrics import cl_dice, dilate
 from rootsam_lib.predictor import Predictor
@@ -95,7 +95,7 @@ FOUND = root((10, 20), (70, 22)) | FALSE
 
 def annotated(way: str, minutes=(0, 1, 4.5), predict=None, seed: int = 0, found: float = 5.0) -> dict:
     logits = np.where(FOUND, found, np.where(TRUTH, -4.0, -9.0)).astype(np.float32)
-    return annotate(TRUTH, SOIL_IMAGE, logits, way, np.random.default_rng(seed), minutes, predict, jitter=0.0)
+    return annotate_scan(TRUTH, SOIL_IMAGE, logits, way, np.random.default_rng(seed), minutes, predict, jitter=0.0)
 
 
 def test_every_way_does_what_its_tools_can():
@@ -129,7 +129,7 @@ def test_a_click_that_does_not_help_is_taken_back_and_traced():
         return FOUND
 
     many = np.any([root((10, y), (60, y)) for y in range(10, 115, 13)], axis=0)
-    done = annotate(many, SOIL_IMAGE, logits_of(many, -3.0), "mixed", np.random.default_rng(0), (0, 10), deaf)
+    done = annotate_scan(many, SOIL_IMAGE, logits_of(many, -3.0), "mixed", np.random.default_rng(0), (0, 10), deaf)
     assert done["actions"]["click"] == len(asked) == 4 < done["actions"]["trace"], "four of six refused: asked no more"
     assert all(len(given) == 1 for given in asked) and done["actions"]["taken back"] >= 4
     assert cl_dice(done["masks"][-1], many) > 0.95
@@ -175,7 +175,7 @@ def nano():
 
 def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
     done = []
-    monkeypatch.setattr(clicks, "annotate", lambda *given: done.append(given[3]) or annotate(*given))
+    monkeypatch.setattr(clicks, "annotate_scan", lambda *given: done.append(given[3]) or annotate_scan(*given))
     ways, options = ("by hand", "mixed"), {"out": tmp_path, "minutes": (0, 1)}
     simulate(small_scans[:1], nano, ways, **options)
     results = simulate(small_scans[:2], nano, ways, **options)

@@ -319,12 +319,12 @@ class Session:
             self._at = number
             self._save("open")
 
-    def apply(self, clicks: Iterable[Click]) -> None:
-        """The headless path: add these clicks one after the other, without those that are there already."""
-        there = {click[:3] for click in self.clicks if click.tool == "click"}
+    def apply(self, clicks: Iterable[Click | Edit]) -> None:
+        """The headless path: add these clicks and edits one after the other, without those that are there already."""
+        there = {click[:3] if click.tool == "click" else click_edit(click) for click in self.clicks}
         for click in clicks:
             if tuple(click) not in there:
-                self.add(*click)
+                (self.use if isinstance(click, Edit) else self.add)(*click)
 
     def _known(self, number: int) -> None:
         if not 0 <= number < len(self.clicks):

@@ -128,10 +128,12 @@ def clicks_until(scores: Sequence[float], goal: float) -> int:
 
 
 def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
-    """Scores over the rows of `corrected_row`, or of `annotated_row`, whose k is a place in its list of minutes: after k
-    clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
-    threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
-    does not reach it)."""
+    """Scores over the rows of `corrected_row`, or of `annotated_row`, whose k is a place in its list of minutes.
+
+    After k clicks: "root_iou@k", "cl_dice@k", "length_bias@k" (found / true length - 1, pooled) and "length_error@k"
+    (mean of |length - true| / true, over images with roots); for each threshold t: "noc@t" (clicks until root IoU
+    reaches t, failures counted as all clicks) and "failures@t" (share that does not reach it).
+    """
     scores = []
     for row in rows:
         true, own = row["true_length"], {}
@@ -148,7 +150,7 @@ def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) ->
 # --- A person with so many minutes
 
 
-def annotate(
+def annotate_scan(
     truth: np.ndarray,
     image: np.ndarray,
     logits: np.ndarray,
@@ -304,7 +306,7 @@ def _path_through(missed: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 
 def annotated_row(scan: Scan, done: Mapping) -> dict[str, object]:
-    """A scan that `annotate` corrected: lists of its masks' scores after each of the minutes, and what was done."""
+    """A scan that `annotate_scan` corrected: lists of its masks' scores after each of the minutes, and what was done."""
     truth, line = scan.mask, thinned(scan.mask)
     scores = {"root_iou": [], "cl_dice": [], "length": []}
     for number, mask in enumerate(done["masks"]):
@@ -344,7 +346,7 @@ def simulate(
     predictor: the model that answers. Without one, `logits` gives the automatic answer of a scan, float (H, W), and
     `made_by` says of which model; ways that click are refused then. out: a folder that keeps a file per scan and way;
     what is there already, from the same weights and settings, is read instead of annotated again. real: whether these
-    are photographs or drawn. Raises ValueError for a scan without mask, and what `annotate` raises.
+    are photographs or drawn. Raises ValueError for a scan without mask, and what `annotate_scan` raises.
     """
     check_masks(scans)
     about = dict(made_by or predictor.about)
@@ -364,7 +366,7 @@ def simulate(
                     false = false_segments(found > 0, scan.mask)
                 rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
                 ask = predictor and predictor.correct
-                done = annotate(scan.mask, scan.image, found, way, rng, minutes, ask, false)
+                done = annotate_scan(scan.mask, scan.image, found, way, rng, minutes, ask, false)
                 kept = {"setting": made_with, "row": annotated_row(scan, done)}
                 if file:
                     write_json(file, kept)

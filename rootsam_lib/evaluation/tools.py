@@ -103,6 +103,20 @@ def remove_segment(mask: np.ndarray, x: int, y: int) -> np.ndarray:
     return left
 
 
+def parse_edits(text: str) -> list[Edit]:
+    """Edits from a parameter: "tool,x,y" or "tool,x,y,x2,y2", joined by ";", such as "trace,10,20,90,40;remove,30,31".
+
+    Raises ValueError, naming the entry, for anything else.
+    """
+    edits = []
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        tool, *places = entry.split(",")
+        if tool not in TOOLS or len(places) != (2 if tool == "remove" else 4) or not all(p.isdecimal() for p in places):
+            raise ValueError(f"edit {entry!r} is not tool,x,y or tool,x,y,x2,y2 in whole px: see tools.Edit.")
+        edits.append(Edit(tool, *map(int, places)))
+    return edits
+
+
 def check_edit(edit: Edit, shape: tuple[int, int]) -> Edit:
     """The edit in whole px. Raises ValueError for another tool, and for a place outside an image of that shape."""
     if edit.tool not in TOOLS:
