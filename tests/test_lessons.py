@@ -127,17 +127,27 @@ def test_06_reads_the_measured_minutes(run):
     metrics, plain = run("06", DRAWS=2000, MANUAL_MINUTES=50.0), default("06")
     assert round(metrics["saved"]) == 8493 and round(plain["saved"]) == 8527
     assert metrics["break_even"] > plain["break_even"] and metrics["saved_low"] < metrics["saved_high"]
-    measured = read_json(RESULTS / "segroot-annotator.json")["minutes_per_scan"]["mean"]
-    assert metrics["measured_minutes"] == pytest.approx(measured)
-    faster = CostModel(manual_minutes=50.0, assisted_minutes=measured).saved - metrics["saved"]
-    assert metrics["measured_saved"] - metrics["saved_after_set_up"] == pytest.approx(faster)
+    measured = read_json(RESULTS / "segroot-annotator.json")["rows"]["trace and remove"]
+    assert metrics["measured_cl_dice"] == pytest.approx(list(measured.values())[-1]["cl_dice"][0])
+    minutes = {"assisted_minutes": metrics["measured_minutes"], "manual_minutes": metrics["measured_minutes_by_hand"]}
+    assert metrics["measured_saved"] == pytest.approx(CostModel(**minutes).saved)
 
 
 def test_07_clicks_change_the_mask(run, home):
     before = stages(home)
-    clicks = {"CLICKS": "300,300,1;600,500,0", "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
+    clicks = {
+        "CLICKS": "300,300,1;600,500,0",
+        "EDITS": "trace,300,300,340,360",
+        "SIMULATED_SCANS": 1,
+        "LOOP_SCANS": 3,
+        "LOOP_EPOCHS": 1,
+    }
     metrics = run("07", **TRAINED, **clicks)
-    assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
+    assert metrics["clicks"] == 2 and metrics["edits"] == 1 and metrics["edited_root_pixels"] > 0
+    assert (
+        metrics["mixed_cl_dice_0"] > metrics["by hand_cl_dice_0"] == 0
+        and metrics["after_root_pixels"] != metrics["before_root_pixels"]
+    )
     assert len(stages(home) - before) == 1, "only the loop's training is new"
 
 

@@ -306,7 +306,7 @@ def _path_through(missed: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 
 def annotated_row(scan: Scan, done: Mapping) -> dict[str, object]:
-    """A scan that `annotate_scan` corrected: lists of its masks' scores after each of the minutes, and what was done."""
+    """A scan that `annotate_scan` corrected: its masks' scores after each of the minutes, and what was done."""
     truth, line = scan.mask, thinned(scan.mask)
     scores = {"root_iou": [], "cl_dice": [], "length": []}
     for number, mask in enumerate(done["masks"]):
