@@ -205,6 +205,7 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     screenshot(page, "touch-2-root-tap")
 
     page.tap(".rootsam [data-kind='0']")  # from now on a tap means soil
+    widget.ready()
     middle = widget.place(300, 320)
     fingers(page, *(((middle[0] + side * 20, middle[1]), (middle[0] + side * 100, middle[1])) for side in (-1, 1)))
     assert float(widget.canvas["scale"]) > 4 * whole and len(widget.log()) == 1, "two fingers zoom and click nothing"
@@ -226,12 +227,14 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     assert widget.log()[1] == (300, 320, 0)
 
     page.tap(".rootsam [data-kind='trace']")
+    widget.ready()
     page.touchscreen.tap(*widget.place(280, 330))
     page.wait_for_timeout(300)
     assert len(widget.log()) == 2, "one end is no root yet"
     widget.tap(310, 335)
     assert widget.entry() == ("trace", 280, 330, 310, 335) and widget.mask()[330, 280]
     page.tap(".rootsam [data-kind='exclude']")
+    widget.ready()
     page.touchscreen.tap(*widget.place(270, 325))
     widget.tap(290, 340)
     assert widget.entry()[0] == "exclude" and not widget.mask()[330, 280]
