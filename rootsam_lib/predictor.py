@@ -10,6 +10,7 @@ An image larger than a tile is cut into overlapping tiles, whose logits fade int
 point is shown to the tiles that it lies in. The encoder runs once a tile; every further question runs the decoder only.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
-from rootsam_lib.metrics import label_roots, root_widths
+from rootsam_lib.metrics import cl_dice, label_roots, root_widths
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
 from rootsam_lib.prompts import ROOT, SOIL, Prompts, click_prompt
 
@@ -419,17 +420,32 @@ class Predictor:
 def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
     """A predictor at the input scale that fits the roots of images, uint8 (H, W, 3), and one line that says which.
 
-    A model finds few roots that are several times as wide, for its encoder, as those it was trained on. The wider they
-    are the wider are the pieces that it does find, so the scale is changed until these are `root_width` px wide, mean
-    along their centre lines. A scale within a third of the model's own is not told apart from it, and left.
+    A model finds few roots that are several times as wide, for its encoder, as those it was trained on, and what it
+    then calls root at one scale it does not at the next. So the search starts, going down from the model's own scale in
+    halves, where the masks of two scales agree best (centre-line Dice). The wider roots are the wider is what is found,
+    so from there the scale is changed until the mean width of that is `root_width`. A scale within a third of the
+    model's own is not told apart from it, and left.
     """
     own, target = predictor.input_scale, predictor.root_width
     if not target:
         return predictor, f"input scale {own:g}: {predictor.model.label} does not say how wide its roots are."
-    scale, low, high = own, own / 16, own * 4  # low: there roots look too thin; high: too wide
+    found: dict[float, list[np.ndarray]] = {}
+
+    def masks(scale: float) -> list[np.ndarray]:
+        if scale not in found:
+            asked = predictor.at_scale(scale)
+            found[scale] = [asked(image) for image in images]
+        return found[scale]
+
+    halves = [own / 2**step for step in range(5)]
+    agreement = [
+        np.mean([cl_dice(a, b) if a.any() and b.any() else 0 for a, b in zip(masks(one), masks(half), strict=True)])
+        for one, half in itertools.pairwise(halves)
+    ]
+    best = int(np.argmax(agreement))
+    scale, low, high = own if best == 0 else halves[best] / 2**0.5, own / 16, own * 4
     for _ in range(rounds):
-        asked = predictor.at_scale(scale)
-        widths = np.concatenate([root_widths(asked(image)) * scale for image in images])
+        widths = np.concatenate([root_widths(mask) * scale for mask in masks(scale)])
         seen = float(widths.mean()) if widths.size else np.inf  # nothing found: they are more often far too wide
         low, high = (scale, high) if seen < target else (low, scale)
         if abs(np.log2(seen / target)) < 0.15 or high / low < 1.3:
@@ -440,10 +456,8 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
         return predictor, f"input scale {own:g}: no root was found at any; give the width of a root in px."
     if max(scale / own, own / scale) < 4 / 3:
         return predictor, f"input scale {own:g}: the roots look as wide as those of the training."
-    width = target / scale
-    return predictor.at_scale(
-        scale
-    ), f"input scale {scale:.3g} in place of {own:g}: roots look about {width:.3g} px wide."
+    width = f"roots look about {target / scale:.3g} px wide"
+    return predictor.at_scale(scale), f"input scale {scale:.3g} in place of {own:g}: {width}."
 
 
 def _tensors(clicks: Sequence[Click]) -> tuple[Tensor, Tensor]:
