@@ -127,8 +127,9 @@ def test_06_reads_the_measured_minutes(run):
     metrics, plain = run("06", DRAWS=2000, MANUAL_MINUTES=50.0), default("06")
     assert round(metrics["saved"]) == 8493 and round(plain["saved"]) == 8527
     assert metrics["break_even"] > plain["break_even"] and metrics["saved_low"] < metrics["saved_high"]
-    measured = read_json(RESULTS / "segroot-annotator.json")["rows"]["trace and remove"]
-    assert metrics["measured_cl_dice"] == pytest.approx(list(measured.values())[-1]["cl_dice"][0])
+    measured = read_json(RESULTS / "segroot-annotator.json")["rows"]
+    ends = [list(measured[way].values())[-1]["cl_dice"][0] for way in ("trace and remove", "by hand")]
+    assert metrics["measured_cl_dice"] == pytest.approx(min(ends))
     minutes = {"assisted_minutes": metrics["measured_minutes"], "manual_minutes": metrics["measured_minutes_by_hand"]}
     assert metrics["measured_saved"] == pytest.approx(CostModel(**minutes).saved)
 
