@@ -1,7 +1,10 @@
-"""The command line: run the lessons headless, segment a folder of scans, print a table of results.
+"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table of results.
 
 `python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
 `python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] ...`
+`python -m rootsam_lib rsml ROOTS` (RSML and RhizoVision's columns of what segment wrote)
+`python -m rootsam_lib timeseries FOLDER [--roots ROOTS] ...`
+`python -m rootsam_lib calibrate ROOTS [--out FILE]`
 `python -m rootsam_lib table FILE [--table NAME]`
 
 What a command needs is imported when it is chosen: torch and the notebook packages are slow to import.
@@ -41,12 +44,39 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("--tta", action="store_true", help="also look at flipped tiles: four times the work")
     scans.add_argument("--window-mm", type=float, help="tube length between locations (default: the image's height)")
     scans.add_argument("--tube-angle", type=float, default=45.0, help="degrees to the horizontal (default: 45)")
+    scans.add_argument("--calibration", type=Path, help="what calibrate wrote (default: the model's, if it has one)")
+    excluded = "what is no window: left,top,right,bottom;... in px, a mask file, or a folder of them, called as scans"
+    scans.add_argument("--exclude", help=excluded)
+    field = commands.add_parser("rsml", help="write RSML and RhizoVision's columns for what segment wrote")
+    field.add_argument("roots", type=Path, help="the folder that segment wrote")
+    series = commands.add_parser("timeseries", help="new and vanished root length of windows that were scanned again")
+    series.add_argument("folder", type=Path, help="the images that segment has done, of several dates")
+    series.add_argument("--roots", type=Path, help="the folder that segment wrote (default: FOLDER-roots)")
+    series.add_argument("--out", type=Path, help="where to write (default: the folder that segment wrote)")
+    series.add_argument("--exclude", help="as it was given to segment")
+    series.add_argument("--tolerance-px", type=float, default=5.0, help="a root this near is the same one (default: 5)")
+    series.add_argument("--least-match", type=float, default=0.15, help="scans that match less are not compared")
+    fitting = commands.add_parser("calibrate", help="fit factors for length, area and diameter on annotated scans")
+    fitting.add_argument("roots", type=Path, help="the folder that segment wrote from scans with masks")
+    fitting.add_argument("--out", type=Path, help="where to write (default: calibration.json in that folder)")
     options = parser.parse_args(arguments)
     try:
         if options.command == "segment":
             from rootsam_lib.apps.segment import segment_command
 
             return segment_command(options)
+        if options.command == "rsml":
+            from rootsam_lib.apps.rsml import rsml_command
+
+            return rsml_command(options)
+        if options.command == "timeseries":
+            from rootsam_lib.apps.timeseries import timeseries_command
+
+            return timeseries_command(options)
+        if options.command == "calibrate":
+            from rootsam_lib.evaluation.calibration import calibrate_command
+
+            return calibrate_command(options)
         from rootsam_lib.lessons import runner
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
@@ -59,10 +60,13 @@ class Tracing(NamedTuple):
     diameters: list[np.ndarray]
 
 
-def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING) -> Tracing:
+def trace(
+    mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING, excluded: np.ndarray | None = None
+) -> Tracing:
     """Clean a mask, bool (H, W), thin it to centre lines, prune their spurs, and walk along them.
 
-    mm_per_px: the edge of a pixel, by which specks are judged; None where it is not known.
+    mm_per_px: the edge of a pixel, by which specks are judged; None where it is not known. excluded, bool (H, W): what
+    is no window; a root ends at its edge.
 
     A spur runs from the middle of a root to a bump on its edge, so it is about half a diameter long, plus the bump.
     Where several meet only the shortest goes, and then all are looked at again: a root's own forked tip keeps a branch.
@@ -75,7 +79,8 @@ def trace(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANI
     if mm_per_px is not None and not 0 < mm_per_px < math.inf:
         raise ValueError(f"mm_per_px is {mm_per_px}: give the edge of a pixel in mm, 25.4 / dpi (300 dpi: 0.0847).")
     smallest = cleaning.speck_px if mm_per_px is None else cleaning.speck_mm2 / mm_per_px**2
-    mask = ~_without_specks(~_without_specks(mask, smallest, EIGHT), smallest)
+    window = np.True_ if excluded is None else ~excluded
+    mask = ~_without_specks(~_without_specks(mask & window, smallest, EIGHT), smallest) & window
     centre_lines = thinned(mask)
     distance = distance_transform_edt(mask)
     while (skeleton := _skeleton(centre_lines)) is not None:
@@ -155,16 +160,19 @@ def root_length_mm(mask: np.ndarray, mm_per_px: float, cleaning: Cleaning = CLEA
     return float(sum(segment_lengths(path).sum() for path in trace(mask, mm_per_px, cleaning).paths) * mm_per_px)
 
 
-def measure(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING) -> dict[str, float]:
+def measure(
+    mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEANING, excluded: np.ndarray | None = None
+) -> dict[str, float]:
     """The traits of one mask, bool (H, W), with units in their names: mm, or px where mm_per_px is None.
 
     Length ("smoothed", and Kimura's for comparison with other papers), length per area of window (per cm², or per px²;
-    all pixels are window), area, mean diameter (weighted by length; NaN without roots), length by diameter (bounds:
-    CLASSES_MM or CLASSES_PX; a bound belongs to the class above it), and branch points (where roots cross there are one
-    or two as well). Raises what `trace` raises.
+    all pixels that are not excluded, bool (H, W), are window), area, mean diameter (weighted by length; NaN without
+    roots), length by diameter (bounds: CLASSES_MM or CLASSES_PX; a bound belongs to the class above it), and branch
+    points (where roots cross there are one or two as well). Raises what `trace` raises.
     """
     unit, size, classes = ("px", 1.0, CLASSES_PX) if mm_per_px is None else ("mm", mm_per_px, CLASSES_MM)
-    tracing = trace(mask, mm_per_px, cleaning)
+    tracing = trace(mask, mm_per_px, cleaning, excluded)
+    pixels = mask.size - (0 if excluded is None else int(excluded.sum()))
     lengths = np.concatenate([np.zeros(0), *(segment_lengths(path) for path in tracing.paths)]) * size
     kimura = sum(segment_lengths(path, "kimura").sum() for path in tracing.paths) * size
     between = [(along[:-1] + along[1:]) / 2 for along in tracing.diameters]
@@ -173,16 +181,28 @@ def measure(mask: np.ndarray, mm_per_px: float | None, cleaning: Cleaning = CLEA
     by_class = np.bincount(np.searchsorted(classes, diameters, side="right"), lengths, len(classes) + 1)
     names = [f"below_{classes[0]:g}", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(classes))]
     names.append(f"from_{classes[-1]:g}")
-    per_area, area = ("px_per_px2", mask.size) if mm_per_px is None else ("mm_per_cm2", mask.size * size**2 / 100)
+    per_area, area = ("px_per_px2", pixels) if mm_per_px is None else ("mm_per_cm2", pixels * size**2 / 100)
     return {
         f"root_length_{unit}": total,
         f"root_length_kimura_{unit}": float(kimura),
-        f"length_density_{per_area}": total / area,
+        f"length_density_{per_area}": total / area if area else float("nan"),
         f"root_area_{unit}2": float(tracing.mask.sum() * size**2),
         f"mean_diameter_{unit}": float((diameters * lengths).sum() / total) if total else float("nan"),
         **{f"length_{unit}_diameter_{n}_{unit}": float(part) for n, part in zip(names, by_class, strict=True)},
         "branch_points": int(label(branch_pixels(tracing.centre_lines), EIGHT)[1]),
     }
+
+
+def root_contrast(image: np.ndarray, mask: np.ndarray, excluded: np.ndarray | None = None) -> float | None:
+    """How far roots stand out: their mean grey level less that of the soil around them, over that soil's spread.
+
+    image: uint8 (H, W, 3); mask, excluded: bool (H, W). The soil is what lies 4 to 12 px from the mask. None without
+    root, or without soil of several levels. The fainter roots are, the more of them a model misses (`calibration`).
+    """
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    grey, kept = image.mean(axis=2, dtype=np.float32), np.True_ if excluded is None else ~excluded
+    root, soil = grey[mask & kept], grey[(away > 4) & (away <= 12) & kept]
+    return float((root.mean() - soil.mean()) / soil.std()) if root.size and soil.size and soil.std() else None
 
 
 def parse_location(name: str) -> int | None:
@@ -213,12 +233,14 @@ def trait_row(
     cleaning: Cleaning = CLEANING,
 ) -> dict[str, object]:
     """One scan's row: what it is, where it lies, `measure` of a mask of it, bool (H, W), and which scans to look at:
-    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), and the share of
-    pixels in which a colour channel is at 255, where the scanner was blinded.
+    the model's own estimate of its IoU (mean over tiles), whether it found nothing at all (1 or 0), the share of
+    pixels in which a colour channel is at 255, where the scanner was blinded, and `root_contrast`.
 
     window_mm and tube_angle belong to `depth_mm`; without window_mm the image's height is taken. The depth is
-    None where the name holds no location, or the window's height is not known. Raises what these functions raise.
+    None where the name holds no location, or the window's height is not known. What is excluded from the scan counts
+    in no column. Raises what these functions raise.
     """
+    counted = np.ones(mask.shape, bool) if scan.excluded is None else ~scan.excluded
     size = scan.mm_per_px
     location = parse_location(scan.name)
     window = mask.shape[0] * size if window_mm is None and size else window_mm
@@ -230,9 +252,10 @@ def trait_row(
         "date": scan.date,
         "depth_mm": depth_mm(location, window, tube_angle) if known else None,
         "mm_per_px": size,
-        f"window_{'cm2' if size else 'px2'}": mask.size * size**2 / 100 if size else mask.size,
-        **measure(mask, size, cleaning),
+        f"window_{'cm2' if size else 'px2'}": int(counted.sum()) * (size**2 / 100 if size else 1),
+        **measure(mask, size, cleaning, scan.excluded),
         "qc_predicted_iou": predicted_iou,
-        "qc_all_background": int(not mask.any()),
-        "qc_saturated_share": float((scan.image.max(axis=2) == 255).mean()),
+        "qc_all_background": int(not (mask & counted).any()),
+        "qc_saturated_share": float((scan.image.max(axis=2) == 255)[counted].mean()) if counted.any() else None,
+        "qc_root_contrast": root_contrast(scan.image, mask, scan.excluded),
     }

@@ -100,3 +100,10 @@ def test_refusals_say_what_to_do():
         synthetic_scans("train", -1)
     with pytest.raises(ValueError, match="height is 32: give a whole number, 64 or more"):
         draw_scan(np.random.default_rng(0), 32, 1024)
+
+
+def test_thicker_roots_run_where_the_thin_ones_do():
+    thin, thick = (draw_scan(np.random.default_rng(3), 256, 256, thickness=times) for times in (1, 4))
+    assert thick.mask.sum() > 2 * thin.mask.sum() and thick.mask[thin.mask].mean() > 0.95
+    with pytest.raises(ValueError, match="thickness"):
+        draw_scan(np.random.default_rng(3), 256, 256, thickness=0)

@@ -16,6 +16,7 @@ from rootsam_lib.traits import (
     depth_mm,
     measure,
     parse_location,
+    root_contrast,
     root_length_mm,
     segment_lengths,
     trace,
@@ -197,7 +198,16 @@ def test_quality():
     scan, empty = Scan(image, None, "a", "a"), np.zeros((10, 10), bool)
     row = trait_row(scan, empty, 0.4)
     assert (row["qc_predicted_iou"], row["qc_all_background"], row["qc_saturated_share"]) == (0.4, 1, 0.2)
-    assert trait_row(scan, ~empty)["qc_all_background"] == 0
+    assert trait_row(scan, ~empty)["qc_all_background"] == 0 and row["qc_root_contrast"] is None
+    mask = np.zeros((60, 60), bool)
+    mask[28:32] = True
+    image = np.full((60, 60, 3), 90, np.uint8)
+    image[::2] = 110  # soil of 100 ± 10
+    image[mask] = 130
+    assert root_contrast(image, mask) == pytest.approx(3)
+    image[40:, 30:] = 255  # tape
+    excluded = (image == 255).any(axis=2)
+    assert root_contrast(image, mask, excluded) == pytest.approx(3) != root_contrast(image, mask)
 
 
 def test_table(tmp_path):

@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 from rootsam_lib import checked
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
-from rootsam_lib.data.masks import checked_coding, find_coding
+from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
+from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -121,6 +122,8 @@ def segment_folder(
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
     fit: bool = False,
+    exclude: str | Path | None = None,
+    calibration: str | Path | None = None,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Segment all images of a folder and measure their roots.
@@ -131,8 +134,10 @@ def segment_folder(
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
     name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
-    the images to the model at the scale that fits their roots, see `fit_to_folder`. say: gets one line for what was
-    found in the files, and for each scan that fails, in which no root was found, or whose mask is another one's.
+    the images to the model at the scale that fits their roots, see `fit_to_folder`. exclude: what is neither root nor
+    window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
+    calibrated columns, see `evaluation.calibration`. say: gets one line for what was found in the files, and for each
+    scan that fails, in which no root was found, or whose mask is another one's.
 
     One scan is in memory at a time. What was done with the same settings, from the same bytes of image and true mask
     and with outputs that are still as they were written, is not done again; so an interrupted call goes on where it
@@ -159,6 +164,8 @@ def segment_folder(
         predictor = fit_to_folder(predictor, entries, out, max_megapixels, say)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
+    factors = read_calibration(calibration, predictor.about, say) if calibration else None
+    settings |= {"exclude": exclude and checked_exclusion(exclude, names), "calibration": factors}
     settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
 
     lock = claim_folder(out, "segment.json", settings)
@@ -178,7 +185,7 @@ def segment_folder(
         if mask_coding is None and any(entry.mask for entry in left):
             mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
             say(found)
-        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+        reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
         failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
         for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
             name = entry.name
@@ -186,7 +193,11 @@ def segment_folder(
                 scan, hashes = _read(entry, reading)
                 predictor.set_image(scan.image)
                 masks, predicted_iou, _ = predictor.predict(*(prompts.get(name) or (None, None)))
+                if scan.excluded is not None:
+                    masks[0] &= ~scan.excluded
                 trait = trait_row(scan, masks[0], float(predicted_iou[0]), **measuring)
+                if factors:
+                    trait |= calibrated(trait, factors)
                 mask_file, overlay_file = output_files(name, out)
                 write_image(overlay_file, overlay(scan.image, masks[0]))
                 if changed := write_mask(mask_file, masks[0], written.get(name)):
@@ -261,22 +272,23 @@ def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, 
 def score_row(
     scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
 ) -> dict[str, object]:
-    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and lengths.
+    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
+    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
 
     trait: the mask's own `trait_row`, made with `measuring`.
     """
-    counts = count(mask, scan.mask)
-    true = trait_row(scan, scan.mask, **measuring)
-    length = next(name for name in trait if name.startswith("root_length_"))  # in mm, or px without resolution
+    kept = np.True_ if scan.excluded is None else ~scan.excluded
+    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
+    counts = count(mask & kept, truth)
+    true = trait_row(scan, truth, **measuring)
     return {
         "scan": scan.name,
         "tube": scan.tube,
         "root_iou": iou(counts),
         "dice": dice(counts),
-        "dilated_dice": dice(count(mask, dilate(scan.mask))),
-        "cl_dice": cl_dice(mask, scan.mask),
-        length: trait[length],
-        f"true_{length}": true[length],
+        "dilated_dice": dice(count(mask & kept, grown)),
+        "cl_dice": cl_dice(mask & kept, truth),
+        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
     }
 
 
@@ -361,11 +373,13 @@ def segment_command(options: argparse.Namespace) -> int:
     if options.root_width is not None:
         predictor = predictor.for_width(options.root_width)
     most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
+    beside = Path(options.model).expanduser() / "calibration.json"
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, say=say,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit,
+            exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None), say=say,
         )  # fmt: skip
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""

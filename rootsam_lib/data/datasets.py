@@ -16,7 +16,7 @@ import pooch
 from rootsam_lib import checked
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution
-from rootsam_lib.data.masks import checked_coding, find_coding, read_mask
+from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding, read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan, describe_groups, grouped_split, leak_report, parse_date, parse_tube
 from rootsam_lib.results import cache_dir, downloader, progress, shown
 
@@ -205,6 +205,7 @@ def read_folder(
     mask_coding: str | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
     group_by: str | None = None,
+    exclude: str | Path | None = None,
     say: Callable[[str], object] = print,
 ) -> list[Scan]:
     """Scans from a folder of images and masks, subfolders included. An image X finds its mask as X-mask, X_mask, GT_X
@@ -213,7 +214,7 @@ def read_folder(
     Where folders are called train, valid (val) and test, those are the split; else `grouped_split` makes one from
     `seed`, 0.7 / 0.15 / 0.15, that keeps the scans of one group together: a tube, or what `group_by`, a regular
     expression, finds in the name or path (its first bracket, or all of it). An image without is a group of its own.
-    With `need_masks=False` images without a mask are read too.
+    With `need_masks=False` images without a mask are read too. `exclude`: see `masks.read_exclusion`.
 
     What is found in the files, of all of the folder whatever the split, goes to `say` in one sentence each: the groups;
     the resolution (`images.resolution`, unless `dpi` gives it in dots per inch; without any, `mm_per_px` is None); and
@@ -225,6 +226,8 @@ def read_folder(
     _check(split, limit, seed)
     if mask_coding is not None:
         checked_coding(mask_coding)
+    if exclude is not None:
+        checked_exclusion(exclude)
     root = Path(data_dir)
     found = find_pairs(root, need_masks, group_by)
     entries = found if split == "all" else _part(found, split, root, seed, group_by, say)
@@ -233,7 +236,7 @@ def read_folder(
     if masks and mask_coding is None:
         mask_coding, what = find_coding(masks, max_megapixels)
         say(what)
-    how = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels}
+    how = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
     return _load_all(_limited(entries, limit), f"{root.name} {split}", **how)
 
 
@@ -359,6 +362,7 @@ def load_entry(
     dpi: float | None = None,
     mask_coding: str | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
+    exclude: str | Path | None = None,
 ) -> Scan:
     """Read one image and its mask. None as dpi or mask_coding: look for it in this image and mask alone.
 
@@ -371,7 +375,9 @@ def load_entry(
         drawn = open_image(entry.mask, max_megapixels)
         mask = read_mask(drawn, mask_coding, max_megapixels)
         _check_fit(image, mask, opened.info["orientation"], drawn.info["orientation"], entry)
-    return Scan(image, mask, entry.name, entry.tube, parse_date(entry.image.stem), 25.4 / dpi if dpi else None)
+    excluded = None if exclude is None else read_exclusion(exclude, entry.name, image.shape[:2])
+    date, size = parse_date(entry.image.stem), 25.4 / dpi if dpi else None
+    return Scan(image, mask, entry.name, entry.tube, date, size, excluded)
 
 
 def _check_fit(image: np.ndarray, mask: np.ndarray, of_image: int, of_mask: int, entry: Entry) -> None:

@@ -23,12 +23,13 @@ from PIL import Image
 from scipy import ndimage
 
 from rootsam_lib.data.images import MAX_MEGAPIXELS, deep_colours, open_image
-from rootsam_lib.results import progress, shown
+from rootsam_lib.results import file_hash, progress, shown
 
 # A colour's code has a bit for each channel (red 1, green 2, blue 4) above half of the file's highest value.
 COLOURS = {"red": 1, "green": 2, "blue": 4}
 _BLACK, _WHITE, _DARK = 0, 7, 8
 _PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+_RECTANGLES = re.compile(r"\s*\d+(\s*,\s*\d+){3}\s*(;\s*\d+(\s*,\s*\d+){3}\s*)*")
 _NEARLY_EMPTY = 2e-4  # share of root over a folder; SegRoot's lies at 1.1 %
 
 
@@ -105,6 +106,67 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
         lost = "A JPEG of small values such as 0/1 loses them: export PNG."
         warnings.warn(f"{files}: only {share:.2%} of the pixels are root. {lost}", stacklevel=2)
     return coding, f"masks {how}, root share {100 * share:.2g} % ({files})"
+
+
+def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) -> str:
+    """What `read_exclusion` will read from a source: rectangles as they are, else what its files hold, as hashes.
+
+    names: of all scans, if known. Raises ValueError for rectangles that are none and a folder's file that belongs to no
+    scan, FileNotFoundError for what is neither rectangles nor a file or folder.
+    """
+    text = str(source)
+    if _RECTANGLES.fullmatch(text):
+        for rectangle in text.split(";"):
+            left, top, right, bottom = map(int, rectangle.split(","))
+            if left >= right or top >= bottom:
+                raise ValueError(f"exclude holds the rectangle {rectangle.strip()}: give left,top,right,bottom in px.")
+        return text
+    path = Path(source).expanduser()
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"exclude is {text!r}: give rectangles left,top,right,bottom in px (several with ; between), a mask file "
+            "for all scans, or a folder of mask files that are called as the scans."
+        )
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+    known = None if names is None else {f"{name}{end}" for name in names for end in ("", "-exclude")}
+    if strange := [file for file in files if known is not None and file.stem not in known]:
+        raise ValueError(
+            f"{shown(strange[0])} is called as no scan: what is excluded from X is X.png or X-exclude.png."
+        )
+    return " ".join(f"{file.stem} {file_hash(file)}" for file in files)
+
+
+def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """What of the scan called `name` counts neither as root nor as window, bool `shape`: tape, tube marks, bubbles.
+
+    source: rectangles "left,top,right,bottom" in px, several with ";" between, right and bottom not included; or a mask
+    file for all scans, excluded where it is not black (or 0, or transparent); or a folder of such files, called as the
+    scans (X.png, or X-exclude.png): a scan without a file there is whole.
+    Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size, or a rectangle
+    that lies beside the image.
+    """
+    checked_exclusion(source)
+    excluded = np.zeros(shape, bool)
+    if _RECTANGLES.fullmatch(str(source)):
+        for rectangle in str(source).split(";"):
+            left, top, right, bottom = map(int, rectangle.split(","))
+            if top >= shape[0] or left >= shape[1]:
+                size = f"{shape[1]} × {shape[0]} px"
+                raise ValueError(f"exclude: {rectangle.strip()} lies beside {name}, which is {size}: correct it.")
+            excluded[top:bottom, left:right] = True
+        return excluded
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = next((file for file in sorted(path.iterdir()) if file.stem in (name, f"{name}-exclude")), None)
+    if path is None:
+        return excluded
+    mask = read_mask(path, "labels")
+    if mask.shape != shape:
+        size = f"{mask.shape[1]} × {mask.shape[0]} pixels, but {name} is {shape[1]} × {shape[0]}"
+        raise ValueError(f"{shown(path)} is {size}: export what is to be excluded at the image's size.")
+    return mask
 
 
 def _pixels(opened: Image.Image) -> np.ndarray:

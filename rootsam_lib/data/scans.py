@@ -28,7 +28,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, eq=False)
 class Scan:
     """One scan: `image` (H, W, 3) uint8 RGB; `mask` (H, W) bool, True is root, or None; `tube` groups scans of one
-    tube; `date` is ISO yyyy-mm-dd or ""; `mm_per_px` is the edge of a pixel in mm, or None where it is not known.
+    tube; `date` is ISO yyyy-mm-dd or ""; `mm_per_px` is the edge of a pixel in mm, or None where it is not known;
+    `excluded` (H, W) bool is what counts neither as root nor as window, such as tape (see `masks.read_exclusion`).
 
     Raises ValueError for arrays of another shape or dtype."""
 
@@ -38,15 +39,17 @@ class Scan:
     tube: str
     date: str = ""
     mm_per_px: float | None = None
+    excluded: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        image, mask = self.image, self.mask
+        image = self.image
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{image.shape} {image.dtype}"
             raise ValueError(f"{self.name}: the image must be (H, W, 3) uint8, but is {got}; convert it to RGB first.")
-        if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
-            want, got = f"{image.shape[:2]} bool", f"{mask.shape} {mask.dtype}"
-            raise ValueError(f"{self.name}: the mask must be {want}, but is {got}; threshold or resize it first.")
+        for what, mask in (("mask", self.mask), ("excluded", self.excluded)):
+            if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
+                want, got = f"{image.shape[:2]} bool", f"{mask.shape} {mask.dtype}"
+                raise ValueError(f"{self.name}: the {what} must be {want}, but is {got}; threshold or resize it first.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,12 +90,17 @@ DEFINITIONS = {
 # --- Scores of one image: a number counts in a mean, a pair is a numerator and a denominator (see `bootstrap.collect`)
 
 
-def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None) -> dict[str, object]:
+def score_mask(
+    prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None, excluded: np.ndarray | None = None
+) -> dict[str, object]:
     """Score one mask, bool (H, W), against its truth, by the names of `DEFINITIONS`; "counts" are its pixel counts.
 
-    Means run over images with roots; an image without is scored by its false roots only.
+    Means run over images with roots; an image without is scored by its false roots only. Pixels that are excluded, bool
+    (H, W), count nowhere.
     """
-    raw, dilated = count(prediction, truth), count(prediction, dilate(truth))
+    window = np.ones(truth.shape, bool) if excluded is None else ~excluded
+    prediction, truth = prediction & window, truth & window
+    raw, dilated = (count(prediction[window][None], true[window][None]) for true in (truth, dilate(truth)))
     rooted, pieces = bool(truth.any()), broken_pieces(prediction, truth)
     false_mm = root_length_mm(prediction, mm_per_px) if mm_per_px and prediction.any() and not rooted else 0.0
     means = {
@@ -117,7 +122,7 @@ def score_mask(prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | Non
         "pieces_per_root": (int(pieces.sum()), int((pieces > 0).sum())),
         "root_missed": (int((pieces == 0).sum()), len(pieces)),
         "soil_false_alarm": NAN if rooted else float(raw.fp > 0),
-        "soil_false_mm_per_cm2": (false_mm, 0 if rooted else truth.size * (mm_per_px or 0) ** 2 / 100),
+        "soil_false_mm_per_cm2": (false_mm, 0 if rooted else int(window.sum()) * (mm_per_px or 0) ** 2 / 100),
         "counts": tuple(raw),
     }
 
@@ -137,7 +142,7 @@ def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedP
     window = visible(image)
     truth = image.mask[window]
     prompts = protocol.draw(truth, image.name) if protocol else None
-    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px)
+    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px, getattr(image, "excluded", None))
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:

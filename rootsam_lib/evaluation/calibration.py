@@ -1,0 +1,207 @@
+"""Calibration: what a model's lengths, areas and diameters must be multiplied by, fitted on annotated scans of yours.
+
+A model has habits: it misses faint roots, and draws the others wider or thinner than you do. What it does alike on all
+scans of one kind, one factor per trait takes off: sum of true values over sum of measured ones. How much length it
+misses differs with how far roots stand out from the soil, so from `LEAST_FOR_CONTRAST` annotated scans on the factor of
+the length follows their contrast (`traits.root_contrast`) by a power law, within the contrasts it was fitted on.
+
+A calibration is of one model, its settings and one resolution. Its 95 % intervals, from a bootstrap over tubes, say how
+far it would move with other annotated tubes.
+
+On the command line: `segment` a folder of annotated scans, `calibrate` what it wrote, then `segment --calibration` the
+others (or lay calibration.json into the model's folder, where `segment` finds it and says so).
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, agreement, estimate, interval, tube_weights
+from rootsam_lib.results import atomic, provenance, read_csv, read_json, shown, write_json
+
+TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
+LEAST_FOR_CONTRAST = 4  # from three scans a power is worse than none
+SAME_RESOLUTION = 0.02  # share by which resolutions may differ: what rounding in files does
+
+
+def calibrated_traits(names: Iterable[str]) -> list[str]:
+    """The columns, of these, that are calibrated: length, area and diameter."""
+    return [name for name in names if TRAITS.fullmatch(name)]
+
+
+def fit_calibration(
+    measured: Sequence[Mapping[str, object]],
+    true: Sequence[Mapping[str, object]],
+    tubes: Sequence[str],
+    mm_per_px: float | None,
+    model: Mapping[str, object],
+    seed: int = 0,
+    draws: int = 2000,
+) -> dict[str, object]:
+    """A calibration from k annotated scans, as JSON holds it: {"factors": {trait: [factor, low, high]}, "contrast":
+    {"slope": [power, low, high], "at": where the length's factor is the one given, "range": [low, high]} or None, …}.
+
+    measured, true: one row of traits a scan, from `traits.trait_row` of the model's masks and `traits.measure` of the
+    true ones; scans without roots on either side say nothing about the diameter. mm_per_px: of all these scans; model:
+    what made the masks, `Predictor.about`. Intervals are 95 %, over tubes (NaN from one tube).
+    Raises ValueError for no scan, or a trait that is 0 in all measured or in all true masks.
+    """
+    if not len(measured) == len(true) == len(tubes) or not len(true):
+        lengths = f"{len(measured)} measured and {len(true)} true rows and {len(tubes)} tubes"
+        raise ValueError(f"{lengths}: give one of each for every annotated scan, and at least one scan.")
+    weights, factors, contrast = tube_weights(tubes, np.random.default_rng(seed), draws), {}, None
+    for trait in calibrated_traits(true[0]):
+        pairs = np.array([[float(row[trait] or 0) for row in rows] for rows in (true, measured)])
+        pairs[:, ~np.isfinite(pairs).all(axis=0)] = 0
+        if "diameter" in trait:
+            pairs[:, (pairs == 0).any(axis=0)] = 0
+        if not pairs.sum(axis=1).all():
+            raise ValueError(
+                f"{trait} is 0 in all measured or all true masks: annotate scans with roots that it finds."
+            )
+        if "length" in trait:
+            levels = np.array([float(row.get("qc_root_contrast") or 0) for row in measured])
+            usable = (levels > 0) & (pairs > 0).all(axis=0)
+            if usable.sum() >= LEAST_FOR_CONTRAST and len({tubes[i] for i in np.flatnonzero(usable)}) > 1:
+                at = float(np.exp(np.average(np.log(levels[usable]), weights=pairs[1, usable])))
+                log = np.log(np.where(usable, levels, at) / at)
+                fits = [_power(*pairs, log, usable, counts) for counts in (np.ones(len(true)), *weights)]
+                (factor, slope), drawn = fits[0], np.array(fits[1:])
+                factors[trait] = [factor, *interval(drawn[:, 0])]
+                span = [float(levels[usable].min()), float(levels[usable].max())]
+                contrast = {"slope": [slope, *interval(drawn[:, 1])], "at": at, "range": span}
+                continue
+        factors[trait] = list(estimate(RatioTerms(*pairs), weights))
+    return {
+        "factors": factors,
+        "contrast": contrast,
+        "scans": len(true),
+        "tubes": len(set(tubes)),
+        "mm_per_px": mm_per_px,
+        "model": dict(model),
+        "provenance": provenance(),
+    }
+
+
+def _power(true: np.ndarray, measured: np.ndarray, log: np.ndarray, usable: np.ndarray, counts: np.ndarray) -> tuple:
+    """Factor and power of true = factor · exp(log) ** power · measured: the power by least squares of the logarithms,
+    weighted by length, the factor so that the sums agree. NaN where fewer than three usable scans are drawn."""
+    if np.count_nonzero(usable & (counts > 0)) < 3:
+        return NAN, NAN
+    root = np.sqrt(counts * measured)[usable]
+    slope = float(np.polyfit(log[usable], np.log(true[usable] / measured[usable]), 1, w=root)[0])
+    return float((counts * true).sum() / (counts * measured * np.exp(slope * log)).sum()), slope
+
+
+def calibrated(row: Mapping[str, object], calibration: Mapping[str, object]) -> dict[str, float | None]:
+    """The calibrated columns for a row of `traits.trait_row`: the trait's name with "calibrated_" before it.
+
+    Raises ValueError for a row at another resolution than the calibration's.
+    """
+    check_resolution(calibration, row["mm_per_px"])
+    found, contrast = {}, calibration["contrast"]
+    for name, (factor, *_) in calibration["factors"].items():
+        if contrast and "length" in name and row["qc_root_contrast"]:
+            level = min(max(row["qc_root_contrast"], contrast["range"][0]), contrast["range"][1])
+            factor *= (level / contrast["at"]) ** contrast["slope"][0]
+        found[f"calibrated_{name}"] = None if row[name] is None else row[name] * factor
+    return found
+
+
+def check_resolution(calibration: Mapping[str, object], mm_per_px: float | None) -> None:
+    """Raises ValueError unless this is the calibration's resolution, in mm a pixel or None for an unknown one."""
+    fitted = calibration["mm_per_px"]
+    if fitted is None and mm_per_px is None:
+        return
+    if None in (fitted, mm_per_px) or abs(math.log(fitted / mm_per_px)) > SAME_RESOLUTION:
+        here, there = (f"{25.4 / size:.0f} dpi" if size else "an unknown resolution" for size in (mm_per_px, fitted))
+        raise ValueError(
+            f"the scan has {here}, but the calibration was fitted at {there}: fit one on annotated scans of this kind."
+        )
+
+
+def read_calibration(path: str | Path, about: Mapping[str, object], say: Callable[[str], object]) -> dict[str, object]:
+    """The calibration in a file, for the model that `about` tells (`Predictor.about`); what it does goes to `say`.
+
+    Raises FileNotFoundError, or ValueError for a file of another model or of other settings.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: `calibrate` writes it from a segmented folder with masks.")
+    found = read_json(path)
+    if missing := {"factors", "contrast", "scans", "tubes", "mm_per_px", "model"} - set(found):
+        raise ValueError(f"{shown(path)} is no calibration (it lacks {min(missing)}): `calibrate` writes one.")
+    if other := [name for name, value in about.items() if found["model"].get(name) != value]:
+        raise ValueError(
+            f"{shown(path)} was fitted with another model or other settings ({', '.join(other)}): fit it anew."
+        )
+    say(f"calibration from {shown(path)}: {describe_calibration(found)}")
+    return found
+
+
+def describe_calibration(calibration: Mapping[str, object]) -> str:
+    """What a calibration does, in one sentence for people."""
+    parts = []
+    for name, (factor, low, high) in calibration["factors"].items():
+        known = low is not None and math.isfinite(low)
+        parts.append(f"{name} × {factor:.3f} ({f'{low:.3f} to {high:.3f}' if known else 'no interval: one tube'})")
+    if contrast := calibration["contrast"]:
+        parts[0] += f" × (contrast / {contrast['at']:.2f}) ^ {contrast['slope'][0]:.2f}"
+    size, scans = calibration["mm_per_px"], calibration["scans"]
+    at = f"at {25.4 / size:.0f} dpi" if size else "in pixels"
+    return f"{', '.join(parts)}; from {scans} scan{'s' * (scans != 1)}, tubes: {calibration['tubes']}, {at}"
+
+
+def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequence[str], trait: str):
+    """A trait of predicted masks against the true ones, and their difference over their mean with the limits of
+    agreement (Bland & Altman 1986), as a Matplotlib figure; see `bootstrap.agreement`."""
+    from matplotlib.figure import Figure
+
+    found, measured, true = agreement(measured, true, tubes), np.asarray(measured, float), np.asarray(true, float)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    values, differences = figure.subplots(1, 2)
+    values.plot(true, measured, "o")
+    values.axline((0, 0), slope=1, color="0.6", zorder=0)
+    title = f"R² {found['r2']:.2f} ({found['scans']} scans)"
+    values.set(xlabel=f"true {trait}", ylabel=f"measured {trait}", title=title)
+    differences.plot((measured + true) / 2, measured - true, "o")
+    for name, style in (("bias", "-"), ("limits_low", "--"), ("limits_high", "--")):
+        differences.axhline(found[name], linestyle=style, color="0.4")
+        differences.annotate(
+            f"{found[name]:.3g}", (1, found[name]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    differences.set(xlabel=f"mean of both, {trait}", ylabel="measured - true", title="bias and limits of agreement")
+    return figure
+
+
+def calibrate_command(options: argparse.Namespace) -> int:
+    """Fit a calibration on a folder that `segment` wrote from scans with masks; write it and the agreement figures."""
+    roots = Path(options.roots).expanduser()
+    text = ("scan", "tube", "date")
+    scores = read_csv(roots / "scores.csv", text)
+    measured = {row["scan"]: row for row in read_csv(roots / "traits.csv", text)}
+    settings = read_json(roots / "segment.json")
+    traits = calibrated_traits(scores[0]) if scores else []
+    if len(traits) < 3:
+        raise ValueError(f"{shown(roots)}: scores.csv lacks areas and diameters: segment the annotated scans anew.")
+    rows, tubes = [measured[row["scan"]] for row in scores], [row["tube"] for row in scores]
+    size = rows[0]["mm_per_px"]
+    for row in rows:
+        check_resolution({"mm_per_px": size}, row["mm_per_px"])
+    true = [{name: row[f"true_{name}"] for name in traits} for row in scores]
+    own = ("dpi", "window_mm", "tube_angle", "cleaning", "prompts", "exclude", "calibration")
+    made_by = {name: value for name, value in settings.items() if name not in own}
+    fitted = fit_calibration(rows, true, tubes, size, made_by) | {"cleaning": settings["cleaning"]}
+    path = write_json(Path(options.out or roots / "calibration.json").expanduser(), fitted)
+    for trait in traits if len(scores) > 1 else ():
+        pairs = [(row[trait], row[f"true_{trait}"], row["tube"]) for row in scores]
+        pairs = [pair for pair in pairs if None not in pair]
+        if len(pairs) > 1:
+            with atomic(roots / f"agreement-{trait}.png") as partial:
+                plot_agreement(*zip(*pairs, strict=True), trait).savefig(partial, dpi=150)
+    print(f"{describe_calibration(fitted)}; in {shown(path)}")
+    return 0
