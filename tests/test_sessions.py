@@ -19,7 +19,7 @@ from PIL import Image
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.masks import read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.model import resize_logits
@@ -195,7 +195,10 @@ def test_tools_are_logged_undone_and_replayed(tmp_path, nano, small_scans):
     session.use("exclude", 10, 20, 60, 70)
     assert not session.mask[20:71, 10:61].any() and session.excluded.sum() == 51 * 51
     out = tmp_path / "excluded" / "s2.png"
-    assert np.array_equal(read_mask(out), session.excluded)
+    assert np.array_equal(read_exclusion(out.parent, "s2", session.mask.shape), session.excluded), "as segment reads it"
+    session.save()
+    row, window = session.rows["s2"], session.mask.size - 51 * 51
+    assert row["length_density_mm_per_cm2"] == pytest.approx(row["root_length_mm"] / (window * scan.mm_per_px**2 / 100))
     session.use("remove", 90, 60)
     assert not session.mask[60, 90] and session.rows["s2"]["remove"] == session.rows["s2"]["trace"] == 1
     assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)

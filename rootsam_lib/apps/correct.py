@@ -2,8 +2,9 @@
 
 A session's folder holds session.json (how its masks are made), masks/X.png (the image's size, root white),
 clicks/X.json (the log: what was done when, on which image, with which weights), session.csv (one row an image) and,
-where rectangles were left out, excluded/X.png (white there). An entry of the log is a click for the model or one use of
-a tool (`evaluation.tools`): the mask is the model's answer to the clicks, and then the tools in their order.
+where rectangles were left out, excluded/X.png (white there, as `masks.read_exclusion` reads it).
+An entry of the log is a click for the model or one use of a tool (`evaluation.tools`): the mask is the model's answer
+to the clicks, and then the tools in their order.
 The log is the truth: reopening a folder replays it and goes on there, so that a killed kernel costs at most the last
 click. No widget here: `widget` shows a session, a notebook or a script drives it headless.
 """
@@ -38,7 +39,7 @@ from rootsam_lib.results import (
     write_image,
     write_json,
 )
-from rootsam_lib.traits import measure
+from rootsam_lib.traits import CLEANING, measure
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest")  # of the predictor
@@ -217,8 +218,9 @@ class Session:
 
     @property
     def excluded(self) -> np.ndarray:
-        """What the open image's rectangles leave out, bool (H, W)."""
-        return excluded(self.mask.shape, self._made.edits)
+        """What the open image's rectangles leave out, and what was excluded from its scan before, bool (H, W)."""
+        out = excluded(self.mask.shape, self._made.edits)
+        return out if self.scan.excluded is None else out | self.scan.excluded
 
     @property
     def clicks(self) -> tuple[Clicked, ...]:
@@ -373,7 +375,7 @@ class Session:
         }
         if measured:
             try:
-                row |= measure(self.mask, self.scan.mm_per_px)
+                row |= measure(self.mask, self.scan.mm_per_px, CLEANING, self.excluded)
             except Exception as error:  # the mask is kept all the same
                 row["not_measured"] = f"{type(error).__name__}: {error}"
         height, width = self.mask.shape
