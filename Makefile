@@ -35,8 +35,9 @@ format: .venv/installed
 # torch comes first, then sam2 is built against it: with build isolation pip would fetch a second torch for the build.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(PIP) install --quiet "setuptools>=77" wheel "torch>=2.5.1" "torchvision>=0.20.1"
+	$(PIP) install --quiet "setuptools>=61" wheel "torch>=2.5.1" "torchvision>=0.20.1"
 	SAM2_BUILD_CUDA=0 $(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	mkdir -p .venv/etc/jupyter && cp notebooks/jupyter_nbconvert_config.json .venv/etc/jupyter  # alt texts in its pages
 	touch $@
 
 clean:

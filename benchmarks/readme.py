@@ -2,7 +2,8 @@
 
 They come from the results files in data/results. A table stands between two comments, `<!-- NAME -->` and
 `<!-- end NAME -->`; nobody types a number in there, and a test fails when a page is not what this writes. The minutes
-in the table of lessons are filled too, and the README's bar chart is drawn.
+in the table of lessons are filled too, and the bar chart is drawn; README's first picture
+is `benchmarks/real_scan.py`'s.
 """
 
 import re
@@ -13,6 +14,7 @@ import numpy as np
 from rootsam_lib import CHECKOUT
 from rootsam_lib.lessons import figures
 from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread
+from rootsam_lib.lessons.claims import claims_table
 from rootsam_lib.results import cell, markdown_table, read_json, table, write_text
 from rootsam_lib.training.config import PRESETS
 
@@ -24,6 +26,38 @@ TABLES = {
     "whole scans": ("root_iou", "pooled_dice", "pooled_dice_dilated", "precision", "recall", "cl_dice"),
     "correction": ("root_iou@0", "root_iou@10", "root_iou@20", "cl_dice@0", "cl_dice@10", "failures@0.6"),
 }
+
+
+def picture_line(results: Mapping) -> str:
+    """What README's first picture shows, and what made it."""
+    return (
+        f"A real scan ({results['brighter']} times as bright), what **nano** calls root as embedded, and after the "
+        f"lessons' training on {results['trained_on']}: no prompt, no tuning on it, no annotation to score it by. The "
+        "finest roots are missed, some specks taken for root."
+    )
+
+
+def promise_line(results: Mapping) -> str:
+    """What `make tutorial` gives, and in how many minutes."""
+    minutes, device = results["minutes"], results["provenance"]["device"]
+    return (
+        f"**You get** {len(minutes)} executed lessons in {sum(minutes.values()):.0f} minutes ({device}; set-up not "
+        "counted), a model trained by you, and one page of pictures, scores and claims."
+    )
+
+
+def hardware_table(quick: Mapping, real: Mapping) -> str:
+    """The profiles: what they run, on what, and whether that was done here."""
+    device = quick["provenance"]["device"]
+    spent = [f"{sum(results['minutes'].values()):.0f} minutes" for results in (quick, real)]
+    lessons = ", ".join(sorted(name[:2] for name in real["minutes"]))
+    gpu = PRESETS["t4"]
+    rows = [
+        ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
+        ["`segroot`", "nano, real scans", device, f"earlier recipe run here: {lessons} in {spent[1]}"],
+        ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
+    ]
+    return table(["profile", "model and data", "hardware", "state"], rows)
 
 
 def about(results: Mapping) -> str:
@@ -55,6 +89,21 @@ def minutes_line(results: Mapping) -> str:
     """How long the lessons took that make the tables."""
     told = ", ".join(f"lesson {name[:2]} {minutes:.0f}" for name, minutes in results["minutes"].items())
     return f"Minutes on {results['provenance']['device']}: {told}; {sum(results['minutes'].values()):.0f} in all."
+
+
+def whole_table() -> str:
+    """Whole real scans by `benchmarks/real_scans.py`: every kind of model over its seeds, and the learning curve."""
+    file = RESULTS / "segroot-whole.json"
+    if not file.is_file():
+        return "Not made yet: `benchmarks/real_scans.py seeds peers context curve dilated` writes `segroot-whole.json`."
+    results, scores = read_json(file), ("pooled_dice", "root_iou", "cl_dice")
+    rows = [
+        [f"{name}, over seeds", *("{:.3f} ({:.3f} to {:.3f})".format(*row[score]) for score in scores)]
+        for name, row in results["seeds"].items()
+    ]
+    single = {name: row for name, row in results["rows"].items() if ", seed " not in name}
+    rows += [[name, *(cell(row[score]) for score in scores)] for name, row in single.items()]
+    return table(["", *(f"`{score}`" for score in scores)], rows)
 
 
 def traits_table(results: Mapping) -> str:
@@ -170,12 +219,17 @@ def blocks() -> dict[str, str]:
     """Every table by its name."""
     names = ("nano", "nano-frozen", "ablations", "dilated")
     real, frozen, ablations, dilated = (read_json(RESULTS / f"segroot-{name}.json") for name in names)
+    quick, segroot = (read_json(RESULTS / f"tutorial-{name}.json") for name in ("quick", "segroot"))
     return {
+        "picture": picture_line(read_json(RESULTS / "real-scan.json")),
+        "promise": promise_line(quick),
+        "claims": claims_table(),
+        "hardware": hardware_table(quick, segroot),
         "about": about(real),
         "summary": summary_table(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
         **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
-        "minutes": minutes_line(read_json(RESULTS / "tutorial-segroot.json")),
+        "minutes": minutes_line(segroot),
         "dilated": markdown_table(dilated, "whole scans", ("pooled_dice", "pooled_dice_dilated")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
@@ -186,14 +240,15 @@ def blocks() -> dict[str, str]:
         "speed": speed_table(read_json(RESULTS / "training-speed.json")),
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
+        "whole": whole_table(),
     }
 
 
 def filled(page: str) -> str:
     """A page with every table and every lesson's minutes as the results files have them."""
     for name, text in blocks().items():
-        between = rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)"
-        page = re.sub(between, lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page, flags=re.DOTALL)
+        between = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
+        page = re.sub(between, lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
     for lesson, minutes in read_json(RESULTS / "tutorial-quick.json")["minutes"].items():
         page = re.sub(rf"(\(notebooks/{lesson}\.ipynb\) \| [^|]* \| )[\d.]+ ", rf"\g<1>{minutes:.1f} ", page)
     return page

@@ -2,7 +2,8 @@
 
 For each model at 512 and 1024 px, measured in turns in one process, median of all rounds:
 (a) the usual loop: every batch is augmented and runs through the encoder;
-(b) this project's engine with the feature bank warm;
+(b) this project's engine with the feature bank warm, in files; (ram) in RAM; (thread) in files, and a thread prepares
+the next step meanwhile, as it does for a GPU;
 (c) the limit: prompts, decoder forward, loss, backward and optimizer on features and masks that lie ready in memory.
 Then the peak memory of each, in a process of its own, and what filling the bank costs. Weights are random: they do not
 change the time. No step has correction clicks, so that all three do the same. --out FILE keeps the figures as JSON.
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -30,9 +33,9 @@ from rootsam_lib.results import provenance, write_json
 from rootsam_lib.training.config import stage1, stage2
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
-from rootsam_lib.training.step import Plan, batch_loss, train_step
+from rootsam_lib.training.step import Plan, batch_loss, prepare_step, train_step
 
-KINDS = ("a", "b", "c")
+KINDS = ("a", "b", "ram", "thread", "c")
 
 
 class Setting:
@@ -56,6 +59,10 @@ class Setting:
         if kinds != ("a",):
             self.bank.fill(0)
         self.fill_seconds = (time.perf_counter() - started) / (len(patches) * self.config.views)
+        self.ram = FeatureBank(self.model, patches, pipeline, self.config.views, dtype=torch.bfloat16, place="memory")
+        if "ram" in kinds:
+            self.ram.fill(0)
+        self.thread, self.coming = ThreadPoolExecutor(1), None
         self.live = FeatureBank(self.model, patches, pipeline, dtype=torch.bfloat16, most_gb=0)
         count = min(self.config.batch_size, len(patches))
         self.chosen = (np.arange(count), np.zeros(count, int))
@@ -73,8 +80,12 @@ class Setting:
             self.optimizer.step()
             self.optimizer.zero_grad()
         else:
-            bank = self.live if kind == "a" else self.bank
-            train_step(self.model, self.optimizer, self.accelerator, bank, self.config, 0, 0, self.chosen)
+            bank = {"a": self.live, "ram": self.ram}.get(kind, self.bank)
+            ready = self.coming.result() if kind == "thread" and self.coming else None
+            if kind == "thread":
+                prepare = partial(prepare_step, self.accelerator, bank, self.config, 0, 0, self.chosen)
+                self.coming = self.thread.submit(prepare)
+            train_step(self.model, self.optimizer, self.accelerator, bank, self.config, 0, 0, self.chosen, ready)
 
 
 def own_peak_megabytes() -> float:
@@ -122,13 +133,14 @@ def main() -> None:
                         started = time.perf_counter()
                         setting.step(kind)
                         times[kind] += [time.perf_counter() - started] if turn else []
-            a, b, c = (median(times[kind]) for kind in KINDS)
+            a, b, ram, thread, c = (median(times[kind]) for kind in KINDS)
             patches, views, refresh = len(setting.chosen[0]), setting.config.views, setting.config.refresh
             memory = {kind: peak_megabytes(name, size, kind) for kind in KINDS}
             fill, saved = setting.fill_seconds, (a - b) / patches
             each_epoch = saved - refresh * views * fill
             paid = f"{views * fill / each_epoch:.1f} epochs" if each_epoch > 0 else "never"
             row = {"model": name, "size": size, "batch": patches, "a": a, "b": b, "c": c, "peak_mb": memory}
+            row |= {"ram": ram, "thread": thread}
             rows.append(row | {"fill_seconds_per_view": fill, "view_mb": setting.bank.view_bytes / 1e6})
             print(
                 f"\n{name} at {size} px, batch {patches}\n"
@@ -136,6 +148,7 @@ def main() -> None:
                 f"  (b) feature bank, warm      {b:7.3f} s a step   peak {memory['b']:6.0f} MB\n"
                 f"  (c) decoder alone           {c:7.3f} s a step   peak {memory['c']:6.0f} MB\n"
                 f"  a / b = {a / b:.1f}   b / c = {b / c:.2f}\n"
+                f"  bank in RAM: {ram / c:.2f} c, with a thread that prepares steps: {thread / c:.2f} c\n"
                 f"  filling the bank: {fill:.3f} s and {setting.bank.view_bytes / 1e6:.1f} MB a view; "
                 f"{views} views a patch, {refresh:.0%} of them anew each epoch, paid for after {paid}"
             )

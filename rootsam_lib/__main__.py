@@ -1,11 +1,13 @@
-"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table of results.
+"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table, export weights.
 
 `python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
-`python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] ...`
+`python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] [--shard 1/8] ...`
+`python -m rootsam_lib merge FOLDER [--out DIR]`
 `python -m rootsam_lib rsml ROOTS` (RSML and RhizoVision's columns of what segment wrote)
 `python -m rootsam_lib timeseries FOLDER [--roots ROOTS] ...`
 `python -m rootsam_lib calibrate ROOTS [--out FILE]`
 `python -m rootsam_lib table FILE [--table NAME]`
+`python -m rootsam_lib export --to sam2|transformers|onnx SOURCE OUT`
 
 What a command needs is imported when it is chosen: torch and the notebook packages are slow to import.
 """
@@ -59,12 +61,24 @@ def main(arguments: list[str] | None = None) -> int:
     fitting = commands.add_parser("calibrate", help="fit factors for length, area and diameter on annotated scans")
     fitting.add_argument("roots", type=Path, help="the folder that segment wrote from scans with masks")
     fitting.add_argument("--out", type=Path, help="where to write (default: calibration.json in that folder)")
+    scans.add_argument("--batch", type=int, help="tiles looked at together (default: by the GPU's size; 1 on a CPU)")
+    scans.add_argument("--workers", type=int, help="processes that read and measure (default: one a core, at most 8)")
+    scans.add_argument("--shard", help="do part 2 of 8 of the scans: 2/8; `merge` puts the parts together")
+    merge = commands.add_parser("merge", help="put the shards of a folder together")
+    merge.add_argument("folder", type=Path, help="the folder of scans that the shards were given")
+    merge.add_argument("--out", type=Path, help="the --out that the shards were given")
+    export = commands.add_parser("export", help="write trained weights in another program's format")
+    export.add_argument("source", help="a trained stage's folder or checkpoint, or nano")
+    export.add_argument("out", type=Path, help="the .pt file (sam2), or the folder (transformers, onnx), to write")
+    export.add_argument("--to", required=True, choices=("sam2", "transformers", "onnx"), help="the format")
+    export.add_argument("--without-detail", action="store_true", help="leave a detail path out, which is lossy")
+    export.add_argument("--scan", type=Path, help="an image on which to say what leaving it out costs")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "segment":
-            from rootsam_lib.apps.segment import segment_command
+        if options.command in ("segment", "merge"):
+            from rootsam_lib.apps import segment
 
-            return segment_command(options)
+            return segment.segment_command(options) if options.command == "segment" else segment.merge_command(options)
         if options.command == "rsml":
             from rootsam_lib.apps.rsml import rsml_command
 
@@ -77,6 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
             from rootsam_lib.evaluation.calibration import calibrate_command
 
             return calibrate_command(options)
+        if options.command == "export":
+            from rootsam_lib.apps.weights import export_command
+
+            return export_command(options)
         from rootsam_lib.lessons import runner
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)

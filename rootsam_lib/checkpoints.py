@@ -7,6 +7,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -30,6 +31,21 @@ LOAD_ERRORS += (UnpicklingError, SafetensorError)
 META_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 
 
+# The files of sam2 that answer about images, first 16 hex digits of their SHA-256. The registry's package of that name
+# is a third party's; at 1.1.0 these files are Meta's own, letter for letter, and weights are only good with them.
+SAM2_FILES = {
+    "modeling/backbones/hieradet.py": "03785581ca304d04",
+    "modeling/backbones/image_encoder.py": "16eaad232220386f",
+    "modeling/backbones/utils.py": "c4a0657db2a92bda",
+    "modeling/position_encoding.py": "b51404718c0d38f3",
+    "modeling/sam/mask_decoder.py": "ca3523c58365574f",
+    "modeling/sam/prompt_encoder.py": "4965ccb4a4504aa4",
+    "modeling/sam/transformer.py": "cda19052331e7751",
+    "modeling/sam2_base.py": "69a46b44e8625f50",
+    "modeling/sam2_utils.py": "e35bbf13bc2e544a",
+}
+
+
 class ModelSpec(NamedTuple):
     """One model: its architecture file, its checkpoint, the checkpoint's SHA-256 (nano's is on its card), its label."""
 
@@ -39,7 +55,8 @@ class ModelSpec(NamedTuple):
     label: str
 
 
-_META = Path(sam2.__path__[0]) / "configs" / "sam2.1"
+_SAM2 = Path(sam2.__path__[0])
+_META = _SAM2 / "configs" / "sam2.1"
 MODELS = {
     "nano": ModelSpec(
         NANO / "nano.yaml",
@@ -113,13 +130,33 @@ def embedded_checkpoint() -> Path:
     return path
 
 
+@cache
+def check_sam2(folder: Path = _SAM2) -> None:
+    """Compare the installed sam2 with `SAM2_FILES`, once a process; line endings do not count.
+
+    Raises ValueError, in one sentence that says what to install, where a file differs or is missing.
+    """
+    for name, expected in SAM2_FILES.items():
+        try:
+            found = hashlib.sha256((folder / name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        except OSError:
+            found = ""
+        if not found.startswith(expected):
+            raise ValueError(
+                f"sam2/{name} is not the one that RootSAM was made with: pip install --no-deps --force-reinstall "
+                "sam2==1.1.0, or Meta's own, git+https://github.com/facebookresearch/sam2 in place of sam2==1.1.0."
+            )
+
+
 def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
     """Build a model, load its weights and put it on the device of `pick_device`.
 
     name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
     written by `save_checkpoint` or Meta's .pt format, or None for random weights drawn from `seed`.
-    Raises ValueError for an unknown name or weights of another model, FileNotFoundError for a missing file.
+    Raises ValueError for an unknown name, weights of another model or another sam2 than ours (see `check_sam2`),
+    FileNotFoundError for a missing file.
     """
+    check_sam2()
     if name not in MODELS:
         raise ValueError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}.")
     entry = MODELS[name]

@@ -5,6 +5,7 @@ from PIL import ImageColor
 
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
 FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
+GREW, VANISHED = "#e8c200", "#b87aff"  # between two dates, beside FOUND on both
 RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
 ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
@@ -21,9 +22,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: str = STAGE1, opacity: 
     return mixed.round().astype(np.uint8)
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """The image without its colours, so that a mask's colour stands out: uint8 (H, W, 3)."""
+    return np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+
+
 def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) // 2
+    view = grey(image) // 2
     for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
-        grey = overlay(grey, where, colour, 0.95)
-    return grey
+        view = overlay(view, where, colour, 0.95)
+    return view

@@ -1,5 +1,6 @@
 """The model: SAM2.1's architecture, split into a frozen encoder and a trained prompt encoder and mask decoder."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+COMPILE = os.environ.get("ROOTSAM_COMPILE") == "1"  # the encoder, by torch.compile: a minute first, faster then
 
 
 class Features(NamedTuple):
@@ -46,6 +48,15 @@ class Embedding(NamedTuple):
             return self
         detail, all_roots = (None if x is None else x[rows] for x in (self.detail, self.all_roots))
         return Embedding(self.image[rows], tuple(x[rows] for x in self.fine), self.image_size, detail, all_roots)
+
+    @staticmethod
+    def join(parts: "Sequence[Embedding]") -> "Embedding":
+        """One embedding of all images of several, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        image, fine, sizes, detail, all_roots = zip(*parts, strict=True)
+        rest = (None if x[0] is None else torch.cat(x) for x in (detail, all_roots))
+        return Embedding(torch.cat(image), tuple(map(torch.cat, zip(*fine, strict=True))), sizes[0], *rest)
 
 
 class Prediction(NamedTuple):
@@ -182,6 +193,9 @@ class RootSAM(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         sam.image_encoder.neck.position_encoding = NoPositions()
         sam.image_encoder.trunk.to(memory_format=torch.channels_last)  # convolutions run about twice as fast on CPU
+        if COMPILE:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+            sam.image_encoder.trunk.compile()
         self.requires_grad_(False)
         for part in self.trained_parts().values():
             part.requires_grad_(True)
@@ -238,7 +252,7 @@ class RootSAM(nn.Module):
     @torch.no_grad()
     def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
         """Run the frozen trunk on images uint8 (B, H, W, 3), resized to `size` px first: see `pixels`."""
-        pixels = self.pixels(images, size)
+        pixels = self.pixels(images, size).contiguous(memory_format=torch.channels_last)
         # Half precision where the hardware has it: bfloat16 if not merely emulated (a T4 has only float16).
         on_gpu = self.device.type == "cuda"
         half = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -340,6 +354,12 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def images_at_once(side: int, device: torch.device) -> int:
+    """How many images of `side` px the encoder takes together: on a GPU about four megapixels, on a CPU one image,
+    which is as fast there, needs least memory and keeps every last bit."""
+    return 1 if device.type == "cpu" else max(1, (2048 // side) ** 2)
 
 
 def encoder_size(side: int, input_scale: float) -> int | None:

@@ -11,7 +11,7 @@ point is shown to the tiles that it lies in. The encoder runs once a tile; every
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +24,8 @@ from torch import Tensor
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
 from rootsam_lib.metrics import cl_dice, label_roots, root_widths
-from rootsam_lib.model import Embedding, RootSAM, encoder_size, resize_logits
-from rootsam_lib.prompts import ROOT, SOIL, Prompts, click_prompt
+from rootsam_lib.model import Embedding, RootSAM, encoder_size, images_at_once, resize_logits
+from rootsam_lib.prompts import PADDING, ROOT, SOIL, Prompts, click_prompt, stack_prompts
 
 STARTS = ("automatic", "empty")
 NO_ROOT = -10.0  # the logit of an empty start: soil, and by far
@@ -185,10 +185,11 @@ class Predictor:
     right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). select:
     points pick their roots from the automatic mask, see `select_roots`; `load_predictor` turns it on for models that
     were trained to select, a model before training answers as it is. keep: hold the tiles' embeddings between questions
-    (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail path); without it the memory of one tile is
-    enough for an image of any size. root_width: how wide the roots are that the model finds, px of the encoder's input
-    (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
-    smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out.
+    (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail path); without it the memory of one batch
+    is enough for an image of any size. root_width: how wide the roots are that the model finds, px of the encoder's
+    input (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
+    smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out. batch: how many tiles and
+    flips are encoded and decoded together; None: see `model.images_at_once`.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -203,8 +204,10 @@ class Predictor:
         keep: bool = True,
         root_width: float = 0.0,
         smallest: float = 0.0,
+        batch: int | None = None,
     ):
         self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
+        self.batch = batch if batch is None else checked("batch", batch, 1, whole=True)
         self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
         self.tile_size = checked("tile_size", tile_size, 32, 8192, whole=True)
         if self.tile_size % 32:
@@ -227,7 +230,7 @@ class Predictor:
         zoom = self.input_scale / checked("input_scale", input_scale, 0, 32, above=True)
         tile_size = min(8192, 32 * max(1, round(self.tile_size * zoom / 32)))
         overlap = min(round(self.overlap * zoom), tile_size // 2 - 1)
-        rest = self.tta, self.select, self.keep, self.root_width, self.smallest
+        rest = self.tta, self.select, self.keep, self.root_width, self.smallest, self.batch
         return Predictor(self.model, input_scale, tile_size, overlap, *rest)
 
     def for_width(self, width: float) -> "Predictor":
@@ -285,14 +288,16 @@ class Predictor:
 
     def _ask(self, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
         """The model's own answer to clicks, logits float32 (H, W), and its estimate of their IoU."""
-        answers = []
-        for tile in self._tiles:
-            inside = self._inside(tile, clicks)
-            if self.select and clicks and not inside:  # nothing is asked for here
-                answers.append((np.full((self.side, self.side), NO_ROOT, np.float32), np.nan))
-                continue
-            turned = [self._decode(tile, inside, flip) for flip in (FLIPS if self.tta else FLIPS[:1])]
-            answers.append((np.mean([logits for logits, _ in turned], axis=0), np.mean([iou for _, iou in turned])))
+        inside = [self._inside(tile, clicks) for tile in self._tiles]
+        asked = [own or not (self.select and clicks) for own in inside]  # of the other tiles nothing is wanted
+        flips = FLIPS if self.tta else FLIPS[:1]
+        views = zip(self._tiles, inside, asked, strict=True)
+        views = [(tile, own, flip) for tile, own, wanted in views if wanted for flip in flips]
+        turned = (answer for part in self._parts(views) for answer in self._decode(part))
+        answers, nothing = [], (np.full((self.side, self.side), NO_ROOT, np.float32), np.nan)
+        for wanted in asked:
+            own = [next(turned) for _ in flips] if wanted else [nothing]
+            answers.append((np.mean([logits for logits, _ in own], axis=0), np.mean([iou for _, iou in own])))
         logits = self._blend([logits for logits, _ in answers])
         rooted = [iou for tile_logits, iou in answers if (tile_logits > 0).any()]
         return logits, float(np.mean(rooted)) if rooted else float("nan")
@@ -318,9 +323,9 @@ class Predictor:
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
         clicks = tuple(self._checked(click) for click in clicks)
+        for part in self._parts([tile for tile in self._tiles if start != self._start or tile.answer is None]):
+            self._begin(part, start)
         for tile in self._tiles:
-            if start != self._start or tile.answer is None:
-                self._begin(tile, start)
             inside = self._inside(tile, clicks)
             if inside != tile.clicks:
                 tile.clicks, tile.answer = inside, self._corrected(tile, inside) if inside else tile.first
@@ -362,47 +367,65 @@ class Predictor:
         local = (Click(x - tile.column, y - tile.row, label) for x, y, label in clicks)
         return tuple(c for c in local if 0 <= c.x < self.side and 0 <= c.y < self.side)
 
-    @torch.no_grad()
-    def _embed(self, tile: _Tile, flip: tuple[int, int] = (1, 1)) -> Embedding:
-        if flip in tile.embeddings:
-            return tile.embeddings[flip]
-        piece = self._padded[tile.row : tile.row + self.side, tile.column : tile.column + self.side]
-        piece = np.ascontiguousarray(piece[:: flip[0], :: flip[1]])[None]
-        embedding = self.model.embed(self.model.encode(piece, encoder_size(self.side, self.input_scale)))
-        if self.keep:
-            tile.embeddings[flip] = embedding
-        return embedding
+    def _parts(self, items: Sequence) -> Iterator[Sequence]:
+        """The items in batches: of the size asked for, or that the device takes at once."""
+        seen = encoder_size(self.side, self.input_scale) or self.side
+        size = self.batch or images_at_once(seen, self.model.device)
+        return (items[start : start + size] for start in range(0, len(items), size))
 
-    @torch.no_grad()
-    def _decode(self, tile: _Tile, clicks: Sequence[Click], flip: tuple[int, int]) -> tuple[np.ndarray, float]:
-        """Logits float32 (side, side) of a tile and the estimate of their IoU; the tile is seen through a flip, and the
-        logits are turned back."""
-        (rows, columns), points, labels = flip, None, None
-        if clicks:
-            points, labels = _tensors(clicks)
-            turned = torch.tensor([columns < 0, rows < 0])
-            points = torch.where(turned, self.side - 1 - points, points)
-        answer = self.model.decode(self._embed(tile, flip), points, labels)
-        return self._full(answer.logits)[::rows, ::columns], float(answer.iou[0, 0])
+    @torch.inference_mode()
+    def _embed(self, views: Sequence[tuple[_Tile, tuple[int, int]]]) -> Embedding:
+        """Tiles, each seen through a flip."""
+        if new := [(tile, flip) for tile, flip in views if flip not in tile.embeddings]:
+            pieces = []
+            for tile, (rows, columns) in new:
+                window = (slice(tile.row, tile.row + self.side), slice(tile.column, tile.column + self.side))
+                pieces.append(self._padded[window][::rows, ::columns])
+            size = encoder_size(self.side, self.input_scale)
+            embedding = self.model.embed(self.model.encode(np.stack(pieces), size))
+            if not self.keep:
+                return embedding
+            for number, (tile, flip) in enumerate(new):
+                tile.embeddings[flip] = embedding.of([number])
+        return Embedding.join([tile.embeddings[flip] for tile, flip in views])
 
-    @torch.no_grad()
-    def _begin(self, tile: _Tile, start: str) -> None:
-        logits, iou, tile.start = self.model.decode(self._embed(tile))
+    @torch.inference_mode()
+    def _decode(self, views: Sequence[tuple]) -> list[tuple[np.ndarray, float]]:
+        """Logits float32 (side, side), and estimates of their IoU, for each (tile, clicks, flip): the tile is seen
+        through the flip, and the logits are turned back."""
+        prompts = []
+        for _, clicks, (rows, columns) in views:
+            given = np.array(clicks or [(0, 0, PADDING)], np.float32)
+            turned = np.where((columns < 0, rows < 0), self.side - 1 - given[:, :2], given[:, :2])
+            prompts.append(Prompts(turned, given[:, 2]))
+        embedding = self._embed([(tile, flip) for tile, _, flip in views])
+        answer = self.model.decode(embedding, *stack_prompts(prompts, "cpu"))
+        logits, ious = self._full(answer.logits), answer.iou[:, 0].tolist()
+        back = [own[::rows, ::columns] for own, (_, _, (rows, columns)) in zip(logits, views, strict=True)]
+        return list(zip(back, ious, strict=True))
+
+    @torch.inference_mode()
+    def _begin(self, tiles: Sequence[_Tile], start: str) -> None:
+        """Give tiles their answers without clicks."""
+        logits, iou, low_res = self.model.decode(self._embed([(tile, (1, 1)) for tile in tiles]))
         if start == "empty":
-            logits, tile.start = torch.full_like(logits, NO_ROOT), torch.full_like(tile.start, NO_ROOT)
-        tile.first = tile.answer = self._full(logits), float(iou)
-        tile.clicks = ()
+            logits, low_res = torch.full_like(logits, NO_ROOT), torch.full_like(low_res, NO_ROOT)
+        for number, own in enumerate(zip(tiles, self._full(logits), iou[:, 0].tolist(), strict=True)):
+            tile, *answer = own
+            tile.first = tile.answer = tuple(answer)
+            tile.start, tile.clicks = low_res[number : number + 1], ()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
         points, labels = (x.to(self.model.device) for x in _tensors(clicks))
         fed = click_prompt(tile.start, points, labels, self.side)
-        logits, iou, _ = self.model.decode(self._embed(tile), points, labels, fed)
-        merged = changes_at_clicks(tile.first[0], self._full(logits), clicks)
+        logits, iou, _ = self.model.decode(self._embed([(tile, (1, 1))]), points, labels, fed)
+        merged = changes_at_clicks(tile.first[0], self._full(logits)[0], clicks)
         return follow_clicks(merged, clicks), float(iou)
 
     def _full(self, logits: Tensor) -> np.ndarray:
-        return resize_logits(logits, (self.side, self.side))[0, 0].cpu().numpy()
+        """Logits (B, 1, h, w) as float32 (B, side, side)."""
+        return resize_logits(logits, (self.side, self.side))[:, 0].cpu().numpy()
 
     def _blend(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
         """One map of logits, float32 (H, W), from those of all tiles."""

@@ -14,12 +14,15 @@ import re
 import subprocess
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urljoin
 
 import numpy as np
@@ -35,6 +38,7 @@ from rootsam_lib import CHECKOUT, HOME
 
 PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
 RUNS = HOME / "runs"
+_Item = TypeVar("_Item")
 COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "cl_dice", "soil_false_alarm")
 
 
@@ -407,6 +411,30 @@ def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:
     """tqdm over `items`; silent where ROOTSAM_PROGRESS=0, as in stored notebooks, where a bar would only be noise."""
     quiet = os.environ.get("ROOTSAM_PROGRESS") == "0"
     return tqdm(items, desc=what, unit=unit, disable=bool(options.pop("disable", False)) or quiet, **options)
+
+
+def ahead(items: Iterable[_Item], start: Callable[[_Item], Future], number: int = 1) -> Iterator[tuple[_Item, Future]]:
+    """Items with what was started for each, in order; up to `number` later ones are started before one is handed out,
+    so that they are worked on while the caller uses it."""
+    waiting: deque[tuple[_Item, Future]] = deque()
+    for item in items:
+        waiting.append((item, start(item)))
+        if len(waiting) > number:
+            yield waiting.popleft()
+    yield from waiting
+
+
+class InPlace(Executor):
+    """An executor of `concurrent.futures` that works in the caller's own thread, at once."""
+
+    def submit(self, work: Callable, /, *arguments: object, **named: object) -> Future:
+        """The outcome of a call, or its exception; an interruption goes through."""
+        future = Future()
+        try:
+            future.set_result(work(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def cache_dir() -> Path:

@@ -1,9 +1,10 @@
 """A predictor that costs nothing, and a run of its own for the tests that kill it.
 
-python tests/stub_predictor.py FOLDER OUT
+python tests/stub_predictor.py FOLDER OUT [WORKERS]
 """
 
 import sys
+import time
 
 import numpy as np
 
@@ -42,4 +43,12 @@ class StubPredictor:
 
 if __name__ == "__main__":
     print("ready", flush=True)
-    segment_folder(sys.argv[1], StubPredictor(), sys.argv[2], dpi=300, say=lambda line: None)
+    predictor, workers = StubPredictor(), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    if workers:  # it says so at its first question, when they are there, and then hangs
+
+        def wait(image: np.ndarray) -> None:
+            print("asked", flush=True)
+            time.sleep(600)
+
+        predictor.set_image = wait
+    segment_folder(sys.argv[1], predictor, sys.argv[2], dpi=300, workers=workers, say=lambda line: None)

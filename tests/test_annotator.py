@@ -140,7 +140,7 @@ def test_a_picture_stays_where_no_kernel_runs(session):
 
 def test_a_lesson_as_html_shows_the_picture(tmp_path):
     """What nbconvert, or a site that shows notebooks, makes of the committed lesson: no widget, but a still."""
-    lesson = CHECKOUT / "notebooks" / "07_correct_by_clicking.ipynb"
+    lesson = CHECKOUT / "notebooks" / "06_correct_by_clicking.ipynb"
     notebook = nbformat.read(lesson, as_version=4)
     cell = next(c for c in notebook.cells if c.source.startswith("annotate("))
     notebook.cells = [cell]

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
-from rootsam_lib.lessons.checks import check_background, check_prompts_move, check_trained
+from rootsam_lib.lessons.checks import (
+    check_background,
+    check_click_selects,
+    check_control,
+    check_prompts_move,
+    check_trained,
+)
 from rootsam_lib.prompts import Prompts
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
@@ -33,6 +39,21 @@ def test_moved_prompts_move_the_mask():
             check_prompts_move(lambda image, prompts, mask=deaf: mask, IMAGE, POINT)
     with pytest.raises(ValueError, match="no point to move"):
         check_prompts_move(disk, IMAGE, POINT._replace(labels=np.array([-1])))
+
+
+def test_clicks_on_two_roots_select_two():
+    one, other, same = check_click_selects(disk, IMAGE, POINT, POINT._replace(points=np.float32([[60, 40]])))
+    assert one[20, 10] and not one[40, 60] and other[40, 60] and same == 0
+    everything = np.ones((60, 80), bool)
+    with pytest.raises(ValueError, match="ignores its prompts"):
+        check_click_selects(lambda image, prompts: everything, IMAGE, POINT, POINT)
+
+
+def test_a_model_that_scores_alike_with_moved_points_is_refused():
+    assert check_control({"true_minus_moved": [0.3, 0.2, 0.4]}) == 0.3
+    for ignored in (0.006, -0.1, float("nan")):  # 0.414 with true and 0.408 with moved points was once let through
+        with pytest.raises(ValueError, match="ignores its prompts"):
+            check_control({"true_minus_moved": [ignored, -0.1, 0.1]})
 
 
 def test_all_background_warns():

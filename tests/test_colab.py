@@ -1,4 +1,4 @@
-"""The set-up for Colab, on a machine that only pretends to be it: Colab itself was not run.
+"""The set-up for Colab and Kaggle, on a machine that only pretends to be them: neither was run itself.
 
 An empty environment is given packages of Colab's names and versions and a folder of packages as its only index. That
 folder offers newer ones of everything, so that whatever pip would replace on Colab it replaces here.
@@ -16,31 +16,44 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.version import Version
+from test_notebooks import repository
 
 from rootsam_lib import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-# What Colab is known to have; it lacks hydra-core, iopath, papermill and sam2 at least.
+# What Colab is known to have; it lacks hydra-core, iopath, papermill, skan and sam2 at least.
 COLAB = {
     "torch": "2.11.0+cu128",
     "torchvision": "0.26.0+cu128",
     "ipywidgets": "7.7.1",
-    "numpy": "2.1.0",
+    "numpy": "2.0.2",
+    "numba": "0.60.0",
+    "traitlets": "5.7.1",
+    "ipykernel": "6.17.1",
+    "ipython": "7.34.0",
     "albumentations": "2.0.8",
 }
+COLAB_SETUPTOOLS = "75.2.0"  # the test's environment has the setuptools of this one
 NEWER = {
     "torch": "2.14.1",
     "torchvision": "0.29.1",
     "ipywidgets": "8.1.9",
     "numpy": "2.9.0",
+    "numba": "0.68.1",
+    "traitlets": "5.16.1",
+    "ipykernel": "7.4.0",
+    "ipython": "9.18.1",
     "albumentations": "2.0.9",
     "sam2": "1.1.0",
 }
 NEEDS = {
     "torchvision": ["torch"],
     "sam2": ["torch>=2.5.1", "torchvision>=0.20.1", "hydra-core>=1.3.2", "iopath>=0.1.10"],
+    "skan": ["numba>=0.53"],
+    "papermill": ["traitlets>=5.1"],
 }
 
 
@@ -68,6 +81,13 @@ def required() -> dict[str, str]:
     return dict(entry.split(">=") for entry in listed)
 
 
+def test_no_bound_is_above_what_colab_has():
+    bounds = required()
+    (build,) = re.findall(r'requires = \["setuptools>=([\d.]+)"\]', (CHECKOUT / "pyproject.toml").read_text())
+    pairs = {"setuptools": (build, COLAB_SETUPTOOLS), **{name: (bounds.get(name, "0"), COLAB[name]) for name in COLAB}}
+    assert not {name: pair for name, pair in pairs.items() if Version(pair[0]) > Version(pair[1])}
+
+
 @pytest.fixture
 def colab(tmp_path):
     """A copy of the project, and the environment in which `python3` and pip see Colab's packages."""
@@ -91,7 +111,8 @@ def colab(tmp_path):
             (site / file).write_text(text)
     for tool in ("pip", "setuptools", "wheel", "packaging"):  # Colab has them, and the index does not
         place = Path(importlib.util.find_spec(tool).origin).parent
-        for folder in (place, *place.parent.glob(f"{tool}-*.dist-info"), *place.parent.glob("_distutils_hack")):
+        for folder in (place, *place.parent.glob(f"{tool}-*.dist-info"), *place.parent.glob("_distutils_hack"),
+                       *place.parent.glob("pkg_resources")):  # fmt: skip
             if not (site / folder.name).exists():
                 shutil.copytree(folder, site / folder.name)
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
@@ -156,13 +177,17 @@ def test_the_cell_does_nothing_at_home_or_where_the_library_is_installed(command
     assert not commands
 
 
+@pytest.mark.parametrize("place", ["/content", "/kaggle/working"])
 @pytest.mark.parametrize("cloned", [False, True])
-def test_the_cell_fetches_and_sets_up_on_colab(commands, monkeypatch, cloned):
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+def test_the_cell_fetches_and_sets_up_on_colab_and_kaggle(commands, monkeypatch, cloned, place):
+    if place == "/content":
+        monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    else:
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     monkeypatch.setattr(importlib.util, "find_spec", find_spec_without_the_library)
     monkeypatch.setattr(os.path, "isdir", lambda path: cloned)
     exec(first_cell(), {})
-    clone = ["git", "clone", "--depth", "1", "https://github.com/rootsam/rootsam", "/content/rootsam"]
-    set_up = ["bash", "/content/rootsam/notebooks/colab_setup.sh"]
+    clone = ["git", "clone", "--depth", "1", repository(), f"{place}/rootsam"]
+    set_up = ["bash", f"{place}/rootsam/notebooks/colab_setup.sh"]
     assert commands == ([set_up] if cloned else [clone, set_up])
-    assert sys.path[0] == "/content/rootsam"
+    assert sys.path[0] == f"{place}/rootsam"

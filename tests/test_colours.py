@@ -53,6 +53,12 @@ def test_errors_stay_apart_and_stand_out(sight):
 
 
 @pytest.mark.parametrize("sight", SIGHT)
+def test_changes_between_dates_stay_apart(sight):
+    for one, other in itertools.combinations((drawing.FOUND, drawing.GREW, drawing.VANISHED), 2):
+        assert apart(one, other, sight) >= 20, (one, other)
+
+
+@pytest.mark.parametrize("sight", SIGHT)
 def test_points_stand_out_from_the_errors_under_them(sight):
     """Root points lie on found or missed roots, soil points on false ones."""
     pairs = [(drawing.ROOT_POINT, drawing.FOUND), (drawing.ROOT_POINT, drawing.MISSED)]

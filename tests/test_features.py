@@ -1,6 +1,7 @@
 """The feature bank holds what the encoder would say, changes in turn, fits its room, and trusts no damaged file."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rootsam_lib.model import Features
 from rootsam_lib.nano.scenes import numbered_scene
 from rootsam_lib.prompts import next_click
 from rootsam_lib.training import feature_bank as features
+from rootsam_lib.training.devices import Room, choose_place, measure_room, read_rate
 from rootsam_lib.training.feature_bank import FeatureBank
 
 PIPELINE = build_augmentation(128)
@@ -36,7 +38,7 @@ def drawn(patch, number, view=0, generation=0, seed=0):
 
 
 def entry(bank, slot):
-    return {part: kept[slot].clone() for part, kept in bank.store.items()}
+    return {part: kept[slot].clone() for part, kept in bank.store.items() if part != "checksum"}
 
 
 def same(a, b):
@@ -55,6 +57,76 @@ def test_kept_and_live_features_give_the_same_logits(model, patches, tmp_path, p
             kept, live = (model.decode(f, *POINTS).logits for f in (batch.features, model.encode(image[None])))
         assert (kept - live).abs().max() < 1e-5
         assert (batch.masks[0] == mask).all() and batch.names == [patches[number].name]
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_every_place_serves_the_same(patches, tmp_path, detail):
+    model, served = build_sam("nano").eval(), []
+    if detail:
+        model.add_detail()
+    for place in ("disk", "memory", "pinned", "gpu", "live"):
+        where = {"folder": tmp_path / "bank", "most_gb": 1, "place": place, "dtype": torch.bfloat16}
+        bank = FeatureBank(model, patches, PIPELINE, 2, refresh=0.5, **where)
+        assert bank.place == place and (bank.fill(1) == 0) == (place == "live")
+        bank.fill(2)
+        served.append(bank.batch([3, 0, 3], [1, 0, 0], model.device))
+    for other in served[1:]:
+        assert all(a.equal(b) for a, b in zip(served[0].features.maps, other.features.maps, strict=True))
+        assert (served[0].masks == other.masks).all() and served[0].names == other.names
+        assert not detail or served[0].features.pixels.equal(other.features.pixels)
+
+
+def test_views_are_the_same_however_many_are_encoded_together(model, patches, tmp_path, monkeypatch):
+    one = FeatureBank(model, patches, PIPELINE, 2)
+    monkeypatch.setattr(features, "images_at_once", lambda *_: 3)
+    sizes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda images, size: sizes.append(len(images)) or encode(images, size))
+    three = FeatureBank(model, patches, PIPELINE, 2, folder=tmp_path / "bank", most_gb=1)
+    live = FeatureBank(model, patches, PIPELINE, 2, place="live")
+    assert one.fill(0) == three.fill(0) == 8 and set(sizes) == {1, 3}
+    asked = ([0, 1, 2, 3], [1, 0, 1, 0])
+    batches = [bank.batch(*asked, model.device) for bank in (one, three, live)]
+    for other in batches[1:]:
+        for a, b in zip(batches[0].features.maps, other.features.maps, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+        assert (batches[0].masks == other.masks).all()
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("room", "live", "place", "says"),
+    [
+        (Room(0, 8 * GB, 100 * GB), None, "disk", "no GPU"),
+        (Room(0, 8 * GB, 0), None, "disk", "no GPU"),  # where it is refused, with what to do
+        (Room(0, 8 * GB, None), None, "memory", "no GPU"),
+        (
+            Room(40 * GB, 8 * GB, 1, 1e9, 0.1),
+            None,
+            "gpu",
+            "16 GB of features fit into the GPU's memory (40 GB are free)",
+        ),
+        (Room(39 * GB, 33 * GB, 1, 1e9, 0.1), None, "pinned", "fit into RAM (33 GB are free)"),
+        (Room(15 * GB, 10 * GB, 70 * GB, 1e9, 0.02), None, "disk", "a view is read in 16 ms and encoded in 20 ms"),
+        (Room(15 * GB, 10 * GB, 70 * GB, 5e8, 0.02), None, "live", "a view is read in 32 ms and encoded in 20 ms"),
+        (Room(15 * GB, 10 * GB, 10 * GB, 1e9, 0.02), None, "live", "fit nowhere (10 GB of disk are free)"),
+        (Room(15 * GB, 10 * GB, 70 * GB, 5e8, 0.02), False, "disk", "read in 32 ms"),  # as it was decided before
+        (Room(40 * GB, 8 * GB, 70 * GB, 1e9, 0.1), True, "live", "as when this training began"),
+        (Room(0, 8 * GB, 70 * GB), True, "live", "as when this training began"),
+        (Room(15 * GB, 10 * GB, 10 * GB, 1e9, 0.02), False, "disk", "read in 16 ms"),
+    ],
+)
+def test_where_features_live_follows_from_what_was_measured(room, live, place, says):
+    chosen, why = choose_place(16 * 10**6, 1000, room, live)
+    assert chosen == place and says in why
+
+
+def test_what_is_measured(tmp_path):
+    room = measure_room(torch.device("cpu"), tmp_path / "new", lambda: 0.0)
+    assert room.gpu == 0 < room.ram and 0 < room.disk == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert measure_room(torch.device("cpu"), None, lambda: 0.0).disk is None
+    assert read_rate(tmp_path, 1 << 16) > 0 and list(tmp_path.iterdir()) == [tmp_path / "new"]
 
 
 @pytest.mark.parametrize("room", [1, 0])
@@ -125,11 +197,11 @@ def test_a_bank_on_disk_goes_on_where_it_stood(model, patches, tmp_path, monkeyp
 
     encoded, encode = [], FeatureBank._encode
 
-    def dies(self, image):
+    def dies(self, images):
         encoded.append(1)
         if len(encoded) == 5:  # one at the start, to learn the sizes
             raise KeyboardInterrupt
-        return encode(self, image)
+        return encode(self, images)
 
     monkeypatch.setattr(FeatureBank, "_encode", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -1,9 +1,14 @@
 """Figures: how one is shown and replaced."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.patches import FancyArrowPatch
+from PIL import ImageColor
 
+from rootsam_lib import drawing
 from rootsam_lib.lessons import figures
+from rootsam_lib.prompts import Prompts
 
 
 @pytest.fixture
@@ -46,3 +51,46 @@ def test_an_alt_text_that_says_nothing_is_refused():
     with pytest.raises(ValueError, match="says too little"):
         figures.show(plt.figure(), "a figure")
     plt.close("all")
+
+
+IMAGE = np.full((40, 60, 3), 90, np.uint8)
+POINTS = Prompts(np.array([[5.0, 6], [20, 30]], np.float32), np.array([1, 0]))
+
+
+def legend_of(figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_what_models_call_root_is_in_their_colours():
+    mask = np.zeros((40, 60), bool)
+    mask[10:20] = True
+    figure = figures.found_roots(IMAGE, {"base": mask, "stage2": ~mask})
+    for ax, where, colour in zip(figure.axes[1:], (mask, ~mask), (drawing.BASE, drawing.STAGE2), strict=True):
+        shown = ax.images[0].get_array()
+        assert (shown[where] == ImageColor.getrgb(colour)).all() and (shown[~where] == 90).all()
+    plt.close(figure)
+
+
+def test_the_approach_shows_points_going_in_and_a_mask_coming_out():
+    figure = figures.approach(IMAGE, np.zeros((5, 7)), POINTS, IMAGE)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [title[0] for title in titles] == ["A", "B", "D", "C"] and len(figure.axes[3].collections) == 2
+    assert set(legend_of(figure)) == {"found", "missed", "false root", "root point", "soil point"}
+    arrows = [artist for artist in figure.artists if isinstance(artist, FancyArrowPatch)]
+    assert len(arrows) == 4 and all(arrow.get_mutation_scale() > 0 for arrow in arrows)
+    plt.close(figure)
+
+
+def test_the_control_tells_its_numbers_and_changes_their_parts():
+    wanted = np.zeros((40, 60), bool)
+    wanted[10:20] = True
+    row = {name: [0.5, 0.4, 0.6] for name in ("true_points", "moved_points", "no_points")}
+    answers = {"on the wanted roots": (POINTS, wanted), "no point": (None, ~wanted)}
+    figure = figures.control_picture(IMAGE, wanted, answers, {"base": row, "stage2": row})
+    assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
+    assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
+    plt.close(figure)
+    figure = figures.changes(IMAGE, wanted, ~wanted, wanted & False, "since then")
+    assert legend_of(figure) == ["on both dates", "grew", "vanished"]
+    assert (figure.axes[1].images[0].get_array()[~wanted] == ImageColor.getrgb(drawing.GREW)).all()
+    plt.close(figure)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from stub_predictor import StubPredictor
@@ -18,10 +19,10 @@ from stub_predictor import StubPredictor
 from rootsam_lib import results
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
-from rootsam_lib.apps.segment import read_prompts, segment_folder
+from rootsam_lib.apps.segment import merge_shards, parse_shard, read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
-from rootsam_lib.results import file_hash, read_csv
+from rootsam_lib.results import file_hash, read_csv, read_json
 
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
 
@@ -300,6 +301,150 @@ def test_a_scan_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(segment, "write_csv", lambda path, rows: written.append(len(rows)) or really(path, rows))
     report, _ = run(folder)
     assert len(rows(report.table)) == 40 and written == [1], "the table is written once, then rows are appended"
+
+
+# --- Many workers, many processes
+
+
+def many(tmp_path: Path, number: int) -> Path:
+    """A folder of drawn scans, every third one with a mask."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i, scan in enumerate(synthetic_scans("train", number, seed=4, height=64, width=80)):
+        Image.fromarray(scan.image).save(folder / f"s_T{i:03d}.png")
+        if i % 3 == 0:
+            Image.fromarray(scan.mask).save(folder / f"s_T{i:03d}-mask.png")
+    return folder
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Its worker processes; multiprocessing also keeps one that counts its resources."""
+    return [child for child in process.children() if "spawn_main" in "".join(child.cmdline())]
+
+
+@pytest.mark.slow
+def test_workers_write_the_same_bytes(tmp_path):
+    folder = many(tmp_path, 9)
+    (folder / "s_T004.png").write_bytes(b"nothing")
+    Image.fromarray(np.full((64, 80), 4000, np.uint16)).save(folder / "s_T006.png")
+    (folder / "s_T006-mask.png").unlink()
+    with pytest.warns(UserWarning, match="16-bit images hold"):
+        alone, said = run(folder)
+    with pytest.warns(UserWarning, match="16-bit images hold"):
+        helped, same = run(folder, out=tmp_path / "helped", workers=2)
+    assert contents(helped.table.parent) == contents(alone.table.parent) and helped.rows == alone.rows
+    assert same == said and list(helped.failed) == list(alone.failed) == ["s_T004"] and len(helped.rows) == 8
+    assert not workers_of(psutil.Process()), "none is left"
+
+
+@pytest.mark.slow
+def test_workers_end_when_who_asked_is_killed(tmp_path):
+    program = [sys.executable, str(Path(__file__).with_name("stub_predictor.py")), str(many(tmp_path, 9)), "out", "2"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, cwd=tmp_path, text=True)
+    assert process.stdout.readline() == "ready\n" and process.stdout.readline() == "asked\n"
+    workers = workers_of(psutil.Process(process.pid))
+    process.kill()
+    process.wait()
+    assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=60)[1]
+
+
+def test_shards_merge_into_what_one_run_writes(tmp_path, monkeypatch):
+    folder = many(tmp_path, 8)
+    whole, _ = run(folder, out=tmp_path / "whole")
+    for number in (3, 1):
+        report, _ = run(folder, shard=(number, 3))
+        assert report.table.parent.name == f"out-{number}-of-3" and len(report.rows) == (3 if number == 1 else 2)
+    out, copied = tmp_path / "out", []
+    copy = segment.shutil.copyfile
+
+    def killed(source, target):
+        if len(copied) == 5:
+            raise KeyboardInterrupt
+        copied.append(copy(source, target))
+
+    monkeypatch.setattr(segment.shutil, "copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge_shards(folder, out)
+    monkeypatch.undo()
+    first = merge_shards(folder, out)
+    assert list(first.failed) == ["s_T001", "s_T004", "s_T007"] and "no shard has done it" in first.failed["s_T001"]
+    assert not list(tmp_path.glob("out-*")) and first.skipped == 2
+    run(folder, shard=(2, 3))
+    by_hand = tmp_path / "out-2-of-3" / "s_T004-mask.png"
+    before = by_hand.read_bytes()
+    Image.fromarray(np.zeros((64, 80), np.uint8)).save(by_hand)
+    assert list(merge_shards(folder, out).failed) == ["s_T004"] and by_hand.is_file(), "what a person drew is kept"
+    by_hand.write_bytes(before)
+    merged = merge_shards(folder, out)
+    assert not merged.failed and contents(out) == contents(whole.table.parent) and merged.rows == whole.rows
+    assert run(folder)[0].skipped == 8
+    with pytest.raises(FileNotFoundError, match="run the shards first"):
+        merge_shards(folder, out)
+
+
+def test_one_shard_finds_the_scale_for_all(tmp_path, monkeypatch):
+    folder, asked = many(tmp_path, 4), []
+
+    class Fitting(StubPredictor):
+        input_scale = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.root_width = 3.0
+
+        def at_scale(self, scale):
+            other = Fitting()
+            other.about, other.input_scale = self.about | {"input_scale": scale}, scale
+            return other
+
+    def fit_scale(predictor, images):
+        asked.append(len(images))
+        return predictor.at_scale(0.1 + len(asked)), "fitted"
+
+    monkeypatch.setattr(segment, "fit_scale", fit_scale)
+    for number in (1, 2):
+        run(folder, Fitting(), shard=(number, 2), fit=True)
+    assert asked == [3] and not merge_shards(folder, tmp_path / "out").failed
+    assert read_json(tmp_path / "out" / "segment.json")["input_scale"] == 1.1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scans"]
+
+
+def test_shards_of_other_settings_are_not_merged(tmp_path):
+    folder = many(tmp_path, 4)
+    run(folder, shard=(1, 2))
+    run(folder, shard=(2, 2), dpi=600)
+    with pytest.raises(ValueError, match=r"out-2-of-2 holds results of other settings \(dpi\)"):
+        merge_shards(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "2", "a/b", "1/0", "-1/4"])
+def test_shards_that_cannot_be_are_refused(text):
+    with pytest.raises(ValueError, match=r"give its number and how many there are, such as 1/8 to 8/8"):
+        parse_shard(text)
+    assert parse_shard("2/8") == (2, 8)
+
+
+@pytest.mark.slow
+def test_two_launched_processes_write_what_one_does(tmp_path):
+    folder = many(tmp_path, 5)
+    (folder / "s_T003.png").write_bytes(b"nothing")
+    call = ["segment", str(folder), "--model", "nano", "--tile", "64", "--dpi", "300", "--out"]
+    assert main([*call, str(tmp_path / "one")]) == 1
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rootsam_lib"]
+    launched = subprocess.run([*launch, *call, str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert launched.returncode == 1 and "4 scans done" in launched.stdout, launched.stderr
+    assert "1 scan failed: s_T003" in launched.stderr
+    assert contents(tmp_path / "two") == contents(tmp_path / "one") and not list(tmp_path.glob("two-*"))
 
 
 # --- One fault, one scan

@@ -1,6 +1,8 @@
 """The notebooks as they are committed: order of parts, outputs, pictures, links. `test_lessons.py` runs them."""
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -9,7 +11,14 @@ from rootsam_lib import CHECKOUT
 from rootsam_lib.lessons.runner import NOTEBOOKS
 
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
-REPOSITORY = "https://colab.research.google.com/github/rootsam/rootsam/blob/main/notebooks/"
+PAGES = [CHECKOUT / "README.md", NOTEBOOKS / "README.md", CHECKOUT / "data" / "results" / "README.md"]
+
+
+def repository() -> str:
+    """Where the project lives: the one address, in pyproject.toml."""
+    (found,) = re.findall(r'^urls = \{ Repository = "(https://github\.com/.+)" \}$',
+                          (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)  # fmt: skip
+    return found
 
 
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
@@ -18,14 +27,15 @@ def lesson(request):
 
 
 def test_there_are_lessons():
-    assert [path.name[:2] for path in LESSONS] == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "A1", "A2"]
+    assert [path.name[:2] for path in LESSONS] == [*(f"{number:02d}" for number in range(10)), "A1", "A2"]
 
 
 def test_parts_in_order(lesson):
     path, notebook = lesson
     cells = notebook.cells
     assert cells[0].source.startswith(f"# {path.name[:2]} · ") and "**" in cells[0].source
-    assert f"{REPOSITORY}{path.name}" in cells[0].source, "the Colab badge does not point here"
+    badge = repository().replace("https://github.com", "https://colab.research.google.com/github")
+    assert f"({badge}/blob/main/notebooks/{path.name})" in cells[0].source, "the Colab badge does not point here"
     assert cells[1].cell_type == "code" and "google.colab" in cells[1].source
     text = [cell.source for cell in cells]
     places = [next(i for i, t in enumerate(text) if t.startswith(start)) for start in
@@ -46,6 +56,21 @@ def test_every_lesson_shares_its_first_cell(lesson):
     assert notebook.cells[1].source == nbformat.read(LESSONS[0], as_version=4).cells[1].source
 
 
+@pytest.mark.parametrize("page", [*LESSONS, *PAGES], ids=lambda path: path.stem)
+def test_the_address_is_the_one_of_pyproject(page):
+    named = set(re.findall(r"github(?:\.com)?/([\w.-]+/rootsam)\b", page.read_text(encoding="utf-8")))
+    assert named <= {repository().removeprefix("https://github.com/")}
+    assert f'project = \\"{repository()}\\"' in page.read_text(encoding="utf-8") or page in PAGES
+
+
+@pytest.mark.slow
+def test_pytest_collects_the_lessons_from_anywhere(tmp_path):
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-q", "--collect-only", "--nbmake"]
+    for folder, where in ((CHECKOUT, ["notebooks"]), (NOTEBOOKS, []), (tmp_path, [str(NOTEBOOKS)])):
+        run = subprocess.run([*command, *where], cwd=folder, capture_output=True, text=True, check=True)
+        assert re.findall(r"::(\w+)\.ipynb", run.stdout) == [path.stem for path in LESSONS]
+
+
 def test_parameters_are_commented_literals(lesson):
     _, notebook = lesson
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -62,7 +87,9 @@ def test_executed_top_to_bottom_without_errors(lesson):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "not a clean run"
     for cell in code:
-        assert cell.source.count("\n") < 25, "a cell of more than 25 lines"
+        plumbing = "PROFILE = " in cell.source or "figures.start_lesson()" in cell.source  # parameters, imports
+        lines = cell.source.count("\n") + 1 - 2 * cell.source.count("\n\n\n")  # around a function, blank by convention
+        assert plumbing or lines <= 15, f"a cell of {lines} lines: {cell.source[:60]}"
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", f"warnings on show: {output.get('text')}"

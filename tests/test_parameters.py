@@ -45,7 +45,7 @@ def test_every_notebook_names_its_parameters():
 @pytest.mark.slow
 def test_papermill_stops_at_a_name_that_the_notebook_does_not_have(tmp_path):
     """Only its first cells run: the third of ours refuses."""
-    path, executed = NOTEBOOKS / "06_cost.ipynb", tmp_path / "06.ipynb"
+    path, executed = NOTEBOOKS / "07_cost.ipynb", tmp_path / "06.ipynb"
     with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'images': did you mean IMAGES"):
         papermill.execute_notebook(
             str(path), str(executed), {"images": 5}, cwd=str(tmp_path), kernel_name="python3", progress_bar=False

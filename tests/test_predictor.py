@@ -134,11 +134,12 @@ def test_points_select_roots_across_tiles_and_bring_missed_ones(model, monkeypat
     roots, missed = np.full((64, 192), -3.0, np.float32), slice(54, 58)
     roots[10:14, 20:180] = roots[40:44, 70:180] = 4.0
 
-    def answer(self, tile, clicks, flip):
-        seen = roots.copy()
-        if clicks:  # only who points at it is told of the third root
-            seen[missed, 10:50] = 1.0
-        return seen[tile.row : tile.row + 64, tile.column : tile.column + 64], 0.5
+    def answer(self, views):
+        for tile, clicks, _ in views:
+            seen = roots.copy()
+            if clicks:  # only who points at it is told of the third root
+                seen[missed, 10:50] = 1.0
+            yield seen[tile.row : tile.row + 64, tile.column : tile.column + 64], 0.5
 
     monkeypatch.setattr(Predictor, "_decode", answer)
     image = np.zeros((64, 192, 3), np.uint8)
@@ -163,6 +164,7 @@ def test_a_point_reaches_only_the_tiles_it_lies_in(model):
         ({"tile_size": 100}, "multiple of 32"),
         ({"tile_size": 64, "overlap": 40}, "overlap is 40"),
         ({"tile_size": 0}, "tile_size is 0"),
+        ({"batch": 0}, "batch is 0"),
         ({"input_scale": float("nan")}, "input_scale is nan"),
         ({"input_scale": -1}, "input_scale is -1"),
     ],
@@ -198,6 +200,30 @@ def test_embeddings_that_are_kept_change_nothing(model):
     for question in (None, point, None):
         assert (kept(image, question) == fresh(image, question)).all()
     assert not any(tile.embeddings for tile in fresh._tiles) and all(tile.embeddings for tile in kept._tiles)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("batch", [3, 100])
+def test_batches_of_tiles_and_flips_give_the_same_masks(small_scans, batch, keep):
+    image, nano = small_scans[0].image, build_sam("nano").eval()
+    points = Prompts(np.array([[20.0, 30.0], [90.0, 70.0], [25.0, 40.0]], np.float32), np.array([1, 1, 0]))
+    alone, together = (Predictor(nano, 1.5, 96, tta=True, keep=keep, batch=size) for size in (1, batch))
+    encoded = []
+    encode, nano.encode = nano.encode, lambda *given: encoded.append(len(given[0])) or encode(*given)
+    for question in (None, points):
+        masks, estimates, logits = zip(*(ask_all(p, image, question) for p in (alone, together)), strict=True)
+        assert masks[0].any() and (masks[0] == masks[1]).all()
+        np.testing.assert_allclose(*logits, atol=1e-3)
+        np.testing.assert_allclose(*estimates, atol=1e-5)
+    assert set(encoded) == {1, min(batch, 64), *([64 % batch] if batch < 64 else [])}
+    for start in ("automatic", "empty"):
+        one, other = (p.correct([(30, 40, 1), (200, 180, 0)], start) for p in (alone, together))
+        assert one.any() and (one == other).all()
+
+
+def ask_all(predictor, image, prompts):
+    predictor.set_image(image)
+    return predictor.predict(*(prompts or (None, None)))
 
 
 def test_a_checkpoint_says_how_to_use_it(model, tmp_path):

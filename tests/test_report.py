@@ -1,11 +1,15 @@
 """The report of a headless run: one page with every lesson, that needs nothing from anywhere."""
 
 import html.parser
+import json
+import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from rootsam_lib.lessons.report import outputs, table, write_report
 from rootsam_lib.lessons.runner import NOTEBOOKS
@@ -70,9 +74,22 @@ def test_every_lesson_is_there_and_nothing_is_loaded(report):
         for cell in nbformat.read(path, 4).cells
         for output in cell.get("outputs", [])
     )
-    assert len(page.alts) == pictures
+    assert len(page.alts) == pictures + len(lessons), "a card of the index has no picture"
+    assert all(
+        word in text for word in ("What the poster says", "not tested here", "root IoU 0.123", "prefers-color-scheme")
+    )
     assert "0.1235" in text and "by.thin" in text and "0.25 min" in text
     assert "versions.torch" in text and "has recorded none" in text and "a toy run" in text
+
+
+def test_alt_texts_reach_nbconverts_default_page():
+    """Its own template writes none; the configuration that `make` installs turns on what does."""
+    settings = json.loads((NOTEBOOKS / "jupyter_nbconvert_config.json").read_text())
+    (path,) = NOTEBOOKS.glob("00_*.ipynb")
+    text, _ = HTMLExporter(config=Config(settings)).from_filename(str(path))
+    alts = re.findall(r'<img[^>]*alt="([^"]*)"', text)
+    assert len(alts) > 4 and all(len(alt.split()) >= 3 for alt in alts)
+    assert not any("No description" in alt for alt in alts) and "image/jpeg;base64" in text
 
 
 def test_it_opens_in_a_browser_without_a_network(report):
@@ -87,6 +104,7 @@ def test_it_opens_in_a_browser_without_a_network(report):
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(report.as_uri())
         broken = page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
+        page.set_viewport_size({"width": 390, "height": 800})
         wide = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         browser.close()
     assert broken == 0 and wide and not complaints

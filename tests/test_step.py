@@ -1,7 +1,9 @@
 """One step: its prompts, its clicks, its parts, and how it is held together when interrupted."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,12 +17,21 @@ from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.model import encoder_size
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import Prompts, click_prompt
+from rootsam_lib.results import InPlace, ahead
 from rootsam_lib.training import devices, step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import Run, train_stage, uninterrupted
-from rootsam_lib.training.step import Plan, batch_loss, click_loss, draw_plan, train_step, training_prompts
+from rootsam_lib.training.step import (
+    Plan,
+    batch_loss,
+    click_loss,
+    draw_plan,
+    prepare_step,
+    train_step,
+    training_prompts,
+)
 
 CONFIG = StageConfig(1, "nano", 128, 1e-3, correction_share=0.0)
 
@@ -49,6 +60,24 @@ def test_micro_batches_change_nothing_but_memory(patches):
     parts, alike = step_of(patches, CONFIG, micro_batches=2)
     assert parts == pytest.approx(loss, abs=1e-5) and (weights - alike).abs().max() < 1e-4
     assert (weights - step_of(patches, CONFIG, seed=1)[1]).abs().max() > 1e-4  # other prompts do change something
+
+
+def test_steps_that_are_prepared_ahead_are_the_same_steps(patches):
+    config, chosen = replace(CONFIG, correction_share=1.0, micro_batches=2), (np.arange(4), np.zeros(4, int))
+    ended = []
+    for executor, number in ((InPlace(), 0), (ThreadPoolExecutor(1), 1)):
+        model, accelerator = build_sam("nano").train(), build_accelerator("no")
+        bank = FeatureBank(model, patches)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = accelerator.prepare(torch.optim.AdamW(trained, 1e-3))
+        prepare = partial(executor.submit, prepare_step, accelerator, bank, config, 0, chosen=chosen)
+        with executor:
+            losses = [
+                train_step(model, optimizer, accelerator, bank, config, 0, step, chosen, ready.result())
+                for step, ready in ahead(range(3), prepare, number)
+            ]
+        ended.append((losses, torch.cat([p.detach().flatten() for p in trained])))
+    assert ended[0][0] == ended[1][0] and len(set(ended[0][0])) == 3 and ended[0][1].equal(ended[1][1])
 
 
 @pytest.mark.parametrize("detail", [False, True])

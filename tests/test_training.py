@@ -18,8 +18,8 @@ from rootsam_lib.evaluation.protocols import evaluate
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import FixedPrompts
 from rootsam_lib.results import read_json
+from rootsam_lib.training import feature_bank, step
 from rootsam_lib.training import loop as training
-from rootsam_lib.training import step
 from rootsam_lib.training.config import StageConfig, stage1, stage2, stage_pair
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import train_stage
@@ -313,6 +313,38 @@ def test_nan_stops_with_one_sentence(small_scans, base, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "CLIP_NORM", 1e18)
     with pytest.raises(FloatingPointError, match="lower lr"):
         train_stage(replace(CONFIG, lr=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
+
+
+def test_where_features_live_changes_no_weight_and_a_resumed_run_keeps_to_it(small_scans, base, tmp_path, monkeypatch):
+    config, places = replace(CONFIG, epochs=2, views=2, refresh=0.5, patch_size=64), []
+    given = (small_scans[:1], small_scans[2:3])
+    scratch = tmp_path / "scratch"
+    monkeypatch.setenv("ROOTSAM_SCRATCH", str(scratch))
+
+    def look(history):
+        places.append([len(list(folder.rglob("bank.json"))) for folder in (scratch, tmp_path / "runs")])
+
+    whole = train_stage(config, *given, tmp_path / "runs", base, after_epoch=look)
+    assert places == [[1, 0], [1, 0]] and not list(scratch.rglob("*.*")), "in the scratch folder, and gone at the end"
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_bank, "choose_place", lambda *_: ("live", "for a test"))
+        interrupt_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(config, *given, tmp_path / "live", base)
+    (folder,) = (tmp_path / "live").iterdir()
+    assert read_json(folder / "features.json") == {"place": "live", "live": True, "views": 2}
+    again = train_stage(config, *given, tmp_path / "live", base)
+    assert read_json(folder / "features.json")["live"] and len(places) == 2
+    assert again.history == whole.history and again.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def test_fixed_prompts_are_drawn_once():
+    mask = np.zeros((64, 64), bool)
+    mask[20:30] = True
+    kept = training.KeptPrompts(seed=3)
+    first, fixed = kept.draw(mask, "a"), FixedPrompts(seed=3).draw(mask, "a")
+    assert (first.points == fixed.points).all() and (first.labels == fixed.labels).all()
+    assert kept.draw(mask, "a") is first and kept.draw(mask, "b") is not first
 
 
 def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):

@@ -6,20 +6,41 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
     from rootsam_lib.predictor import load_predictor
     report = segment_folder("my_scans", load_predictor("runs/quick/stage2-0123abcd"), "my_roots", dpi=300)
     print(report.failed or "all scans are done", report.table)
+
+Many processes, on one machine or on many with a common disk, share the scans of a folder:
+
+    accelerate launch --num_processes 8 -m rootsam_lib segment FOLDER --model RUN
+
+and where they cannot talk to each other, as jobs of their own, with `python -m rootsam_lib merge FOLDER` at the end:
+
+    sbatch --array=1-8 --wrap 'python -m rootsam_lib segment FOLDER --model RUN --shard $SLURM_ARRAY_TASK_ID/8'
+    parallel python -m rootsam_lib segment FOLDER --model RUN --shard {}/8 ::: $(seq 8)
 """
 
 import argparse
 import contextlib
 import errno
+import glob
+import multiprocessing
 import os
+import re
+import shutil
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from rootsam_lib import checked
@@ -33,6 +54,9 @@ from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
+    InPlace,
+    ahead,
+    atomic,
     check_name,
     claim_folder,
     csv_text,
@@ -47,6 +71,7 @@ from rootsam_lib.results import (
 )
 from rootsam_lib.traits import CLEANING, Cleaning, trait_row
 
+SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written to: no later scan fares better
 
 
@@ -124,6 +149,8 @@ def segment_folder(
     fit: bool = False,
     exclude: str | Path | None = None,
     calibration: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    workers: int = 0,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Segment all images of a folder and measure their roots.
@@ -136,12 +163,14 @@ def segment_folder(
     name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
     the images to the model at the scale that fits their roots, see `fit_to_folder`. exclude: what is neither root nor
     window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
-    calibrated columns, see `evaluation.calibration`. say: gets one line for what was found in the files, and for each
-    scan that fails, in which no root was found, or whose mask is another one's.
+    calibrated columns, see `evaluation.calibration`. shard: (2, 8) does the second of eight parts of the scans, into a
+    folder of its own beside `out`, for `merge_shards`. workers: processes that read the next scans and measure the last
+    ones while the model works; 0: all is done here, one after the other. say: gets one line for what was found in the
+    files, and for each scan that fails, in which no root was found, or whose mask is another one's.
 
-    One scan is in memory at a time. What was done with the same settings, from the same bytes of image and true mask
-    and with outputs that are still as they were written, is not done again; so an interrupted call goes on where it
-    was. A mask that was changed since is kept under another name and made again.
+    One scan is in memory at a time, and two more for each worker. What was done with the same settings, from the same
+    bytes of image and true mask and with outputs that are still as they were written, is not done again; so an
+    interrupted call goes on where it was. A mask that was changed since is kept under another name and made again.
     Raises ValueError or FileNotFoundError before any work: for a folder without images, settings that cannot be, two
     images of one name, masks that leave open what is root, prompts that fit no scan, and an `out` that holds other
     files or results of other settings, or that another process writes to.
@@ -153,23 +182,29 @@ def segment_folder(
     if window_mm is not None:
         checked("window_mm", window_mm, 0, above=True)
     checked("tube_angle", tube_angle, 0, 90, above=True)
-    entries = find_pairs(folder, need_masks=False)
-    out = out_folder(folder, out)
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    names, prompts = dict.fromkeys(entry.name for entry in entries), dict(prompts or {})
-    if strange := [name for name in prompts if name not in names]:
-        raise ValueError(f"prompts are given for {strange[0]!r}, but no scan is called so: correct the name.")
-    if fit and predictor.root_width:
-        predictor = fit_to_folder(predictor, entries, out, max_megapixels, say)
+    checked("workers", workers, 0, whole=True)
+    entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
+    prompts = dict(prompts or {})
+    if strange := set(prompts) - {entry.name for entry in entries}:
+        raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
+    all_entries, masks, out = entries, [entry.mask for entry in entries if entry.mask], whole
+    if shard:
+        entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
+    names = dict.fromkeys(entry.name for entry in entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
-    settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
-    factors = read_calibration(calibration, predictor.about, say) if calibration else None
-    settings |= {"exclude": exclude and checked_exclusion(exclude, names), "calibration": factors}
-    settings |= {"prompts": {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}}
+    excluded = exclude and checked_exclusion(exclude, [entry.name for entry in all_entries])
 
-    lock = claim_folder(out, "segment.json", settings)
-    try:
+    with ExitStack() as held:
+        fit = fit and predictor.root_width > 0
+        with fit_lock(whole) if fit and shard else contextlib.nullcontext():  # one shard finds the scale for all
+            if fit:
+                places = [out, whole, *shards_of(whole)] if shard else [out]
+                predictor = fit_to_folder(predictor, all_entries, places, max_megapixels, say)
+            settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
+            factors = read_calibration(calibration, predictor.about, say) if calibration else None
+            settings |= {"exclude": excluded, "calibration": factors}
+            given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
+            held.callback(claim_folder(out, "segment.json", settings | {"prompts": given}).release)
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
@@ -183,30 +218,43 @@ def segment_folder(
             with contextlib.suppress(ValueError):  # of one name, which fails by itself
                 say(folder_resolution(left, dpi))
         if mask_coding is None and any(entry.mask for entry in left):
-            mask_coding, found = find_coding([entry.mask for entry in entries if entry.mask], max_megapixels)
+            mask_coding, found = find_coding(masks, max_megapixels)
             say(found)
         reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
+        workers = min(workers, len(left) // SCANS_A_WORKER)
+        pool = InPlace()
+        if workers:
+            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        held.callback(pool.shutdown, cancel_futures=True)
+
+        def segment(scan: tuple[Entry, Future]) -> Future:
+            """The outcome of a scan's measurement, under way in the pool, or why there is none."""
+            entry, coming = scan
+            try:
+                read, hashes, warned = coming.result()
+                for warning in warned:
+                    warnings.warn(warning, stacklevel=2)
+                predictor.set_image(read.image)
+                found, sure, _ = predictor.predict(*(prompts.get(entry.name) or (None, None)))
+            except Exception as error:
+                (failing := Future()).set_exception(error)
+                return failing
+            before = written.get(entry.name)
+            return pool.submit(_measure, read, found[0], float(sure[0]), hashes, out, before, measuring, factors)
+
         failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
-        for entry in progress(left, f"segment {folder.name}", "scan", disable=not left):
+        coming = ahead(ahead(left, partial(pool.submit, _read, reading=reading), workers), segment, workers)
+        for (entry, _), measured in progress(
+            coming, f"segment {folder.name}", "scan", total=len(left), disable=not left
+        ):
             name = entry.name
             try:
-                scan, hashes = _read(entry, reading)
-                predictor.set_image(scan.image)
-                masks, predicted_iou, _ = predictor.predict(*(prompts.get(name) or (None, None)))
-                if scan.excluded is not None:
-                    masks[0] &= ~scan.excluded
-                trait = trait_row(scan, masks[0], float(predicted_iou[0]), **measuring)
-                if factors:
-                    trait |= calibrated(trait, factors)
-                mask_file, overlay_file = output_files(name, out)
-                write_image(overlay_file, overlay(scan.image, masks[0]))
-                if changed := write_mask(mask_file, masks[0], written.get(name)):
-                    say(f"{name}: {changed}")
-                hashes |= {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
-                if entry.mask:
-                    score = score_row(scan, masks[0], trait, measuring)
-                    scores.add(score | {"mask_coding": mask_coding, "truth_sha256": hashes.pop("truth_sha256")})
-                traits.add(trait | hashes)  # last: without it a scan counts as not done
+                trait, score, changed = measured.result()
+            except BrokenExecutor:
+                raise OSError(
+                    "a worker process ended, as for want of memory: run it again with fewer workers (--workers 0: "
+                    "none), it goes on where it was"
+                ) from None
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     todo = "make room and run it again, it goes on where it was"
@@ -214,37 +262,57 @@ def segment_folder(
                 failed[name] = _reason(error, entry)
                 say(f"failed: {name}: {failed[name]}")
                 continue
+            if changed:
+                say(f"{name}: {changed}")
+            if score:
+                scores.add(score | {"mask_coding": mask_coding, "truth_sha256": trait.pop("truth_sha256")})
+            traits.add(trait)  # last: without it a scan counts as not done
             if trait["qc_all_background"]:
                 say(f"{name}: no root was found: if it has some, look at the model's training and input_scale.")
-            elif (other := mask_of.setdefault(hashes["mask_sha256"], name)) != name:
+            elif (other := mask_of.setdefault(trait["mask_sha256"], name)) != name:
                 say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
         traits.keep(names)
         scores.keep(names)
-        text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
-        rows = read_csv(traits.path, text) if traits.rows else []
-        return Report(rows, traits.path, len(done), failed)
-    finally:
-        lock.release()
+        return _report(traits, len(done), failed)
 
 
 def out_folder(folder: Path, out: str | Path | None) -> Path:
-    """Where results of a folder of images are written: beside it, unless `out` says where."""
-    return folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
+    """Where a folder's results are written: beside it, unless `out` says where. Raises ValueError for inside it."""
+    out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
+    return out if out.name not in ("", "..") else out.resolve()
+
+
+def _report(traits: Table, skipped: int, failed: dict[str, str]) -> Report:
+    text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
+    return Report(read_csv(traits.path, text) if traits.rows else [], traits.path, skipped, failed)
+
+
+def shards_of(out: Path) -> list[Path]:
+    """The folders in which shards of a folder's results were begun."""
+    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
+    return [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
+
+
+def fit_lock(out: Path) -> FileLock:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(out.with_name(f".{out.name}.lock"))
 
 
 def fit_to_folder(
     predictor: Predictor,
     entries: Sequence[Entry],
-    out: Path,
+    places: Sequence[Path],
     max_megapixels: float,
     say: Callable[[str], object],
     most: int = 3,
     side: int = 2048,
 ) -> Predictor:
     """The predictor at the input scale that fits a folder's images, by the middle of up to `most` of them, `side` px at
-    most: see `fit_scale`. Where results were written before, at the scale of these."""
-    if (out / "segment.json").is_file():
-        before = read_json(out / "segment.json").get("input_scale", predictor.input_scale)
+    most: see `fit_scale`. Where results were written before, in one of `places`, at the scale of these."""
+    for note in (place / "segment.json" for place in places if (place / "segment.json").is_file()):
+        before = read_json(note).get("input_scale", predictor.input_scale)
         return predictor if before == predictor.input_scale else predictor.at_scale(before)
     images = []
     for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
@@ -258,15 +326,108 @@ def fit_to_folder(
     return predictor
 
 
-def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, str]]:
-    """A scan and the hashes of its files, taken before they are read."""
+def merge_shards(
+    folder: str | Path,
+    out: str | Path | None = None,
+    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
+) -> Report:
+    """Put what the shards of a folder made into one folder, which then is as one run would have made it.
+
+    folder, out: as the shards were given them. A shard is deleted when all that it holds is merged; a scan that no
+    shard has done is named in the report's `failed`. An interrupted call goes on where it was. Raises FileNotFoundError
+    where there is no shard, and ValueError for one that is still written to, for one of other settings, and for a mask
+    in `out` that is not as it was written. say: gets one line for each mask that is another shard's, too.
+    """
+    folder = Path(folder).expanduser()
+    entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
+    shards = shards_of(out)
+    if not shards:
+        raise FileNotFoundError(f"no {out.name}-1-of-… is beside {shown(out)}: run the shards first, with this --out.")
+    settings, places = read_json(shards[0] / "segment.json"), [out, *shards]
+    with ExitStack() as held:
+        for place in places:
+            held.callback(claim_folder(place, "segment.json", settings).release)
+        tables = {place: (Table(place / "traits.csv"), Table(place / "scores.csv")) for place in places}
+        traits, scores = tables[out]
+        before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
+        for entry in entries:
+            holding = [place for place in places if is_done(entry, place, *tables[place], None)]
+            if holding and holding[0] != out:
+                rows = [table.rows.get(entry.name, {}) for table in tables[holding[0]]]
+                there, ours = output_files(entry.name, out)[0], (rows[0], traits.rows.get(entry.name, {}))
+                if there.is_file() and file_hash(there) not in [row.get("mask_sha256") for row in ours]:
+                    raise ValueError(f"{shown(there)} is not as it was written: move it elsewhere, then merge again.")
+                for source, target in zip(*(output_files(entry.name, p) for p in (holding[0], out)), strict=True):
+                    with atomic(target) as part:
+                        shutil.copyfile(source, part)
+                if entry.mask:
+                    scores.add(rows[1])
+                traits.add(rows[0])
+            for place in {*holding} - {out}:
+                merged[place] |= {file.name for file in output_files(entry.name, place)}
+        traits.keep(entry.name for entry in entries)
+        scores.keep(entry.name for entry in entries)
+        missing = [entry.name for entry in entries if entry.name not in traits.rows]
+        mask_of: dict[object, str] = {}
+        for name, row in traits.rows.items():
+            if (other := mask_of.setdefault(row["mask_sha256"], name)) != name and row["qc_all_background"] == "0":
+                say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
+    for place, files in merged.items():
+        if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
+            shutil.rmtree(place)
+    Path(fit_lock(out).lock_file).unlink(missing_ok=True)
+    return _report(
+        traits, before, dict.fromkeys(missing, "no shard has done it: segment without --shard does the rest")
+    )
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the process that asked for the work, give way to its model, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(10)
+    asker = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (asker.join(), os._exit(1)), daemon=True).start()
+
+
+def _read(entry: Entry, reading: Mapping[str, object]) -> tuple[Scan, dict[str, str], list[str]]:
+    """A scan, the hashes of its files, taken before they are read, and what reading warned of."""
     check_name(entry.name)
     files = {"image_sha256": entry.image} | ({"truth_sha256": entry.mask} if entry.mask else {})
     for file in files.values():
         if not file.is_file():
             raise ValueError(f"{file} is no regular file: take it out of the folder.")
     hashes = {name: file_hash(file) for name, file in files.items()}
-    return load_entry(entry, **reading), hashes
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        scan = load_entry(entry, **reading)
+    return scan, hashes, [str(warning.message) for warning in warned]
+
+
+def _measure(
+    scan: Scan,
+    mask: np.ndarray,
+    predicted_iou: float,
+    hashes: dict[str, str],
+    out: Path,
+    written: str | None,
+    measuring: Mapping[str, object],
+    factors: Mapping[str, object] | None,
+) -> tuple[dict[str, object], dict[str, object] | None, str]:
+    """Write a scan's mask and overlay; return its trait row with the hashes of all its files, the score row where there
+    is a true mask, and a sentence where the mask that was there is not as it was written."""
+    if scan.excluded is not None:
+        mask = mask & ~scan.excluded
+    trait = trait_row(scan, mask, predicted_iou, **measuring)
+    if factors:
+        trait |= calibrated(trait, factors)
+    mask_file, overlay_file = output_files(scan.name, out)
+    write_image(overlay_file, overlay(scan.image, mask))
+    changed = write_mask(mask_file, mask, written)
+    score = None if scan.mask is None else score_row(scan, mask, trait, measuring)
+    hashes = hashes | {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
+    return trait | hashes, score, changed
 
 
 def score_row(
@@ -365,8 +526,20 @@ def segment_command(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
+    processes, shard = int(os.environ.get("WORLD_SIZE", 1)), parse_shard(options.shard) if options.shard else None
+    state = None
+    if processes > 1:  # started by `accelerate launch` or torchrun
+        from accelerate import PartialState
+
+        if shard:
+            raise ValueError("--shard is for processes that know nothing of each other: leave it out when launched.")
+        state = PartialState(timeout=timedelta(days=30))  # what the slowest process may take longer
+        shard = state.process_index + 1, processes
+        if not state.is_main_process:
+            os.environ["ROOTSAM_PROGRESS"] = "0"
+    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     prompts = read_prompts(options.prompts) if options.prompts else None
-    asked = {"input_scale": options.input_scale, "tile_size": options.tile}
+    asked = {"input_scale": options.input_scale, "tile_size": options.tile, "batch": options.batch}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
     fit = options.input_scale is None and options.root_width is None
@@ -378,9 +551,32 @@ def segment_command(options: argparse.Namespace) -> int:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         report = segment_folder(
             options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit,
-            exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None), say=say,
+            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
+            exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
+            workers=min(cores, 8) if options.workers is None else options.workers, say=say,
         )  # fmt: skip
+    if state:
+        state.wait_for_everyone()
+        report = merge_shards(options.folder, options.out) if state.is_main_process else None
+        state.wait_for_everyone()  # whoever ends with an error ends the others
+        state.destroy_process_group()
+    return _say_report(report) if report else 0
+
+
+def merge_command(options: argparse.Namespace) -> int:
+    """Merge a folder's shards as the command line asks; 1 when a scan is missing, else 0."""
+    return _say_report(merge_shards(options.folder, options.out))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(2, 8) from "2/8": the second of eight. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {text!r}: give its number and how many there are, such as 1/8 to 8/8.")
+    return int(found[1]), int(found[2])
+
+
+def _say_report(report: Report) -> int:
     if report.rows:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
         print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")

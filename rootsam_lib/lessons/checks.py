@@ -4,7 +4,7 @@ What cannot be right raises ValueError; what may be right once in a while only w
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ Predictor = Callable[[np.ndarray, Prompts], np.ndarray]  # image (H, W, 3) and p
 Weights = Mapping[str, Tensor] | str | Path
 
 
-def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, least: float = 0.01) -> float:
+def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, least: float = 0.2) -> float:
     """Prompts that move must move the mask: ask again with all points turned by 180° about the image's middle.
 
     Returns how much of the mask changed: 1 - IoU of the two masks. Raises ValueError when that is below `least`, and
@@ -35,6 +35,37 @@ def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, 
             "prompts; train longer, with selection and with more corrections (correction_share)."
         )
     return changed
+
+
+def check_click_selects(
+    predict: Predictor, image: np.ndarray, first: Prompts, second: Prompts, most: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Clicks on two roots must select two masks: both answers, bool (H, W), and their IoU.
+
+    Raises ValueError where that is above `most`: a model that ignores its prompts answers both alike.
+    """
+    one, other = predict(image, first), predict(image, second)
+    same = iou(count(one, other))
+    if same > most:
+        raise ValueError(
+            f"clicks on two roots gave masks of IoU {same:.2f}: the model ignores its prompts; train it with "
+            "selection (StageConfig), and longer."
+        )
+    return one, other, same
+
+
+def check_control(row: Mapping[str, Sequence[float]], least: float = 0.05) -> float:
+    """Points on the wanted roots must do better than points on others: `true_minus_moved` of the table "control".
+
+    Raises ValueError where that is below `least`: whatever its other scores, the model ignores its prompts.
+    """
+    gain = row["true_minus_moved"][0]
+    if not gain >= least:
+        raise ValueError(
+            f"points on the wanted roots are worth {gain:.2f} IoU more than points on others: the model ignores its "
+            "prompts; train it with selection (StageConfig), and longer."
+        )
+    return gain
 
 
 def check_background(mask: np.ndarray, name: str) -> None:

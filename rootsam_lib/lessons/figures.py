@@ -12,22 +12,31 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.patches import Patch as LegendPatch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from scipy.ndimage import uniform_filter
 
 from rootsam_lib.drawing import (
     COLOURS,
     FALSE,
     FOUND,
+    GREW,
     HATCHES,
     MISSED,
     NAMES,
     ROOT_POINT,
     SOIL_POINT,
     STAGE1,
+    STAGE2,
+    VANISHED,
     error_view,
+    grey,
+    overlay,
 )  # fmt: skip
 from rootsam_lib.lessons.parameters import check_injected
+from rootsam_lib.metrics import count, iou
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 
 METRIC_NAMES = {
@@ -163,11 +172,36 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
     return figure, axes[: len(titles)]
 
 
-def error_legend(figure: Figure, excess: str = "false root") -> None:
-    """Name the three colours of `error_view` below a figure; excess: what a false positive is called."""
-    entries = (("found", FOUND), ("missed", MISSED), (excess, FALSE))
-    handles = [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+def error_legend(
+    figure: Figure, excess: str = "false root", points: bool = False, found: str = "found", missed: str = "missed"
+) -> None:
+    """Name the three colours of `error_view` below a figure, and, with points, the marks of `draw_prompts`."""
+    handles = _error_handles(excess, found, missed) + (_point_handles() if points else [])
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def point_legend(figure: Figure) -> None:
+    """Name the marks of `draw_prompts` below a figure."""
+    figure.legend(handles=_point_handles(), loc="outside lower center", ncols=2)
+
+
+def _error_handles(excess: str = "false root", found: str = "found", missed: str = "missed") -> list[LegendPatch]:
+    entries = ((found, FOUND), (missed, MISSED), (excess, FALSE))
+    return [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
+
+
+def _point_handles() -> list[Line2D]:
+    style = {"linestyle": "", "markersize": 8, "markeredgecolor": "0.4"}
+    marks = (("root point", "o", ROOT_POINT), ("soil point", "X", SOIL_POINT))
+    return [Line2D([], [], marker=marker, color=colour, label=label, **style) for label, marker, colour in marks]
+
+
+def busiest(mask: np.ndarray, side: int) -> tuple[slice, slice]:
+    """The window of side x side px in which a mask, bool (H, W), holds the most, for a close-up."""
+    crowd = uniform_filter(mask.astype(float), side, mode="constant")
+    middle = np.unravel_index(crowd.argmax(), crowd.shape)
+    starts = (min(max(m - side // 2, 0), max(n - side, 0)) for m, n in zip(middle, mask.shape, strict=True))
+    return tuple(slice(start, start + side) for start in starts)
 
 
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
@@ -185,7 +219,114 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
         axes[2 * row].imshow(image)
         draw_prompts(axes[2 * row], prompts)
         axes[2 * row + 1].imshow(error_view(image, mask, truth))
-    error_legend(figure)
+    error_legend(figure, points=True)
+    return figure
+
+
+def tube_drawing() -> tuple[Figure, str]:
+    """How a minirhizotron works, drawn: a tube in the soil, a scanner in it, its windows; and the alt text."""
+    figure, ax = plt.subplots(figsize=(9, 4.4))
+    ax.axhspan(-5, 0, color="#c9b79c")  # soil
+    ax.axhline(0, color="#5f7f2f", lw=5)
+    for colour, width in (("0.35", 36), ("white", 32)):
+        ax.plot([1.2, 6.4], [0.9, -4.3], color=colour, lw=width, solid_capstyle="butt")  # the tube
+    steps = np.linspace(0, 1, 80)
+    for end, depth in ((1.9, 2.1), (2.6, 3.6), (4.3, 4.4), (6.6, 4.4), (8.6, 3.4)):
+        ax.plot(5 + (end - 5) * steps + 0.3 * np.sin(6 * steps) * steps, -depth * steps**1.2, color="#f4ecd8", lw=2.4)
+    for number, (x, y) in enumerate(np.linspace((2.7, -0.6), (5.7, -3.6), 4), 1):
+        ax.plot(x, y, "s", color="0.6", markersize=22)
+        ax.annotate(f"L{number:03d}", (x + 0.5, y), color="black")
+    notes = {
+        "plant and its roots": ((5, 0.1), (6, 0.9)),
+        "clear tube (T), in the soil for years": ((1.5, 0.9), (2.2, 1.25)),
+        "scanner inside the tube:\none scan per window (L) and date": ((4.5, -2.7), (0.2, -4.6)),
+    }
+    for text, (point, place) in notes.items():
+        ax.annotate(text, point, place, color="black", arrowprops={"arrowstyle": "->", "color": "black"})
+    ax.set(xlim=(0, 10), ylim=(-5, 1.6), xticks=[], yticks=[-5, 0], yticklabels=["deep", "soil surface"])
+    alt = "Drawing of a clear tube set into the soil at a slant beside a plant; a scanner inside it sees four windows, "
+    return figure, alt + "L001 to L004, and the roots that grow along them."
+
+
+def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, prediction: np.ndarray) -> Figure:
+    """The poster's approach figure, A to D: image and prompts enter the model, a mask leaves it.
+
+    features: (h, w), any map of the frozen encoder. prediction: uint8 (H, W, 3), such as an `error_view`.
+    """
+    figure = plt.figure(figsize=(12, 6.4), layout="none")
+    places = {
+        "A  image": (0.01, 0.52),
+        "B  features of the frozen encoder": (0.26, 0.52),
+        "D  prediction": (0.76, 0.52),
+        "C  prompts": (0.51, 0.0),
+    }
+    shows = (image, features, prediction, image)
+    for (title, (left, bottom)), picture in zip(places.items(), shows, strict=True):
+        ax = figure.add_axes((left, bottom + 0.02, 0.22, 0.4))
+        ax.imshow(picture, cmap="magma")
+        ax.set_title(title, fontsize=11)
+        ax.set_axis_off()
+    draw_prompts(ax, prompts, 30)
+    box = {"boxstyle": "round,pad=0.6", "facecolor": "#fff3ee", "edgecolor": STAGE2}
+    figure.text(0.62, 0.73, "prompt encoder\nand mask decoder\n(trained)", ha="center", va="center", bbox=box)
+    arrow = {"arrowstyle": "-|>", "lw": 2, "color": "0.25"}
+    for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
+                       ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
+        figure.add_artist(FancyArrowPatch(start, end, mutation_scale=18, transform=figure.transFigure, **arrow))
+    figure.legend(handles=_error_handles(), loc="lower right", bbox_to_anchor=(0.99, 0.3))
+    figure.legend(handles=_point_handles(), loc="lower left", bbox_to_anchor=(0.36, 0.2))
+    return figure
+
+
+def control_picture(
+    image: np.ndarray, wanted: np.ndarray, answers: Mapping[str, tuple[Prompts | None, np.ndarray]], table: Mapping
+) -> Figure:
+    """The prompt control: one patch asked in several ways, and the same over all patches as bars.
+
+    wanted: bool (H, W), the roots that are asked for. answers: {title: (points, mask)}. table: of `protocols.evaluate`.
+    """
+    figure, axes = plt.subplots(1, len(answers) + 1, figsize=(4 * (len(answers) + 1), 4.6))
+    for ax, (title, (points, mask)) in zip(axes, answers.items(), strict=False):
+        ax.imshow(error_view(image, mask, wanted))
+        if points is not None:
+            draw_prompts(ax, points)
+        ax.set_title(f"{title}\nIoU with the wanted roots {iou(count(mask, wanted)):.2f}", fontsize=11)
+        ax.set_axis_off()
+    asked = {"true_points": "true", "moved_points": "moved", "no_points": "none"}
+    for number, (name, row) in enumerate(table.items()):
+        value, low, high = np.array([row[column] for column in asked], float).T
+        style = {"color": COLOURS[name], "hatch": HATCHES[name], "ec": "white", "label": NAMES[name]}
+        places = np.arange(len(asked)) + (number - 1) * 0.27
+        axes[-1].bar(places, value, 0.25, yerr=np.nan_to_num([value - low, high - value]), capsize=2, **style)
+    axes[-1].set_xticks(range(len(asked)), asked.values())
+    axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots", title="all patches with several roots")
+    axes[-1].margins(y=0.3)  # room for the legend
+    axes[-1].legend(fontsize=9)
+    error_legend(figure, "not asked for, or false", points=True)
+    return figure
+
+
+def changes(image: np.ndarray, stayed: np.ndarray, grew: np.ndarray, vanished: np.ndarray, title: str) -> Figure:
+    """What became of roots between two dates, each a bool (H, W), over the image in dark grey."""
+    figure, (left, right) = panels(["the later scan", title], size=5.2)
+    left.imshow(image)
+    view = grey(image) // 2
+    parts = {"on both dates": (stayed, FOUND), "grew": (grew, GREW), "vanished": (vanished, VANISHED)}
+    for mask, colour in parts.values():
+        view = overlay(view, mask, colour, 1)
+    right.imshow(view)
+    handles = [LegendPatch(facecolor=c, edgecolor="0.4", label=label) for label, (_, c) in parts.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def found_roots(image: np.ndarray, masks: Mapping[str, np.ndarray], title: str = "image") -> Figure:
+    """An image beside what each model calls root in it, in the model's colour over the image in grey: for images that
+    nobody has annotated, so that found and false cannot be told apart. masks: {"base": bool (H, W), ...}."""
+    figure, axes = panels([title, *(NAMES.get(name, name) for name in masks)], size=4)
+    axes[0].imshow(image)
+    for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+        ax.imshow(overlay(grey(image), mask, COLOURS.get(name, STAGE1), 1))
     return figure
 
 
@@ -236,6 +377,8 @@ def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: s
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, columnspacing=1)
     axes[2].step(epochs, table["lr"], color=colour, where="mid")
     axes[2].set_yscale("log")
+    axes[0].set_ylim(0, 1.15 * table["loss"].max())  # from 0: a step of noise must not look like a leap
+    axes[1].set_ylim(0, max(0.5, 1.15 * table[["root_iou", "automatic_root_iou"]].to_numpy().max()))
     for ax, label in zip(axes, ("training loss", "root IoU on val (validation)", "learning rate"), strict=True):
         ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -1,30 +1,85 @@
-"""One HTML page of a headless run: every lesson's metrics, outputs, settings and where it was made."""
+"""One HTML page of a headless run: an index of the lessons with pictures, scores and minutes, the poster's claims, and
+every lesson's metrics, outputs, settings and where it was made."""
 
+import base64
 import html
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import bleach
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import Preprocessor
+from PIL import Image
 
+from rootsam_lib.lessons.claims import claims_table
 from rootsam_lib.results import read_json, shown, write_text
 
 STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h2 { border-top: 3px solid #0056a4; padding-top: .6rem; margin-top: 3rem; } img { max-width: 100%; height: auto; }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #bbb; --card: #f4f4f2; --blue: #0056a4; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --paper: #17191c; --line: #4a4f55; --card: #22262b; --blue: #6fb3f2; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+  background: var(--paper); }
+a { color: var(--blue); } h2 { border-top: 3px solid var(--blue); padding-top: .6rem; margin-top: 3rem; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-td, th { border: 1px solid #bbb; padding: .2rem .6rem; text-align: left; } pre { white-space: pre-wrap; }
+td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; } pre { white-space: pre-wrap; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
+.cards li { list-style: none; background: var(--card); border-radius: 8px; padding: .8rem; }
+.cards img { width: 100%; aspect-ratio: 16 / 10; object-fit: cover; object-position: right top; }
+.cards b { display: block; margin-top: .4rem; } .cards p { margin: .3rem 0; font-size: .9rem; }
 """
 # Of an output only these tags reach the page: no script, link or style, and no picture from elsewhere.
 TAGS = {"h3", "p", "pre", "code", "strong", "em", "ul", "ol", "li", "img", "table", "thead", "tbody", "tr", "th", "td"}
+# Which of a lesson's metrics its card shows, and in which words.
+HEADLINES = {
+    "00": {"base_root_iou": "root IoU, base", "stage1_root_iou": "after a short training"},
+    "01": {"expected_depth_px": "mean px from a click to the root's edge"},
+    "02": {"root_share": "share of root pixels"},
+    "03": {"val_root_iou": "root IoU on val"},
+    "04": {"gain_1024": "Stage 2 over Stage 1, root IoU"},
+    "05": {"base_root_iou": "root IoU, base", "stage2_root_iou": "RootSAM"},
+    "06": {"before_root_iou": "root IoU before clicks", "after_root_iou": "after"},
+    "07": {"saved": "dollars saved, by the poster's arithmetic"},
+    "08": {"length_relative_bias": "bias of root length", "calibrated_relative_bias": "calibrated"},
+    "09": {"few_shot_cl_dice": "clDice from a few pairs"},
+    "A1": {"iou_1": "IoU after one click on an object"},
+    "A2": {"seed_spread": "spread of root IoU by seed"},
+}
 
 
 def table(values: Mapping[str, object]) -> str:
     """Nested values as a table of two columns, under dotted names: {"a": {"b": 1}} is in row a.b. All is escaped."""
     column = pd.json_normalize(dict(values)).T if values else pd.DataFrame({"": []})
     return column.to_html(header=False, na_rep="–", float_format="{:.4g}".format, border=0)
+
+
+class AltTexts(Preprocessor):
+    """For nbconvert's pages: a picture becomes an <img> with the alt text that is kept beside it as plain text.
+
+    nbconvert's default template writes none, whatever the metadata say. `make` puts
+    `notebooks/jupyter_nbconvert_config.json`, which turns this on, into .venv.
+    """
+
+    def preprocess_cell(self, cell: nbformat.NotebookNode, resources: dict, index: int) -> tuple:
+        """Put the picture and its alt text in place of each output that has both."""
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/jpeg" in data and "text/html" not in data:
+                alt, picture = html.escape(data.get("text/plain", "")), html.escape(data["image/jpeg"].strip())
+                data["text/html"] = f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}">'
+        return cell, resources
+
+
+def _converted(cells: Sequence[nbformat.NotebookNode]) -> str:
+    """Cells as HTML without code, and without anything that runs or is loaded."""
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
+    exporter.display_data_priority = ["image/jpeg", "image/png", "text/markdown", "text/plain"]
+    page = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0]
+    return bleach.clean(page, TAGS, {"img": ["alt", "src"]}, protocols=["data"], strip=True)
 
 
 def outputs(notebook: nbformat.NotebookNode) -> str:
@@ -37,10 +92,38 @@ def outputs(notebook: nbformat.NotebookNode) -> str:
         elif cell.cell_type == "code" and cell.outputs:
             cells += [*heading, cell]
             heading = []
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
-    exporter.display_data_priority = ["image/jpeg", "image/png", "text/markdown", "text/plain"]
-    page = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0]
-    return bleach.clean(page, TAGS, {"img": ["alt", "src"]}, protocols=["data"], strip=True)
+    return _converted(cells)
+
+
+def thumbnail(notebook: nbformat.NotebookNode, width: int = 480) -> str:
+    """A lesson's picture for its card, as an <img>: of the cell with the tag "cover", else its first; "" for none."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code.sort(key=lambda cell: "cover" not in cell.metadata.get("tags", []))
+    for output in (output for cell in code for output in cell.outputs):
+        if "image/jpeg" in output.get("data", {}):
+            try:
+                picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/jpeg"]))).convert("RGB")
+            except (ValueError, OSError):  # no picture: the lesson's section shows what it is
+                continue
+            picture.thumbnail((width, 10 * width))
+            picture.save(small := io.BytesIO(), "JPEG", quality=80)
+            alt = html.escape(output.data.get("text/plain", "a picture of this lesson"))
+            return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}">'
+    return ""
+
+
+def card(executed: Path, metrics: Mapping[str, object], minutes: Mapping[str, float]) -> str:
+    """One lesson in the index: picture, title, what it promises, its scores and how long it took."""
+    notebook = nbformat.read(executed, as_version=4)
+    lines = notebook.cells[0].source.splitlines()
+    title = html.escape(lines[0].lstrip("# "))
+    promise = html.escape(next((line.strip("*") for line in lines[1:] if line.startswith("**")), ""))
+    words = HEADLINES.get(executed.stem[:2], {})
+    known = {say: metrics[key] for key, say in words.items() if isinstance(metrics.get(key), (int, float))}
+    scores = [f"{say} {value:,.0f}" if abs(value) >= 1000 else f"{say} {value:.3g}" for say, value in known.items()]
+    took = [f"{minutes[executed.stem]:.1f} min"] if executed.stem in minutes else []
+    facts = html.escape(" · ".join(took + scores))
+    return f'<li>{thumbnail(notebook)}<b><a href="#{executed.stem}">{title}</a></b><p>{promise}</p><p>{facts}</p></li>'
 
 
 def lesson_section(folder: Path, executed: Path, minutes: Mapping[str, float]) -> str:
@@ -65,15 +148,23 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
         raise FileNotFoundError(f"no executed lessons in {shown(folder / 'notebooks')}: run the tutorial first.")
     clock = folder / "results" / "minutes.json"
     minutes = read_json(clock)["minutes"] if clock.is_file() else {}
-    links = "".join(f'<li><a href="#{path.stem}">{path.stem.replace("_", " ")}</a></li>' for path in executed)
+    records = {path: folder / "lessons" / f"{path.stem}.json" for path in executed}
+    cards = [
+        card(path, read_json(record)["metrics"] if record.is_file() else {}, minutes)
+        for path, record in records.items()
+    ]
     real = str(values.get("DATA", "synthetic")) != "synthetic"
     kind = "Real scans." if real else "Drawn scans: a toy run, whose scores say nothing about real roots."
-    title = f"RootSAM: report of the profile {html.escape(folder.name)}"
+    title = f"RootSAM: the lessons, executed (profile {html.escape(folder.name)})"
+    spent = f" {len(minutes)} lessons took {sum(minutes.values()):.0f} minutes here." if minutes else ""
+    claims = _converted([nbformat.v4.new_markdown_cell(claims_table())])
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>
-<p><b>{kind}</b> Scores with points from the true mask must not be compared with a method that finds roots alone.</p>
-<ul>{links}</ul><h2>This run</h2>{table({"parameters": values, "provenance": provenance})}
+<p><b>{kind}</b>{spent} Scores with points from the true mask must not be compared with a method that finds roots
+alone.</p><ul class="cards">{"".join(cards)}</ul><h2>What the poster says</h2><p>From the results files that come with
+the project (real scans, the small model nano), not from this run.</p>{claims}<h2>This run</h2>
+{table({"parameters": values, "provenance": provenance})}
 {"".join(lesson_section(folder, path, minutes) for path in executed)}</body></html>
 """
     write_text(folder / "report.html", page)

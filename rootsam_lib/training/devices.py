@@ -1,8 +1,16 @@
-"""Where a model runs: its device, accelerate's processes and precision, and the C library's memory on a CPU."""
+"""Where a model runs and its features are kept: device, accelerate's processes and precision, memory and disk."""
 
 import ctypes
+import os
 import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -46,3 +54,77 @@ def build_accelerator(precision: str = "auto") -> Accelerator:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
+
+
+# --- Where features are kept
+
+GPU_SHARE, RAM_SHARE = 0.4, 0.5  # of what is free, for features: training needs the rest
+
+
+class Room(NamedTuple):
+    """What was measured before features are kept: free bytes on the GPU (0: there is none), in RAM and on the disk
+    (None: no file is wanted), and for a GPU also bytes a second that the disk gives and seconds to encode a view."""
+
+    gpu: int
+    ram: int
+    disk: int | None
+    disk_rate: float = 0.0
+    encode_seconds: float = 0.0
+
+
+def choose_place(view_bytes: int, views: int, room: Room, live: bool | None = None) -> tuple[str, str]:
+    """Where features of so many views of `view_bytes` each are kept, and why, in a sentence.
+
+    "gpu", else "pinned" (RAM that a GPU reads by itself), where they fit; else "disk" or "live" (encoded whenever they
+    are asked for), whichever is faster. Without a GPU the encoder never is: "disk", which the system keeps in RAM as
+    far as it fits, or "memory" where no file is wanted. live: as it was decided when a training began.
+    """
+    need = view_bytes * views
+    size, read = f"{need / 1e9:.2g} GB of features", view_bytes / (room.disk_rate or float("inf"))
+    if live:
+        return "live", "as when this training began"
+    if not room.gpu:
+        return "memory" if room.disk is None else "disk", f"{size}, no GPU"
+    if need <= GPU_SHARE * room.gpu:
+        return "gpu", f"{size} fit into the GPU's memory ({room.gpu / 1e9:.3g} GB are free)"
+    if need <= RAM_SHARE * room.ram:
+        return "pinned", f"{size} fit into RAM ({room.ram / 1e9:.3g} GB are free)"
+    times = f"a view is read in {1e3 * read:.0f} ms and encoded in {1e3 * room.encode_seconds:.0f} ms"
+    if live is not False and need > (room.disk or 0):
+        return "live", f"{size} fit nowhere ({(room.disk or 0) / 1e9:.3g} GB of disk are free)"
+    if live is None and room.encode_seconds < read:
+        return "live", f"{size} do not fit into RAM, and {times}"
+    return "disk", f"{size} do not fit into RAM, and {times}"
+
+
+def measure_room(device: torch.device, folder: Path | None, encode: Callable[[], float]) -> Room:
+    """What `choose_place` asks for. folder: where files would be, None for none. encode: gives seconds to encode a
+    view."""
+    ram, disk = psutil.virtual_memory().available, None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(folder).free
+    if device.type != "cuda":
+        return Room(0, ram, disk)
+    return Room(torch.cuda.mem_get_info(device)[0], ram, disk, read_rate(folder) if disk else 0.0, encode())
+
+
+def read_rate(folder: Path, size: int = 2**26) -> float:
+    """Bytes a second that the disk gives of a new file (Linux: one that the system no longer holds in RAM)."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(os.urandom(size))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        started = time.perf_counter()
+        file.read()
+        return size / (time.perf_counter() - started)
+
+
+def scratch(run: Path) -> Path:
+    """Where a run's feature bank lies: in its folder, or below ROOTSAM_SCRATCH, so that a ROOTSAM_HOME on a slow or
+    small disk, such as a mounted Drive, keeps only what matters."""
+    below = os.environ.get("ROOTSAM_SCRATCH")
+    return (Path(below) / "rootsam" / run.parent.name / run.name if below else run) / "bank"

@@ -5,13 +5,15 @@ views of each patch, and every epoch encodes a share of them anew, so that augme
 drawn afresh each time, since only the decoder needs them.
 
 What a place in the bank holds depends on seed, patch, view and generation alone. So a bank that was left half filled,
-by an interruption or a kill, goes on where it stood, and ends as if nothing had happened.
+by an interruption or a kill, goes on where it stood, and ends as if nothing had happened; and whether features are kept
+on a GPU, in RAM, on a disk or not at all changes the speed, not what a place holds.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +29,9 @@ from torch import Tensor
 from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
-from rootsam_lib.model import Features, RootSAM, encoder_size
-from rootsam_lib.results import progress, provenance, shown, write_json
+from rootsam_lib.model import COMPILE, Features, RootSAM, encoder_size, images_at_once
+from rootsam_lib.results import ahead, progress, provenance, shown, write_json
+from rootsam_lib.training.devices import choose_place, measure_room
 
 VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two draw the same numbers
 
@@ -47,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class FeatureBank:
-    """Encoded views of patches, in memory or in memory-mapped files.
+    """Encoded views of patches, in a GPU's memory, in RAM or in memory-mapped files.
 
     model: gives the frozen encoder; if its decoder has a detail path, the views' images are kept as well, for the path.
     patches: all of one size. pipeline: augmentation, or None for the patches as they are. views: how many views of each
@@ -58,6 +61,8 @@ class FeatureBank:
     most_gb: the most room that the bank may take; None: half of the free memory. Where it is short, fewer views are
     kept, and where not even one of each patch fits, the others are encoded each time they are asked for: with
     most_gb=0 all of them, which is the usual training loop.
+    place: where views are kept, see `devices.choose_place`, which chooses when None: with a GPU the folder is only one
+    of the places. live: as was chosen when the training began.
     Files of other weights, patches or settings, and damaged ones, are said to be so and made anew.
     Raises ValueError for no patch at all, OSError when the disk has less room than most_gb asks for.
     """
@@ -75,6 +80,8 @@ class FeatureBank:
         folder: Path | None = None,
         most_gb: float | None = None,
         refresh: float = 0.0,
+        place: str | None = None,
+        live: bool | None = None,
     ):
         if not patches:
             raise ValueError("there is no patch to encode: check the data's split and limit.")
@@ -84,8 +91,10 @@ class FeatureBank:
         self.image_size = height, width = patches[0].mask.shape
         self.encoder_size = encoder_size(height, input_scale)
         self.sizes = [(height - patch.padding[0], width - patch.padding[1]) for patch in patches]
-        maps = self._encode(patches[0].image)
-        layout = {f"map{i}": (tuple(m.shape[1:]), dtype) for i, m in enumerate(maps)}
+        self.at_once = images_at_once(self.encoder_size or height, model.device)
+        self.dtype = dtype
+        maps = next(self._encode([patches[0].image]))
+        layout = {f"map{i}": (tuple(m.shape), dtype) for i, m in enumerate(maps)}
         layout["mask"] = (-(-height * width // 8),), torch.uint8
         if model.sam.sam_mask_decoder.detail is not None:
             layout["image"] = (height, width, 3), torch.uint8
@@ -95,16 +104,29 @@ class FeatureBank:
         room = int(gigabytes * 1e9 // self.view_bytes)
         self.views = max(1, min(views, room // len(patches)))
         self.kept = min(len(patches) * self.views, room)
-        if gigabytes and (self.views < views or self.kept < len(patches)):
+        if place is None and self.kept:
+            folder_above = None if folder is None else Path(folder).parent
+            free = measure_room(model.device, folder_above, self._seconds_a_view)
+            place, why = choose_place(self.view_bytes, self.kept, free, live)
+            if free.gpu:
+                where = {"gpu": "on the GPU", "pinned": "in RAM", "disk": "on the disk", "live": "nowhere"}
+                print(f"{desc}: features are kept {where[place]}: {why}.")
+        self.place = place or "memory"
+        if self.place == "live":  # what takes no room need not be reduced
+            self.views, self.kept = views, len(patches) * views
+        elif gigabytes and (self.views < views or self.kept < len(patches)):
             rest = f"{self.views} of each patch." if self.kept >= len(patches) else "the others are encoded each time."
             print(f"{desc}: {self.kept} views of {self.view_bytes / 1e6:.1f} MB fit into {gigabytes:.3g} GB; {rest}")
         order = np.random.default_rng([ORDER_STREAM, seed]).permutation(len(patches) * self.views)
         self.turn = order / len(order)  # when in a round of refreshing each view has its turn, 0 to 1
         self.epoch = 0
         self.checked = np.zeros(self.kept, bool)  # views that this process has written, or read and found whole
-        layout |= {"checksum": ((), torch.int64), "generation": ((), torch.int32)}
-        self.store = self._open(Path(folder), layout) if folder is not None else self._allocate(layout, None)
-        if folder is None:
+        layout |= {"generation": ((), torch.int32)}
+        if self.place == "disk":
+            self.store = self._open(Path(folder), layout | {"checksum": ((), torch.int64)})
+        else:
+            self.store = {} if self.place == "live" else self._allocate(layout, None)
+        if self.place not in ("disk", "live"):
             self.store["generation"].fill_(-1)
         if pipeline is None:
             self.fill(0)
@@ -115,29 +137,42 @@ class FeatureBank:
     def fill(self, epoch: int, rank: int = 0, processes: int = 1) -> int:
         """Encode what the bank lacks for an epoch, this process's part of it; return how many views that were."""
         self.epoch = epoch
+        if self.place == "live":
+            return 0
         wanted = self._generations(epoch)[: self.kept]
         mine = np.arange(self.kept) % processes == rank  # by number: other processes fill theirs at the same time
         there = self.store["generation"].numpy() == wanted
-        damaged = [s for s in np.flatnonzero(mine & there & ~self.checked) if self._checksum(s) != self._noted(s)]
-        if damaged:
-            print(f"{self.desc}: {len(damaged)} views on the disk are damaged and made anew.")
-        there[damaged] = False
+        if self.place == "disk":
+            damaged = [s for s in np.flatnonzero(mine & there & ~self.checked) if self._checksum(s) != self._noted(s)]
+            if damaged:
+                print(f"{self.desc}: {len(damaged)} views on the disk are damaged and made anew.")
+            there[damaged] = False
         self.checked |= there
         stale = np.flatnonzero(mine & ~there)
-        bar = progress(range(len(stale)), self.desc, "view", leave=False)
-        for _, (slot, (image, mask)) in zip(bar, self._drawn(stale, wanted), strict=False):
-            maps = self._encode(image)
-            # A kill may come at any moment: the view counts as missing until all of it is there.
-            self.store["generation"][slot] = -1
-            for i, level in enumerate(maps):
-                self.store[f"map{i}"][slot] = level[0].to(self.store[f"map{i}"].dtype)
-            self.store["mask"][slot] = torch.from_numpy(np.packbits(mask))
-            if "image" in self.parts:
-                self.store["image"][slot] = torch.from_numpy(image)
-            self.store["checksum"][slot] = self._checksum(slot)
-            self.store["generation"][slot] = int(wanted[slot])
-            self.checked[slot] = True
+        parts = [stale[start : start + self.at_once] for start in range(0, len(stale), self.at_once)]
+        with (
+            ThreadPoolExecutor(1) as thread,
+            progress(None, self.desc, "view", total=len(stale), leave=False) as bar,
+        ):  # views are drawn while those before are encoded
+            for slots, drawn in ahead(parts, lambda slots: thread.submit(self._drawn, slots, wanted)):
+                images, masks = zip(*drawn.result(), strict=True)
+                for slot, image, mask, maps in zip(slots, images, masks, self._encode(images), strict=True):
+                    self._keep(slot, image, mask, maps, int(wanted[slot]))
+                    bar.update()
         return len(stale)
+
+    def _keep(self, slot: int, image: np.ndarray, mask: np.ndarray, maps: Sequence[Tensor], generation: int) -> None:
+        # A kill may come at any moment: the view counts as missing until all of it is there.
+        self.store["generation"][slot] = -1
+        for i, level in enumerate(maps):
+            self.store[f"map{i}"][slot] = level.to(self.dtype)
+        self.store["mask"][slot] = torch.from_numpy(np.packbits(mask))
+        if "image" in self.parts:
+            self.store["image"][slot] = torch.from_numpy(image)
+        if self.place == "disk":
+            self.store["checksum"][slot] = self._checksum(slot)
+        self.store["generation"][slot] = generation
+        self.checked[slot] = True
 
     def batch(self, patches: Sequence[int], views: Sequence[int], device: torch.device) -> Batch:
         """Put the given view of each given patch together, as of the epoch that `fill` was last called for.
@@ -145,25 +180,45 @@ class FeatureBank:
         Raises RuntimeError for a view that was not filled for it.
         """
         wanted = self._generations(self.epoch)
-        maps, masks, images = [], [], []
-        for patch, view in zip(patches, views, strict=True):
-            slot = int(patch) * self.views + int(view)
-            if slot < self.kept:
+        slots = np.asarray(patches) * self.views + np.asarray(views)
+        stored = slots < (0 if self.place == "live" else self.kept)
+        there, absent = slots[stored], slots[~stored]
+        levels, images, masks = [], [], []
+        if there.size:
+            for slot in there:
                 if int(self.store["generation"][slot]) != wanted[slot]:
+                    patch, view = divmod(int(slot), self.views)
                     raise RuntimeError(f"view {view} of patch {patch} is not in the bank yet: call fill({self.epoch}).")
-                maps.append([self.store[f"map{i}"][slot] for i in range(4)])
                 bits = np.unpackbits(self.store["mask"][slot].numpy(), count=self.image_size[0] * self.image_size[1])
                 masks.append(bits.reshape(self.image_size).view(bool))
-                images.append(self.store["image"][slot] if "image" in self.parts else None)
-            else:
-                image, mask = self._view(slot, wanted[slot])
-                maps.append([level[0] for level in self._encode(image)])
-                masks.append(mask)
-                images.append(torch.from_numpy(image))
-        levels = tuple(torch.stack(level).to(device).float() for level in zip(*maps, strict=True))
-        seen = self.model.pixels(torch.stack(images), self.encoder_size).to(device) if "image" in self.parts else None
+            levels.append([self._gather(f"map{i}", there, device).float() for i in range(4)])
+            images += [self._gather("image", there, device)] if "image" in self.parts else []
+        if absent.size:
+            drawn, new = zip(*self._drawn(absent, wanted), strict=True)
+            made = [torch.stack(level) for level in zip(*self._encode(drawn), strict=True)]
+            # A view of the bank's schedule is as the bank would give it back.
+            levels.append([(x.to(self.dtype) if self.place == "live" else x).to(device).float() for x in made])
+            images += [torch.from_numpy(np.stack(drawn)).to(device)] if "image" in self.parts else []
+            masks += new
+        back = np.argsort(np.concatenate([np.flatnonzero(stored), np.flatnonzero(~stored)]))
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)[back]
+
+        seen = self.model.pixels(joined(images), self.encoder_size).to(device) if images else None
         names, sizes = [self.names[p] for p in patches], [self.sizes[p] for p in patches]
-        return Batch(Features(levels, self.image_size, seen), np.stack(masks), names, sizes)
+        features = Features(tuple(map(joined, zip(*levels, strict=True))), self.image_size, seen)
+        return Batch(features, np.stack([masks[row] for row in back]), names, sizes)
+
+    def _gather(self, part: str, slots: np.ndarray, device: torch.device) -> Tensor:
+        """A part of some views, on a device; from pinned memory without waiting for it."""
+        store = self.store[part]
+        if store.device.type == device.type:
+            return store[slots].to(device)
+        gathered = torch.empty((len(slots), *store.shape[1:]), dtype=store.dtype, device=device)
+        for row, slot in zip(gathered, slots, strict=True):
+            row.copy_(store[slot], non_blocking=True)
+        return gathered
 
     def batches(self, size: int = 1) -> Iterator[Batch]:
         """View 0 of every patch in order, `size` patches at a time, on the model's device."""
@@ -171,9 +226,22 @@ class FeatureBank:
             patches = range(start, min(start + size, len(self)))
             yield self.batch(patches, [0] * len(patches), self.model.device)
 
-    def _encode(self, image: np.ndarray) -> tuple[Tensor, ...]:
-        """The trunk's maps of one image, each (1, C, h, w)."""
-        return self.model.encode(image[None], self.encoder_size).maps
+    def _encode(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, ...]]:
+        """The trunk's maps of each image, (C, h, w), encoded `at_once` together; a last batch is filled up, so that
+        features do not depend on how many images they were encoded with."""
+        for start in range(0, len(images), self.at_once):
+            part = list(images[start : start + self.at_once])
+            filled = part + part[:1] * (self.at_once - len(part))
+            maps = self.model.encode(np.stack(filled), self.encoder_size).maps
+            yield from ([*zip(*maps, strict=True)][: len(part)])
+
+    def _seconds_a_view(self) -> float:
+        """What encoding a view takes, the second time."""
+        for _ in range(2):
+            started = time.perf_counter()
+            for maps in self._encode([self.patches[0].image] * self.at_once):
+                maps[-1].sum().item()  # waits for the device
+        return (time.perf_counter() - started) / self.at_once
 
     def _checksum(self, slot: int) -> int:
         """CRC-32 of all that a view's place holds."""
@@ -203,16 +271,9 @@ class FeatureBank:
             image, mask = augment(self.pipeline, image, mask, int(own))
         return image, mask
 
-    def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, tuple]]:
-        """The views of some slots, each drawn in a thread of its own while the one before is encoded."""
-        with ThreadPoolExecutor(1) as thread:
-            coming = None
-            for slot in slots:
-                last, coming = coming, (int(slot), thread.submit(self._view, slot, wanted[slot]))
-                if last:
-                    yield last[0], last[1].result()
-            if coming:
-                yield coming[0], coming[1].result()
+    def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The views of some slots."""
+        return [self._view(slot, wanted[slot]) for slot in slots]
 
     def _key(self, layout: dict) -> str:
         """A digest of all that decides what the bank holds."""
@@ -220,7 +281,7 @@ class FeatureBank:
         for patch in self.patches:
             seen.update(f"{zlib.crc32(np.ascontiguousarray(patch.image))} {zlib.crc32(patch.mask.tobytes())}".encode())
         pipeline = A.to_dict(self.pipeline) if self.pipeline is not None else None
-        settings = [pipeline, self.views, self.kept, self.seed, self.input_scale, self.image_size, str(layout)]
+        settings = [pipeline, self.views, self.kept, self.seed, self.input_scale, self.image_size, str(layout), COMPILE]
         seen.update(json.dumps([settings, provenance()["versions"]], sort_keys=True, default=str).encode())
         return seen.hexdigest()
 
@@ -230,7 +291,10 @@ class FeatureBank:
         for part, (shape, kind) in layout.items():
             shape = (self.kept, *shape)
             if folder is None or not self.kept:
-                store[part] = torch.empty(shape, dtype=kind)
+                seen = part.startswith(("map", "image"))  # by the model; the rest by this class
+                device = self.model.device if seen and self.place == "gpu" else "cpu"
+                pinned = seen and self.place == "pinned" and torch.cuda.is_available()
+                store[part] = torch.empty(shape, dtype=kind, device=device, pin_memory=pinned)
             else:
                 count = int(np.prod(shape))
                 reserve(folder / f"{part}.bin", count * kind.itemsize)

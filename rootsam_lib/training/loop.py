@@ -14,12 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -28,13 +30,25 @@ from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.metrics import Counts, count, root_widths, summarise
 from rootsam_lib.model import RootSAM, resize_logits
-from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
-from rootsam_lib.results import atomic, file_hash, lock_folder, progress, provenance, shown, write_csv, write_json
+from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, Prompts, stack_prompts
+from rootsam_lib.results import (
+    InPlace,
+    ahead,
+    atomic,
+    file_hash,
+    lock_folder,
+    progress,
+    provenance,
+    read_json,
+    shown,
+    write_csv,
+    write_json,
+)
 from rootsam_lib.training.config import StageConfig
-from rootsam_lib.training.devices import build_accelerator
+from rootsam_lib.training.devices import build_accelerator, scratch
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 from rootsam_lib.training.stage import Stage, load_stage, run_id, training_patches
-from rootsam_lib.training.step import train_step
+from rootsam_lib.training.step import Prepared, prepare_step, train_step
 
 EPOCH_STREAM = 2  # tells this use of a seed from others, so that no two draw the same numbers
 SAVE_SECONDS = 30.0  # what a kill may cost
@@ -72,7 +86,7 @@ def train_stage(
     if (folder / "stage.json").is_file():
         stage = load_stage(folder)
         print(f"Stage {config.stage}: already trained, read from {shown(folder)}.")
-        shutil.rmtree(folder / "bank", ignore_errors=True)  # left by a kill in the run's last moment
+        shutil.rmtree(scratch(folder), ignore_errors=True)  # left by a kill in the run's last moment
         return stage
 
     # Two trainings of one stage at once would undo each other's work.
@@ -93,15 +107,22 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
         raise ValueError(f"none of the {len(val)} validation scans has a root: take more scans, or another seed.")
     if main:
         print(f"Stage {config.stage}: {config.epochs} epochs on {len(patches)} patches, kept in {shown(folder)}.")
-    encoding = {"input_scale": config.input_scale, "seed": config.seed}
-    kept = {"folder": folder / "bank", "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
+    encoding, on_gpu = {"input_scale": config.input_scale, "seed": config.seed}, accelerator.device.type == "cuda"
+    kept = {"folder": scratch(folder), "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
+    # Processes share files. A training goes on as it began: encoded live, all views have room, else perhaps fewer.
+    decided = read_json(folder / "features.json")["live"] if (folder / "features.json").is_file() else None
+    kept |= {"place": "live" if decided else "disk" if processes > 1 else None, "live": decided}
     pipeline = build_augmentation(config.patch_size, config.families)
     with accelerator.main_process_first():  # it makes the bank's files, and the others open them
         bank = FeatureBank(
             model, patches, pipeline, config.views, desc=f"Stage {config.stage}: encode", **encoding, **kept
         )
     mine = held_out[rank::processes]
-    val_bank = FeatureBank(model, mine, **encoding, desc="encode validation patches") if mine else None
+    if main:
+        write_json(folder / "features.json", {"place": bank.place, "live": bank.place == "live", "views": bank.views})
+    half = torch.bfloat16 if on_gpu else torch.float32
+    val_bank = FeatureBank(model, mine, **encoding, dtype=half, desc="encode validation patches") if mine else None
+    protocols = (KeptPrompts(seed=config.seed), None)
 
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
@@ -117,15 +138,16 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
             accelerator.wait_for_everyone()
             model.train()
             steps = epoch_steps(bank, config, epoch, processes)
-            for step in range(len(run.losses), len(steps)):
+            for step, ready in prepared_steps(accelerator, bank, config, epoch, steps, len(run.losses)):
                 with uninterrupted():
-                    loss = train_step(model, run.optimizer, accelerator, bank, config, epoch, step, steps[step])
+                    loss = train_step(model, run.optimizer, accelerator, bank, config, epoch, step, steps[step], ready)
                     run.end_step(loss, config.ema_decay)
                 if main and time.monotonic() - saved > save_seconds:
                     run.save(folder / "last.pt")
                     saved = time.monotonic()
             with run.averaged():
-                counts = score(model, val_bank.batches() if mine else (), (FixedPrompts(seed=config.seed), None))
+                batches = val_bank.batches(config.batch_size if on_gpu else 1) if mine else ()
+                counts = score(model, batches, protocols)
                 scores = validation_scores(*(gather_object(part) for part in counts))
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
@@ -154,7 +176,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
             "weights_sha256": file_hash(folder / "best.safetensors"),
         }
         write_json(folder / "stage.json", about | {"provenance": provenance(accelerator.device)})
-        shutil.rmtree(folder / "bank", ignore_errors=True)  # gigabytes, and never needed again
+        shutil.rmtree(scratch(folder), ignore_errors=True)  # gigabytes, and never needed again
     accelerator.wait_for_everyone()
     return load_stage(folder)
 
@@ -181,6 +203,33 @@ def epoch_steps(bank: FeatureBank, config: StageConfig, epoch: int, processes: i
     starts = range(0, len(order), config.batch_size)
     chosen = [order[start : start + config.batch_size] for start in starts]
     return [(patches, views[patches]) for patches in chosen if len(patches) >= processes]
+
+
+def prepared_steps(
+    accelerator: Accelerator, bank: FeatureBank, config: StageConfig, epoch: int, steps: Sequence[tuple], first: int = 0
+) -> Iterator[tuple[int, Prepared]]:
+    """An epoch's steps from the first one to do, each with its batch and prompts: see `prepare_step`. For a GPU a
+    thread prepares the next step in the meantime; a CPU has nothing to spare for it."""
+    on_gpu = accelerator.device.type == "cuda"
+    with ThreadPoolExecutor(1) if on_gpu else InPlace() as thread:
+
+        def prepare(step: int) -> Future:
+            return thread.submit(prepare_step, accelerator, bank, config, epoch, step, steps[step])
+
+        for step, ready in ahead(range(first, len(steps)), prepare, int(on_gpu)):
+            yield step, ready.result()
+
+
+@dataclass(frozen=True)
+class KeptPrompts(FixedPrompts):
+    """Fixed prompts that are drawn once and kept by name: every epoch's validation asks the same."""
+
+    kept: dict[str, Prompts] = field(default_factory=dict, compare=False)
+
+    def draw(self, mask: np.ndarray, name: str) -> Prompts:
+        if name not in self.kept:
+            self.kept[name] = super().draw(mask, name)
+        return self.kept[name]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ whatever the points say, the best answer would be to ignore them.
 The weights below were taken over from a trial on real scans; none was compared alone.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,6 +95,30 @@ def training_prompts(
     return kinds
 
 
+class Asked(NamedTuple):
+    """Prompt sets of one kind with what their answers are compared with, on the model's device: the meant roots and
+    their own signed distance, float (P, 1, H, W)."""
+
+    sets: PromptSets
+    truth: Tensor
+    distance: Tensor
+
+
+def ask(
+    masks: np.ndarray,
+    config: StageConfig,
+    rngs: Sequence[np.random.Generator],
+    several: tuple[int, int],
+    device: torch.device,
+) -> dict[str, Asked]:
+    """`training_prompts` and their targets: all of a batch that needs no weights, made by the CPU."""
+    asked = {}
+    for kind, sets in training_prompts(masks, config, rngs, several).items():
+        distance = _maps([signed_distance(mask) for mask in sets.meant], device)
+        asked[kind] = Asked(sets, _maps(sets.meant, device), distance)
+    return asked
+
+
 def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, radius: int) -> Tensor:
     """Mean cross entropy in the square window of `radius` px around every click or point: where the answer must obey.
 
@@ -134,15 +159,17 @@ def batch_loss(
     epoch: int,
     rngs: Sequence[np.random.Generator],
     plan: Plan,
+    asked: dict[str, Asked] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of one batch, a mean over its views; rngs: one generator a view, for its prompts and clicks.
+    """The loss of one batch, a mean over its views; rngs: one generator a view, for its prompts and clicks; asked: its
+    prompts, where they are drawn already.
 
     For each kind of prompt: the hybrid loss, the predicted IoU's squared error, and the cross entropy around the
     points. Correction rounds go on from one kind towards the roots that it meant: each adds a click where the last mask
     is wrong, and feeds back the last logits with all clicks stamped into them. A detail path also learns to find all
     roots by itself, which gives its early layers a gradient that no prompt can blur (deep supervision).
     Returns the whole, to be minimised, and the first answers' losses alone, for the history; these still shift as the
-    boundary term's weight rises, and with views that lack roots. Raises FloatingPointError on NaN.
+    boundary term's weight rises, and with views that lack roots.
     """
     device = model.device
     boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
@@ -153,33 +180,64 @@ def batch_loss(
         weight = torch.tensor(PATH_ROOT_WEIGHT, device=device)
         own = resize_logits(embedding.all_roots, truth.shape[-2:])
         total = total + PATH_WEIGHT * F.binary_cross_entropy_with_logits(own, truth, pos_weight=weight)
-    for kind, (views, points, labels, meant) in training_prompts(batch.masks, config, rngs, plan.several).items():
-        asked, points, labels, fed = embedding.of(views), points.to(device), labels.to(device), None
-        truth, distance = _maps(meant, device), _maps([signed_distance(mask) for mask in meant], device)
+    asked = asked or ask(batch.masks, config, rngs, plan.several, device)
+    for kind, ((views, points, labels, meant), truth, distance) in asked.items():
+        own, fed = embedding.of(views), None
         given, rounds = points.shape[1], plan.corrections if kind == plan.corrected else 0
         for turn in range(rounds + 1):
-            prediction = model.decode(asked, points, labels, fed)
+            prediction = model.decode(own, points, labels, fed)  # these stay on the CPU, where they are counted
+            there, what = points.to(device), labels.to(device)
             loss, logits = answer_loss(prediction, truth, distance, config, boundary_weight)
             share = (CORRECTION_WEIGHT / rounds if turn else KIND_WEIGHTS[kind]) * len(views) / len(batch.masks)
             if not turn:
                 first = first + share * loss.detach()
             new = slice(given if turn else 0, None)
-            around = click_loss(logits, truth, points[:, new], labels[:, new], CLICK_RADIUS)
+            around = click_loss(logits, truth, there[:, new], what[:, new], CLICK_RADIUS)
             total = total + share * (loss + config.point_weight * around)
             if turn < rounds:
                 found = (logits.detach()[:, 0] > 0).cpu().numpy()
                 clicks = [error_click(rngs[view], *each) for view, *each in zip(views, found, meant, strict=True)]
-                clicks = torch.tensor(clicks, device=device)[:, None]
+                clicks = torch.tensor(clicks)[:, None]
                 points, labels = torch.cat([points, clicks[..., :2].float()], 1), torch.cat([labels, clicks[..., 2]], 1)
-                fed = click_prompt(prediction.low_res, points[:, given:], labels[:, given:], meant.shape[-1])
-    if not torch.isfinite(total):
-        raise FloatingPointError(f"the loss is {total.item()} in epoch {epoch}: lower lr, or check the masks.")
+                new = (x[:, given:].to(device) for x in (points, labels))
+                fed = click_prompt(prediction.low_res, *new, meant.shape[-1])
     return total, first
 
 
 def _maps(maps: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Maps (P, H, W) as float (P, 1, H, W)."""
     return torch.from_numpy(np.stack(maps)).unsqueeze(1).to(device).float()
+
+
+class Prepared(NamedTuple):
+    """A step without its weights: its plan, and the batch, generators and prompts of each of its parts."""
+
+    plan: Plan
+    parts: list[tuple[Batch, list[np.random.Generator], dict[str, Asked]]]
+
+
+def prepare_step(
+    accelerator: Accelerator,
+    bank: FeatureBank,
+    config: StageConfig,
+    epoch: int,
+    step: int,
+    chosen: tuple[np.ndarray, np.ndarray],
+) -> Prepared:
+    """All of a step that needs no weights, for a thread to do while the device is busy with the step before.
+
+    What it draws depends on seed, stage, epoch, step and place alone: a resumed run needs no generator's state, and
+    two processes draw what one would.
+    """
+    patches, views = chosen
+    stream = [STEP_STREAM, config.seed, config.stage, epoch, step]
+    plan, parts = draw_plan(config, np.random.default_rng(stream)), []
+    places = np.arange(len(patches))[accelerator.process_index :: accelerator.num_processes]
+    for part in np.array_split(places, min(config.micro_batches, len(places))):
+        batch = bank.batch(patches[part], views[part], accelerator.device)
+        rngs = [np.random.default_rng([*stream, int(place)]) for place in part]
+        parts.append((batch, rngs, ask(batch.masks, config, rngs, plan.several, accelerator.device)))
+    return Prepared(plan, parts)
 
 
 def train_step(
@@ -191,43 +249,42 @@ def train_step(
     epoch: int,
     step: int,
     chosen: tuple[np.ndarray, np.ndarray],
+    prepared: Prepared | None = None,
 ) -> float:
     """One step on this process's part of the chosen (patches, views); return the loss of its prompts.
 
-    What it draws depends on seed, stage, epoch, step and place alone: a resumed run needs no generator's state, and
-    two processes draw what one would.
+    prepared: what `prepare_step` says of it, where that was called ahead. The host waits for the device once, and once
+    more for each round of clicks. Raises FloatingPointError, before any weight changes, for a loss that is no number.
     """
-    patches, views = chosen
-    stream = [STEP_STREAM, config.seed, config.stage, epoch, step]
-    plan = draw_plan(config, np.random.default_rng(stream))
-    places = np.arange(len(patches))[accelerator.process_index :: accelerator.num_processes]
-    share = accelerator.num_processes / len(patches)
-    total = torch.zeros((), device=accelerator.device)
-    for part in np.array_split(places, min(config.micro_batches, len(places))):
-        batch = bank.batch(patches[part], views[part], accelerator.device)
-        rngs = [np.random.default_rng([*stream, int(place)]) for place in part]
+    plan, parts = prepared or prepare_step(accelerator, bank, config, epoch, step, chosen)
+    share = accelerator.num_processes / len(chosen[0])
+    losses = torch.zeros(2, device=accelerator.device)  # of the prompts, and of all that is minimised
+    for batch, rngs, asked in parts:
         with accelerator.autocast():
-            loss, first = batch_loss(model, batch, config, epoch, rngs, plan)
-        accelerator.backward(loss * len(part) * share)  # share: `average` takes the mean over processes
-        total += first * len(part) * share
+            loss, first = batch_loss(model, batch, config, epoch, rngs, plan, asked)
+        accelerator.backward(loss * len(batch.names) * share)  # share: `average` takes the mean over processes
+        losses += torch.stack([first, loss.detach()]) * len(batch.names) * share
     trained = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:
-        total = average(trained, total, accelerator)
+        losses = average(trained, losses, accelerator)
+    reported, whole = losses.tolist()
+    if not math.isfinite(whole):
+        raise FloatingPointError(f"the loss is {whole} in epoch {epoch}: lower lr, or check the masks.")
     accelerator.clip_grad_norm_(trained, CLIP_NORM)
     optimizer.step()
     optimizer.zero_grad()
-    return float(total)
+    return reported
 
 
-def average(trained: Sequence[torch.nn.Parameter], loss: Tensor, accelerator: Accelerator) -> Tensor:
-    """Give every process the mean gradient, in place, and return the mean loss.
+def average(trained: Sequence[torch.nn.Parameter], losses: Tensor, accelerator: Accelerator) -> Tensor:
+    """Give every process the mean gradient, in place, and return the mean losses, (N,).
 
     One exchange of a few million numbers. DistributedDataParallel would have to be told which parts a step leaves out
     (mask prompts without corrections), and takes one forward pass per backward pass, not one per round of clicks.
     """
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
-    flat = torch.cat([loss.reshape(1), *(g.flatten() for g in gradients)])
-    loss, *means = accelerator.reduce(flat, "mean").split([1, *(g.numel() for g in gradients)])
+    flat = torch.cat([losses, *(g.flatten() for g in gradients)])
+    losses, *means = accelerator.reduce(flat, "mean").split([len(losses), *(g.numel() for g in gradients)])
     for p, mean in zip(trained, means, strict=True):
         p.grad = mean.view_as(p)
-    return loss.squeeze()
+    return losses
