@@ -23,6 +23,7 @@ from rootsam_lib.traits import Cleaning, root_length_mm
 
 pytestmark = pytest.mark.slow
 RESULTS = CHECKOUT / "data" / "results"
+EDITS = "trace,300,300,340,360"
 SMALL = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
 TRAINED = SMALL | {"LR": 1e-3, "SCHEDULE": "cosine", "DETAIL": True}  # the same stages for all lessons
 
@@ -144,7 +145,7 @@ def test_05_reads_both_stages(run, home):
 
 def test_06_clicks_change_the_mask(run, home):
     before = stages(home)
-    clicks = {"CLICKS": "300,300,1;600,500,0", "EDITS": "trace,300,300,340,360", "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
+    clicks = {"CLICKS": "300,300,1;600,500,0", "EDITS": EDITS, "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
     metrics = run("06", **TRAINED, **clicks)
     assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
     assert len(stages(home) - before) == 1, "only the loop's training is new"
