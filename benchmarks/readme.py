@@ -120,15 +120,14 @@ def traits_table(results: Mapping) -> str:
 
 
 def annotator_table(results: Mapping) -> str:
-    """Clicks, minutes and what they are worth, of the simulated annotator."""
+    """What the simulated annotator's minutes are worth, by way."""
     rows = []
-    for name, row in results["rows"].items():
-        after = [row["after_clicks"][k] for k in ("0", "10", "20")]
-        spans = ["{:.1f} ({:.1f} to {:.1f})".format(row[key], *row[f"{key}_interval"]) for key in ("clicks", "minutes")]
-        forms = {"root_iou": ".3f", "cl_dice": ".3f", "length_error": ".0%"}
-        rows.append([name, *spans, *(" → ".join(f"{at[key]:{form}}" for at in after) for key, form in forms.items())])
-    head = ["", "clicks", "minutes a scan", "root IoU after 0, 10, 20 clicks", "clDice", "error of root length"]
-    return table(head, rows)
+    for way, after in results["rows"].items():
+        error = ["{:.0%} ({:.0%} to {:.0%})".format(*at["length_error"]) for at in after.values()]
+        scores = [" → ".join(f"{at[name][0]:.3f}" for at in after.values()) for name in ("cl_dice", "root_iou")]
+        rows.append([way, scores[0], " → ".join(error), scores[1]])
+    minutes = ", ".join(next(iter(results["rows"].values())))
+    return table(["", f"clDice after {minutes} minutes", "error of root length", "root IoU"], rows)
 
 
 def ablation_table(results: Mapping) -> str:

@@ -119,15 +119,19 @@ def root_widths(mask: np.ndarray) -> np.ndarray:
     return 2 * distance_transform_edt(mask)[thinned(mask)]
 
 
-def cl_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+def cl_dice(
+    prediction: np.ndarray, truth: np.ndarray, drawn: np.ndarray | None = None, line: np.ndarray | None = None
+) -> float:
     """Centre-line Dice of two masks, bool (H, W): are the roots traced, whatever their drawn width?
 
     Harmonic mean of the share of the predicted skeleton that lies in the truth and of the true skeleton that lies in
     the prediction. 1 when both masks are empty, 0 when one is. (Shit et al. 2021, equations 1 to 3.)
+    drawn, line: both masks' centre lines (`thinned`), where they are known already.
     """
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
-    inside, traced = truth[thinned(prediction)].mean(), prediction[thinned(truth)].mean()
+    drawn, line = (thinned(of) if known is None else known for of, known in ((prediction, drawn), (truth, line)))
+    inside, traced = truth[drawn].mean(), prediction[line].mean()
     return _harmonic_mean(inside, traced)
 
 

@@ -211,6 +211,11 @@ class Widget:
         file = sorted((self.session / "clicks").glob("*.json"))[index]
         return [(click["x"], click["y"], click["label"]) for click in json.loads(file.read_text())["clicks"]]
 
+    def entry(self, number: int = -1) -> tuple:
+        """One entry of the first image's log on disk: its tool and its places."""
+        file = sorted((self.session / "clicks").glob("*.json"))[0]
+        return tuple(json.loads(file.read_text())["clicks"][number][key] for key in ("tool", "x", "y", "x2", "y2"))
+
     def mask(self, index: int = 0) -> np.ndarray:
         """The mask on disk."""
         return np.asarray(Image.open(sorted((self.session / "masks").glob("*.png"))[index]))

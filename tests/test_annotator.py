@@ -34,10 +34,11 @@ def test_messages_drive_the_session(session):
     widget = Annotator(session)
     first = widget.layer
     widget.hear({"do": "add", "x": 100, "y": 90, "label": 1})
-    assert widget.points == [[100, 90, 1]] and widget.layer != first and widget.status["answer"] == 2
+    point = [100, 90, 1, "click", -1, -1]
+    assert widget.points == [point] and widget.layer != first and widget.status["answer"] == 2
     widget.hear({"do": "move", "number": 0, "x": 20, "y": 30})
     widget.hear({"do": "undo"})
-    assert widget.points == [[100, 90, 1]]
+    assert widget.points == [point]
     widget.hear({"do": "redo"})
     widget.hear({"do": "remove", "number": 0})
     assert widget.points == [] and widget.layer == first
@@ -51,12 +52,36 @@ def test_messages_drive_the_session(session):
     assert widget.status["message"].startswith("saved in ") and (session.folder / "session.csv").is_file()
 
 
+def test_tools_have_messages_of_their_own(session):
+    widget = Annotator(session)
+    before = session.mask.copy()
+    widget.hear({"do": "use", "tool": "trace", "x": 20, "y": 30, "x2": 60, "y2": 50})
+    assert widget.points == [[20, 30, 1, "trace", 60, 50]] and session.mask.sum() > before.sum()
+    widget.hear({"do": "use", "tool": "remove", "x": 20, "y": 30})
+    assert not session.mask[28:33, 18:23].any() and not widget.status["message"]
+    widget.hear({"do": "use", "tool": "remove", "x": 20, "y": 30})
+    assert widget.status["message"].startswith("nothing changed")
+    for _ in range(3):
+        widget.hear({"do": "undo"})
+    assert np.array_equal(session.mask, before)
+    widget.hear({"do": "use", "tool": "exclude", "x": 200, "y": 180, "x2": 10, "y2": 5})
+    assert not session.mask[5:181, 10:201].any()
+    assert Image.open(io.BytesIO(still(session))).size == (256, 256)
+
+
 def test_what_cannot_be_done_is_said_and_changes_nothing(session):
     widget = Annotator(session)
     before = widget.layer
-    for message in ({"do": "add", "x": 999, "y": 1, "label": 1}, {"do": "remove", "number": 3}, {"do": "fly"}, {}):
+    for message in (
+        {"do": "add", "x": 999, "y": 1, "label": 1},
+        {"do": "remove", "number": 3},
+        {"do": "fly"},
+        {},
+        {"do": "use", "tool": "trace", "x": 3, "y": 1},
+        {"do": "use", "tool": "saw", "x": 3, "y": 1},
+    ):
         widget.hear(message)
-        assert widget.status["message"] and widget.status["refused"]
+        assert widget.status["message"] and widget.status["refused"], message
         assert widget.layer == before and widget.points == []
 
 
@@ -180,6 +205,7 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     screenshot(page, "touch-2-root-tap")
 
     page.tap(".rootsam [data-kind='0']")  # from now on a tap means soil
+    widget.ready()
     middle = widget.place(300, 320)
     fingers(page, *(((middle[0] + side * 20, middle[1]), (middle[0] + side * 100, middle[1])) for side in (-1, 1)))
     assert float(widget.canvas["scale"]) > 4 * whole and len(widget.log()) == 1, "two fingers zoom and click nothing"
@@ -200,6 +226,21 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     widget.answered(lambda: page.tap(".rootsam [data-do='undo']"))
     assert widget.log()[1] == (300, 320, 0)
 
+    page.tap(".rootsam [data-kind='trace']")
+    widget.ready()
+    page.touchscreen.tap(*widget.place(280, 330))
+    page.wait_for_timeout(300)
+    assert len(widget.log()) == 2, "one end is no root yet"
+    widget.tap(310, 335)
+    assert widget.entry() == ("trace", 280, 330, 310, 335) and widget.mask()[330, 280]
+    page.tap(".rootsam [data-kind='exclude']")
+    widget.ready()
+    page.touchscreen.tap(*widget.place(270, 325))
+    widget.tap(290, 340)
+    assert widget.entry()[0] == "exclude" and not widget.mask()[330, 280]
+    screenshot(page, "touch-3b-tools")
+    for _ in range(2):
+        widget.answered(lambda: page.tap(".rootsam [data-do='undo']"))
     page.tap(".rootsam [data-zoom='fit']")
     widget.answered(lambda: page.tap(".rootsam [data-view='error']"))
     screenshot(page, "touch-4-errors")

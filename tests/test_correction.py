@@ -95,16 +95,6 @@ def test_a_models_session_feeds_its_first_logits_back(small_scans, monkeypatch):
     assert any((masks[0] != m).any() for m in masks[1:])
 
 
-def test_a_person_does_not_click_twice_on_a_place(patches):
-    truth, rng = patches[0].mask, np.random.default_rng(0)
-    first = simulate_click(truth, truth & False, rng, 0.0)
-    again = simulate_click(truth, truth & False, rng, 0.0, [first])
-    assert again == first, "the RITM rule does"
-    other = simulate_click(truth, truth & False, rng, 0.0, [first], skip=6)
-    assert abs(other.x - first.x) > 6 and truth[other.y, other.x]
-    assert simulate_click(truth, truth & False, rng, 0.0, [first], skip=64) is None, "nothing else is wrong"
-
-
 def test_corrections_start_automatic_and_click_on_mistakes(small_scans, monkeypatch):
     model = build_sam("nano").eval()
     patch = max((p for scan in small_scans for p in tile(scan, 128)), key=lambda p: p.mask.sum())

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rootsam_lib.lessons.cost import CostModel, draw
+from rootsam_lib.lessons.cost import CostModel, by_way, draw, minutes_until
 
 # By hand $10 an image, corrected $2 for each second image, $1 of computing: $8 a scan are saved.
 # Set-up: 5 scans by hand at $10, and $30 of training.
@@ -79,3 +79,19 @@ def test_ranges_are_checked():
         draw(CostModel(), {"wages": (1, 2, 3)}, 5, rng)
     with pytest.raises(ValueError, match="lowest, most likely, highest"):
         draw(CostModel(), {"wage": (3, 2, 1)}, 5, rng)
+
+
+def test_ways_beside_the_poster():
+    def at(value: float) -> dict:
+        return {"cl_dice": [value, value - 0.1, value + 0.1], "length_error": [0.2, 0.1, 0.3]}
+
+    hand = {"0": at(0.0), "4.5": at(0.5), "10": at(0.7)}
+    results = {"rows": {"trace and remove": {"0": at(0.6), "4.5": at(0.65)}, "by hand": hand}}
+    rows = by_way(results, CostModel())
+    assert [row[""] for row in rows[:4]] == ["automatic", "corrected", "by hand", "by hand"] and len(rows) == 6
+    assert rows[0]["700 scans"] == r"\$0" and rows[1]["700 scans"] == rows[4]["700 scans"] == r"\$840"
+    assert rows[1]["centre-line Dice"] == "0.650 (0.550 to 0.750)" and rows[5]["700 scans"] == r"\$9,367"
+    assert rows[3]["minutes a scan"] == "10" and rows[3]["error of root length"] == "20% (10% to 30%)"
+    assert by_way({"rows": results["rows"] | {"mixed": hand}}, CostModel())[1]["centre-line Dice"].startswith("0.500")
+    assert minutes_until(hand, "cl_dice", 0.6) == pytest.approx(7.25) and minutes_until(hand, "cl_dice", 0.5) == 4.5
+    assert minutes_until(hand, "cl_dice", 0.0) == 0 and math.isinf(minutes_until(hand, "cl_dice", 0.71))

@@ -78,6 +78,27 @@ def test_a_person_corrects_by_mouse_and_keys(lab, browser):
     widget.click(x + 21, y + 17)
     assert widget.log()[1] == (x + 21, y + 17, 1), "under zoom a click lands where it was made"
     screenshot(page, "07-4-zoom")
+    for key, tool in (("t", "trace"), ("b", "exclude")):
+        page.keyboard.press(key)
+        page.mouse.click(*widget.place(x - 40, y + 3))
+        page.keyboard.press("z")  # takes the first of two clicks back, and nothing else
+        page.mouse.click(*widget.place(x - 30, y + 30))
+        page.mouse.move(*widget.place(x, y + 35))
+        screenshot(page, f"07-4-{tool}")
+        widget.click(x + 30, y + 40)
+        assert widget.entry() == (tool, x - 30, y + 30, x + 30, y + 40)
+    assert not widget.mask()[y + 30 : y + 41, x - 30 : x + 31].any(), "a box is left out"
+    widget.key("z")
+    traced = widget.mask()
+    assert traced[y + 30, x - 30] and traced[y + 40, x + 30]
+    page.keyboard.press("x")
+    widget.click(x + 30, y + 40)
+    assert widget.entry()[0] == "remove" and not widget.mask()[y + 40, x + 30]
+    screenshot(page, "07-4-remove")
+    for _ in range(2):
+        widget.key("z")
+    assert len(widget.log()) == 2
+    page.keyboard.press("r")
     widget.key("s")
     assert widget.says("said").startswith("saved in session")
 

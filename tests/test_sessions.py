@@ -19,8 +19,9 @@ from PIL import Image
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.masks import read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import Click, Predictor, changes_at_clicks, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
@@ -184,6 +185,43 @@ def test_files_after_every_click(tmp_path, nano, monkeypatch):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_tools_are_logged_undone_and_replayed(tmp_path, nano, small_scans):
+    scan = small_scans[2]
+    session = Session(tmp_path, [scan], Predictor(nano.model, tile_size=128))
+    session.use("trace", 20, 30, 90, 60)
+    traced = session.mask.copy()
+    assert traced[30, 20] and traced[60, 90] and session.clicks[0].obeyed
+    session.add(130, 140, 0)
+    session.use("exclude", 10, 20, 60, 70)
+    assert not session.mask[20:71, 10:61].any() and session.excluded.sum() == 51 * 51
+    out = tmp_path / "excluded" / "s2.png"
+    assert np.array_equal(read_exclusion(out.parent, "s2", session.mask.shape), session.excluded), "as segment reads it"
+    session.save()
+    row, window = session.rows["s2"], session.mask.size - 51 * 51
+    assert row["length_density_mm_per_cm2"] == pytest.approx(row["root_length_mm"] / (window * scan.mm_per_px**2 / 100))
+    session.use("remove", 90, 60)
+    assert not session.mask[60, 90] and session.rows["s2"]["remove"] == session.rows["s2"]["trace"] == 1
+    assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
+    assert np.array_equal(Session(tmp_path, [scan], session.predictor).mask, session.mask)
+    session = Session(tmp_path, [scan], session.predictor)
+    for _ in range(3):
+        session.undo()
+    assert np.array_equal(session.mask, traced) and not out.exists()
+    session.apply(parse_clicks("20,30,1"))
+    assert [click.tool for click in session.clicks] == ["trace", "click"], "a trace from there is no click there"
+    with pytest.raises(ValueError, match="x2 of trace"):
+        session.use("trace", 1, 1, 999, 1)
+    log = json.loads(session.log_path("s2").read_text())
+    log["clicks"][0]["x2"] = 256
+    write_json(session.log_path("s2"), log)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_log(session.log_path("s2"))
+    for click in log["clicks"][1:]:
+        del click["tool"], click["x2"], click["y2"]
+    write_json(session.log_path("s2"), log | {"clicks": log["clicks"][1:]})
+    assert read_log(session.log_path("s2"))["clicks"], "a log from before there were tools"
+
+
 def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
     scan = small_scans[2]
     session = Session(tmp_path, [scan], Predictor(nano.model, tile_size=128))
@@ -328,8 +366,11 @@ def test_image_files_are_read_when_asked_for(tmp_path, nano):
 def test_the_headless_path_adds_each_click_once(tmp_path, nano):
     session = Session(tmp_path, tiny(), nano)
     for _ in range(2):
-        session.apply(parse_clicks("3,4,1;9,9,0"))
-    assert [c[:3] for c in session.clicks] == [(3, 4, 1), (9, 9, 0)]
+        session.apply([*parse_clicks("3,4,1;9,9,0"), *parse_edits("trace,3,4,30,40; remove,9,9;")])
+    assert [c[:3] for c in session.clicks] == [(3, 4, 1), (9, 9, 0), (3, 4, 1), (9, 9, 0)]
+    for bad in ("saw,1,2", "trace,1,2", "remove,1,2,3,4", "remove,1,-2", "trace,a,2,3,4"):
+        with pytest.raises(ValueError, match="is not tool,x,y or tool"):
+            parse_edits(bad)
     assert json.loads(session.log_path("i000").read_text())["row"]["root_clicks"] == 1
 
 

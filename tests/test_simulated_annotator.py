@@ -1,42 +1,152 @@
-"""The simulated annotator: times, clicks needed, intervals over tubes, and a run that goes on."""
+"""The simulated annotator: tools on masks drawn by hand, minutes, intervals over tubes, and a run that goes on."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from skimage.draw import line as drawn_line
 
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation import clicks
-from rootsam_lib.evaluation.clicks import (
-    SECONDS,
-    TIME_SOURCES,
-    clicks_until,
-    corrected_row,
-    minutes_for,
-    simulate,
-    summarise,
-)
+from rootsam_lib.evaluation.clicks import SECONDS, TIME_SOURCES, WAYS, annotate_scan, clicks_until, simulate, summarise
+from rootsam_lib.evaluation.tools import Edit, apply_edits, check_edit, excluded, remove_segment, trace_between
+from rootsam_lib.metrics import cl_dice, dilate
 from rootsam_lib.predictor import Predictor
 
-
-@pytest.fixture(scope="module")
-def nano():
-    return Predictor(build_sam("nano"), tile_size=256)
+SOIL_IMAGE = np.full((120, 160, 3), 90, np.uint8)
 
 
-def row(tube: str, scores: list[float], lengths: list[float], true: float = 100.0) -> dict:
-    given = len(scores) - 1
-    scored = {"root_iou": scores, "cl_dice": scores, "length": lengths, "true_length": true}
-    return {"name": tube, "tube": tube, "given": given, "obeyed": given, **scored}
+def root(*places: tuple[int, int]) -> np.ndarray:
+    """A root of three px along straight lines between (x, y)."""
+    mask = np.zeros(SOIL_IMAGE.shape[:2], bool)
+    for (x, y), (x2, y2) in pairwise(places):
+        mask[drawn_line(y, x, y2, x2)] = True
+    return dilate(mask)
 
 
-def test_minutes():
+def logits_of(mask: np.ndarray, found: float = 5.0) -> np.ndarray:
+    return np.where(mask, found, -9.0).astype(np.float32)
+
+
+# --- The tools
+
+
+def test_a_trace_follows_what_the_model_half_sees():
+    bent, nothing = root((10, 60), (60, 20), (110, 60)), np.zeros(SOIL_IMAGE.shape[:2], bool)
+    edit = Edit("trace", 10, 60, 110, 60)
+    traced = trace_between(nothing, edit, logits_of(bent, -3.0), SOIL_IMAGE)
+    assert cl_dice(traced, bent) == 1.0 and traced[19:23, 60].any()
+    straight = trace_between(nothing, edit, np.zeros(nothing.shape, np.float32), SOIL_IMAGE)
+    assert cl_dice(straight, root((10, 60), (110, 60))) == 1.0, "where nothing is seen the way is straight"
+    bright = np.where(bent[..., None], 200, SOIL_IMAGE).astype(np.uint8)
+    seen = trace_between(nothing, edit, np.zeros(nothing.shape, np.float32), bright)
+    assert cl_dice(seen, bent) == 1.0, "the image alone leads as well"
+
+
+def test_a_trace_starts_on_the_roots_and_has_their_width():
+    there = dilate(root((10, 60), (50, 60))) | root((100, 60), (150, 60))
+    traced = trace_between(there, Edit("trace", 48, 63, 103, 57), np.zeros(there.shape, np.float32), SOIL_IMAGE)
+    added = traced & ~there
+    assert (traced & there).sum() == there.sum() and set(np.flatnonzero(added.any(0))) == set(range(53, 99))
+    assert set(added[:, 60:90].sum(0)) <= {3, 5} and added[60, 53:99].all(), "on the centre lines, not at the clicks"
+
+
+def test_a_segment_goes_and_its_neighbours_stay():
+    trunk, branch = root((10, 60), (150, 60)), root((80, 60), (110, 20))
+    mask = trunk | branch
+    left = remove_segment(mask, 100, 33)
+    assert not left[15:50, 90:115].any() and left[60, 10:151].all()
+    left = remove_segment(mask, 30, 63)
+    assert not left[60, 10:70].any() and left[60, 90:150].all() and left[22, 108]
+    assert np.array_equal(remove_segment(mask, 30, 90), mask), "no root is near"
+    speck = np.zeros_like(mask)
+    speck[5:7, 5:7] = True
+    assert np.array_equal(remove_segment(mask | speck, 6, 8), mask)
+
+
+def test_edits_in_their_order_and_a_rectangle_left_out():
+    nothing, zeros = np.zeros(SOIL_IMAGE.shape[:2], bool), np.zeros(SOIL_IMAGE.shape[:2], np.float32)
+    edits = [Edit("trace", 10, 60, 110, 60), Edit("remove", 50, 60), Edit("exclude", 30, 100, 20, 90)]
+    assert apply_edits(nothing, edits[:1], zeros, SOIL_IMAGE).any()
+    assert not apply_edits(nothing, edits, zeros, SOIL_IMAGE).any()
+    assert apply_edits(nothing, edits[1::-1], zeros, SOIL_IMAGE).any(), "there was nothing to remove yet"
+    out = excluded(nothing.shape, edits)
+    assert out.sum() == 121 and out[90:101, 20:31].all()
+    assert check_edit(Edit("remove", 3.0, 4), nothing.shape) == Edit("remove", 3, 4)
+    for bad, match in (
+        (Edit("saw", 1, 1), "choose one of trace"),
+        (Edit("trace", 1, 1), "x2 of trace is -1"),
+        (Edit("remove", 160, 1), "x of remove is 160"),
+        (Edit("exclude", 1, 1, 2, 120), "y2"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            check_edit(bad, nothing.shape)
+
+
+# --- The person
+
+
+TRUTH = root((10, 20), (150, 25)) | root((20, 50), (60, 90), (140, 100))
+FALSE = root((90, 45), (150, 60))
+FOUND = root((10, 20), (70, 22)) | FALSE
+
+
+def annotated(way: str, minutes=(0, 1, 4.5), predict=None, seed: int = 0, found: float = 5.0) -> dict:
+    logits = np.where(FOUND, found, np.where(TRUTH, -4.0, -9.0)).astype(np.float32)
+    return annotate_scan(TRUTH, SOIL_IMAGE, logits, way, np.random.default_rng(seed), minutes, predict, jitter=0.0)
+
+
+def test_every_way_does_what_its_tools_can():
+    scores = {way: [cl_dice(m, TRUTH) for m in annotated(way)["masks"]] for way in WAYS if "click" not in WAYS[way]}
+    assert all(of[0] == (0 if "hand" in way else scores["trace"][0]) for way, of in scores.items())
+    assert all(of == sorted(of) and of[-1] > of[0] for of in scores.values())
+    assert scores["trace and remove"][-1] > 0.95 > max(scores["trace"][-1], scores["remove"][-1])
+    assert scores["by hand"][-1] > 0.95 > scores["by hand, image alone"][-1], "nothing is in this image"
+    assert not annotated("remove")["masks"][-1][50:60, 100:140].any()
+
+
+def test_minutes_are_the_sum_of_seconds(monkeypatch):
+    for name, one in {"review": 30, "find": 5, "click": 1, "reach": 2, "undo": 3}.items():
+        monkeypatch.setitem(SECONDS, name, (one, one))
     assert set(TIME_SOURCES) == set(SECONDS)
-    seconds = {"find": (4.0, 6.0), "click": (1.0, 1.0), "review": (30.0, 30.0)}
-    assert minutes_for(10, seconds) == pytest.approx((30 + 10 * (5 + 1)) / 60)
-    drawn = [minutes_for(10, seconds, np.random.default_rng(i)) for i in range(200)]
-    assert 80 / 60 <= min(drawn) < 82 / 60 and 98 / 60 < max(drawn) <= 100 / 60
+    done = annotated("remove", (0, 0.5, 0.59, 0.6, 2))
+    assert done["actions"] == {"remove": 1, "taken back": 0} and done["ready"] == pytest.approx(36 / 60)
+    assert [int(mask[52, 118]) for mask in done["masks"]] == [1, 1, 1, 0, 0], "done after 36 s, and not before"
+    traced = annotated("trace", (0, 20))
+    used = traced["actions"]["trace"] * 4 + traced["actions"]["taken back"] * 3
+    assert (traced["ready"] * 60 - 30 - used) % 5 == pytest.approx(0), "a find for each, one click more for an end"
+    with pytest.raises(ValueError, match="from few to many"):
+        annotated("trace", (2, 1))
+
+
+def test_a_click_that_does_not_help_is_taken_back_and_traced():
+    asked = []
+
+    def deaf(given):
+        asked.append(list(given))
+        return FOUND
+
+    many = np.any([root((10, y), (60, y)) for y in range(10, 115, 13)], axis=0)
+    done = annotate_scan(many, SOIL_IMAGE, logits_of(many, -3.0), "mixed", np.random.default_rng(0), (0, 10), deaf)
+    assert done["actions"]["click"] == len(asked) == 4 < done["actions"]["trace"], "four of six refused: asked no more"
+    assert all(len(given) == 1 for given in asked) and done["actions"]["taken back"] >= 4
+    assert cl_dice(done["masks"][-1], many) > 0.95
+    done = annotated("mixed", (0, 10), lambda given: FOUND | TRUTH)
+    assert done["actions"]["click"] == 1 and done["actions"]["trace"] == 0
+    only = annotated("clicks", (0, 10), lambda given: FOUND | TRUTH)
+    assert only["actions"] == {"click": 1, "taken back": 0} and only["masks"][-1][60, 30]
+    with pytest.raises(ValueError, match="give predict"):
+        annotated("clicks")
+
+
+def test_the_same_seed_is_the_same_person():
+    one, same, other = (annotated("trace and remove", seed=seed)["ready"] for seed in (1, 1, 2))
+    assert one == same != other
+
+
+# --- Many scans
 
 
 def test_clicks_until_a_goal():
@@ -44,64 +154,51 @@ def test_clicks_until_a_goal():
     assert clicks_until([0.5, 0.6], 0.5) == 0
 
 
-def test_summary_by_hand(monkeypatch):
-    for name, seconds in (("find", 0), ("click", 6), ("review", 0)):
-        monkeypatch.setitem(SECONDS, name, (seconds, seconds))
-    rows = [row("T1", [0.2, 0.4, 0.8], [50, 80, 100]), row("T2", [0.79, 0.8, 0.8], [100, 110, 130])]
-    done = summarise(rows)
-    assert done["clicks"] == 1.0 and done["clicks_interval"] == [0.0, 2.0], "2 and 0 clicks, two tubes"
-    assert done["minutes"] == pytest.approx(0.1) and done["minutes_interval"] == pytest.approx([0.0, 0.2])
-    assert done["after_clicks"][0]["length_error"] == pytest.approx(0.25)
-    assert done["after_clicks"][2] == pytest.approx({"root_iou": 0.8, "cl_dice": 0.8, "length_error": 0.15})
-    same = [row("T1", [0.2, 0.8], [9, 9]), row("T1", [0.8, 0.8], [9, 9])]
-    assert summarise(same)["clicks_interval"] == [0.5, 0.5], "scans of one tube are drawn together"
-    assert summarise(rows, seed=1) == summarise(rows, seed=1)
-    with pytest.raises(ValueError, match="no image to score"):
-        summarise([])
+def row(tube: str, scores: list[float], lengths: list[float]) -> dict:
+    return {"tube": tube, "root_iou": scores, "cl_dice": scores, "length": lengths, "true_length": 100.0}
 
 
-def annotated(nano, scan, most=6, jitter=1.0, **options) -> dict:
-    rng = np.random.default_rng(0)
-    nano.set_image(scan.image)
-    return corrected_row(nano.correct, scan.mask, most, rng, jitter, clicks.SKIP, **options)
+def test_summary_by_hand():
+    done = summarise([row("T1", [0.2, 0.8], [50, 90]), row("T2", [0.6, 0.8], [110, 110])], (0, 4.5))
+    assert list(done) == ["0", "4.5"] and done["0"]["cl_dice"] == pytest.approx([0.4, 0.2, 0.6])
+    assert done["0"]["length_error"] == pytest.approx([0.3, 0.1, 0.5])
+    assert done["4.5"]["length_error"] == pytest.approx([0.1, 0.1, 0.1])
+    assert done["4.5"]["length_bias"] == pytest.approx([0.0, -0.1, 0.1])
+    same = summarise([row("T1", [0.2], [50]), row("T1", [0.6], [50])], (0,))
+    assert np.isnan(same["0"]["cl_dice"][1]), "one tube says nothing of others"
 
 
-def test_one_scan(nano, small_scans):
-    scan = small_scans[0]
-    told = annotated(nano, scan)
-    assert len(told["root_iou"]) == len(told["cl_dice"]) == len(told["length"]) == 7
-    assert told == annotated(nano, scan) and told["given"] == len(told["clicks"]) == 6
-    assert len({(x, y) for x, y, _ in told["clicks"]}) == 6, "nobody clicks twice on one place"
-    assert told["clicks"] != annotated(nano, scan, jitter=3.0)["clicks"]
-    exact = annotated(nano, scan, 1, 0.0)["clicks"][0]
-    assert scan.mask[exact[1], exact[0]] == exact[2], "without tremor a click says the truth"
-    few = annotated(nano, scan, at=(0, 6))
-    assert [k for k, value in enumerate(few["cl_dice"]) if not np.isnan(value)] == [0, 6]
-    assert few["length"][6] == told["length"][6] and few["root_iou"] == told["root_iou"]
-    with pytest.raises(ValueError, match="no mask"):
-        simulate({"base": nano}, [Scan(scan.image, None, "bare", "T1")])
+@pytest.fixture(scope="module")
+def nano():
+    return Predictor(build_sam("nano"), tile_size=256)
 
 
 def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
     done = []
-    monkeypatch.setattr(clicks, "corrected_row", lambda *given: done.append(given[2]) or corrected_row(*given))
-    options = {"out": tmp_path, "clicks": 2}
-    simulate({"base": nano}, small_scans[:1], **options)
-    results = simulate({"base": nano}, small_scans[:3], **options)
-    assert len(done) == 3, "the first scan is read, not annotated again"
-    assert results["rows"]["base"]["scans"] == 3 and results["rows"]["base"]["tubes"] == 2
-    assert results["rows"]["base"] == simulate({"base": nano}, small_scans[:3], clicks=2)["rows"]["base"]
+    monkeypatch.setattr(clicks, "annotate_scan", lambda *given: done.append(given[3]) or annotate_scan(*given))
+    ways, options = ("by hand", "mixed"), {"out": tmp_path, "minutes": (0, 1)}
+    simulate(small_scans[:1], nano, ways, **options)
+    results = simulate(small_scans[:2], nano, ways, **options)
+    assert done == ["by hand", "mixed"] * 2, "the first scan is read, not annotated again"
+    assert results["rows"] == simulate(small_scans[:2], nano, ways, minutes=(0, 1))["rows"]
+    assert results["rows"]["by hand"]["0"]["cl_dice"][0] == 0 < results["rows"]["by hand"]["1"]["cl_dice"][0]
+    assert results["data"]["real"] is False and len(results["model"]["weights"]) == 16
     done.clear()
-    simulate({"base": nano}, small_scans[:1], out=tmp_path, clicks=3)
-    assert done == [3], "another setting is another run"
+    simulate(small_scans[:1], nano, ways[:1], out=tmp_path, minutes=(0, 2))
     other = replace(small_scans[0], mask=np.roll(small_scans[0].mask, 1, 0))
-    simulate({"base": nano}, [other], out=tmp_path, clicks=3)
-    assert done == [3, 3], "another truth under the same name is another scan"
-    assert results["data"]["real"] is False and len(results["models"]["base"]["weights"]) == 16
+    simulate([other], nano, ways[:1], out=tmp_path, minutes=(0, 2))
+    assert done == ["by hand"] * 2, "other minutes, and another truth under the same name, are another run"
+    with pytest.raises(ValueError, match="no mask"):
+        simulate([Scan(small_scans[0].image, None, "bare", "T1")], nano)
 
 
-def test_the_cost_lesson_reads_what_the_last_model_needs(nano, small_scans):
-    results = simulate({"other": nano, "stage2": nano}, small_scans[:2], clicks=2)
-    row, minutes = results["rows"]["stage2"], results["minutes_per_scan"]
-    assert results["clicks_per_scan"] == row["clicks"] and minutes["mean"] == row["minutes"]
-    assert [minutes["low"], minutes["high"]] == list(row["minutes_interval"])
+def test_kept_logits_serve_in_the_place_of_a_model(small_scans):
+    def kept(scan):
+        return logits_of(scan.mask)
+
+    options = {"logits": kept, "made_by": {"model": "truth"}, "minutes": (0, 1)}
+    results = simulate(small_scans[:1], None, ["trace and remove"], **options)
+    assert results["rows"]["trace and remove"]["0"]["root_iou"][0] == 1 and results["model"] == {"model": "truth"}
+    assert results["per_scan"]["trace and remove"][0]["actions"]["trace"] == 0, "nothing to correct"
+    with pytest.raises(ValueError, match="give predict"):
+        simulate(small_scans[:1], None, ["clicks"], **options)

@@ -1,7 +1,10 @@
 """A session: a list of images that a person goes through with clicks, saved after each of them.
 
 A session's folder holds session.json (how its masks are made), masks/X.png (the image's size, root white),
-clicks/X.json (the log: what was clicked when, on which image, with which weights) and session.csv (one row an image).
+clicks/X.json (the log: what was done when, on which image, with which weights), session.csv (one row an image) and,
+where rectangles were left out, excluded/X.png (white there, as `masks.read_exclusion` reads it).
+An entry of the log is a click for the model or one use of a tool (`evaluation.tools`): the mask is the model's answer
+to the clicks, and then the tools in their order.
 The log is the truth: reopening a folder replays it and goes on there, so that a killed kernel costs at most the last
 click. No widget here: `widget` shows a session, a notebook or a script drives it headless.
 """
@@ -21,6 +24,7 @@ from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.datasets import Entry, load_entry
 from rootsam_lib.data.scans import Scan, parse_tube
+from rootsam_lib.evaluation.tools import TOOLS, Edit, apply_edits, check_edit, excluded
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import STARTS, Click, Predictor
@@ -35,7 +39,7 @@ from rootsam_lib.results import (
     write_image,
     write_json,
 )
-from rootsam_lib.traits import measure
+from rootsam_lib.traits import CLEANING, measure
 
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest")  # of the predictor
@@ -45,7 +49,8 @@ LOGGED = {"image": ("name", "sha256", "width", "height"), "row": ("state", "seco
 
 class Clicked(NamedTuple):
     """A click and what came of it: its time (ISO, UTC), the predicted IoU afterwards, and whether the mask at the click
-    then said what was clicked. A click is a question to the model, not a brush: it may be ignored."""
+    then said what was clicked. A click is a question to the model, not a brush: it may be ignored. With another tool
+    (one of `tools.TOOLS`) it is one use of that, x2 and y2 as in `tools.Edit`, obeyed where it changed the mask."""
 
     x: int
     y: int
@@ -53,6 +58,9 @@ class Clicked(NamedTuple):
     time: str
     predicted_iou: float
     obeyed: bool
+    tool: str = "click"
+    x2: int = -1
+    y2: int = -1
 
 
 class ImageFiles(Sequence):
@@ -90,6 +98,8 @@ def read_log(path: str | Path) -> dict:
             checked("x", click.x, 0, image["width"] - 1, whole=True)
             checked("y", click.y, 0, image["height"] - 1, whole=True)
             checked("label", click.label, SOIL, ROOT, whole=True)
+            if click.tool != "click":
+                check_edit(click_edit(click), (image["height"], image["width"]))
         checked("seconds", log["row"]["seconds"], 0)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -118,15 +128,45 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
     if not isinstance(log, Mapping):
         log = read_log(log)
     _refuse_foreign(log, image, {"weights": weights_hash(model)})
-    return _predictor(model, image, log["setting"], log["clicks"]).mask
+    predictor = _predictor(model, image, log["setting"])
+    return corrected(predictor, image, [Clicked(**click) for click in log["clicks"]], log["setting"]["start"]).mask
 
 
-def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping, clicks: Iterable[Mapping]) -> Predictor:
-    """A predictor of an image after these clicks."""
+def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping) -> Predictor:
     predictor = Predictor(model, **{name: setting[name] for name in SETTINGS})
     predictor.set_image(image)
-    predictor.correct([(click["x"], click["y"], click["label"]) for click in clicks], setting["start"])
     return predictor
+
+
+class Corrected(NamedTuple):
+    """A mask, bool (H, W), and what it was made from: clicks for the model, edits, and the mask before exclusion."""
+
+    mask: np.ndarray
+    asked: list[tuple]
+    edits: list[Edit]
+    edited: np.ndarray
+
+
+def click_edit(click: Clicked) -> Edit:
+    """The use of a tool that an entry of the log is."""
+    return Edit(click.tool, click.x, click.y, click.x2, click.y2)
+
+
+def corrected(
+    predictor: Predictor, image: np.ndarray, clicks: Sequence[Clicked], start: str, last: Corrected | None = None
+) -> Corrected:
+    """The mask of an image that `predictor` holds: its answer to the clicks, then the tools in their order.
+
+    last: what was made before; where the new list only goes on from it, so does the work.
+    """
+    asked = [click[:3] for click in clicks if click.tool == "click"]
+    edits = [click_edit(click) for click in clicks if click.tool != "click"]
+    edited, new = predictor.correct(asked, start), edits
+    if last and last.asked == asked and last.edits == edits[: len(last.edits)]:
+        edited, new = last.edited, edits[len(last.edits) :]
+    if new:
+        edited = apply_edits(edited, new, predictor.predict()[2][0], image)
+    return Corrected(edited & ~excluded(edited.shape, edits), asked, edits, edited)
 
 
 class Session:
@@ -174,7 +214,13 @@ class Session:
     @property
     def mask(self) -> np.ndarray:
         """The open image's mask, bool (H, W)."""
-        return self.predictor.mask
+        return self._made.mask
+
+    @property
+    def excluded(self) -> np.ndarray:
+        """What the open image's rectangles leave out, and what was excluded from its scan before, bool (H, W)."""
+        out = excluded(self.mask.shape, self._made.edits)
+        return out if self.scan.excluded is None else out | self.scan.excluded
 
     @property
     def clicks(self) -> tuple[Clicked, ...]:
@@ -198,12 +244,13 @@ class Session:
             clicks = log["clicks"]
             _refuse_foreign(log, scan.image, {name: self.setting[name] for name in USED})
         # One of its own, so that the open image's stays until the next one is there.
-        predictor = _predictor(self.predictor.model, scan.image, self.setting, clicks)
+        predictor = _predictor(self.predictor.model, scan.image, self.setting)
+        made = tuple(Clicked(**click) for click in clicks)
+        mask = corrected(predictor, scan.image, made, self.setting["start"])
         if hasattr(self, "scan") and self.rows.get(self.name, {}).get("state") == "open":
             self.save()
-        self.predictor, self.scan, self.position = predictor, scan, index
+        self.predictor, self.scan, self.position, self._made = predictor, scan, index, mask
         self._hash = image_hash(scan.image)
-        made = tuple(Clicked(**click) for click in clicks)
         self._states = [made[:number] for number in range(len(made) + 1)]  # of the clicks, for undo and redo
         self._at = len(made)
         self._seconds = float(self.rows.get(self.name, {}).get("seconds", 0))
@@ -239,13 +286,20 @@ class Session:
 
     def add(self, x: float, y: float, label: int) -> None:
         """Click at (x, y) px: label 1 root, 0 soil. Raises ValueError outside the image."""
-        self._edit([*self.clicks, (x, y, label)], len(self.clicks))
+        self._edit([*self.clicks, Clicked(x, y, label, "", 0.0, False)], len(self.clicks))
+
+    def use(self, tool: str, x: int, y: int, x2: int = -1, y2: int = -1) -> None:
+        """Use a tool as in `tools.Edit`. Raises ValueError for another tool, and for a place outside the image."""
+        edit = check_edit(Edit(tool, x, y, x2, y2), self.mask.shape)
+        label = ROOT if tool == "trace" else SOIL
+        clicked = Clicked(edit.x, edit.y, label, "", 0.0, False, tool, edit.x2, edit.y2)
+        self._edit([*self.clicks, clicked], len(self.clicks))
 
     def move(self, number: int, x: float, y: float) -> None:
         """Put click `number` (from 0) somewhere else."""
         self._known(number)
         changed = list(self.clicks)
-        changed[number] = (x, y, self.clicks[number].label)
+        changed[number] = changed[number]._replace(x=x, y=y)
         self._edit(changed, number)
 
     def remove(self, number: int) -> None:
@@ -263,34 +317,38 @@ class Session:
 
     def _go(self, number: int) -> None:
         if 0 <= number < len(self._states):
-            self._correct(self._states[number])
+            self._made = self._correct(self._states[number])
             self._at = number
             self._save("open")
 
-    def apply(self, clicks: Iterable[Click]) -> None:
-        """The headless path: add these clicks one after the other, without those that are there already."""
-        there = {click[:3] for click in self.clicks}
+    def apply(self, clicks: Iterable[Click | Edit]) -> None:
+        """The headless path: add these clicks and edits one after the other, without those that are there already."""
+        there = {click[:3] if click.tool == "click" else click_edit(click) for click in self.clicks}
         for click in clicks:
             if tuple(click) not in there:
-                self.add(*click)
+                (self.use if isinstance(click, Edit) else self.add)(*click)
 
     def _known(self, number: int) -> None:
         if not 0 <= number < len(self.clicks):
             raise IndexError(f"there is no click {number}: this image has {len(self.clicks)}, counted from 0.")
 
-    def _edit(self, clicks: list[Sequence], new: int | None = None) -> None:
-        mask = self._correct(clicks)  # refuses before anything changes
+    def _edit(self, clicks: list[Clicked], new: int | None = None) -> None:
+        before, self._made = self.mask, self._correct(clicks)  # refuses before anything changes
         if new is not None:
-            x, y, label = self.predictor.clicks[new]
+            changed = clicks[new]
+            x, y = int(changed.x), int(changed.y)
+            told = bool(self.mask[y, x]) == bool(changed.label)
+            if changed.tool != "click":
+                told = not np.array_equal(self.mask, before)
             stamp = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds")
             estimate = round(self.predictor.predicted_iou, 4)
-            clicks[new] = Clicked(x, y, label, stamp, estimate, bool(mask[y, x]) == bool(label))
+            clicks[new] = changed._replace(x=x, y=y, time=stamp, predicted_iou=estimate, obeyed=told)
         self._at += 1
         self._states[self._at :] = [tuple(clicks)]  # a new change forgets what was undone
         self._save("open")
 
-    def _correct(self, clicks: Iterable[Sequence]) -> np.ndarray:
-        return self.predictor.correct([click[:3] for click in clicks], self.setting["start"])
+    def _correct(self, clicks: Sequence[Clicked]) -> Corrected:
+        return corrected(self.predictor, self.scan.image, clicks, self.setting["start"], self._made)
 
     # --- Files
 
@@ -308,7 +366,8 @@ class Session:
             "image": self.name,
             "state": state,
             "clicks": len(self.clicks),
-            "root_clicks": sum(click.label for click in self.clicks),
+            "root_clicks": sum(click.label for click in self.clicks if click.tool == "click"),
+            **{tool: sum(click.tool == tool for click in self.clicks) for tool in TOOLS},
             "obeyed": sum(click.obeyed for click in self.clicks),
             "seconds": round(self._seconds, 1),
             "root_pixels": int(self.mask.sum()),
@@ -316,7 +375,7 @@ class Session:
         }
         if measured:
             try:
-                row |= measure(self.mask, self.scan.mm_per_px)
+                row |= measure(self.mask, self.scan.mm_per_px, CLEANING, self.excluded)
             except Exception as error:  # the mask is kept all the same
                 row["not_measured"] = f"{type(error).__name__}: {error}"
         height, width = self.mask.shape
@@ -328,6 +387,11 @@ class Session:
         }
         write_json(self.log_path(self.name), log)
         write_image(self.mask_path(self.name), self.mask)
+        out = self.folder / "excluded" / f"{self.name}.png"
+        if self.excluded.any():
+            write_image(out, self.excluded)
+        else:
+            out.unlink(missing_ok=True)
         changed = measured or state != self.rows.get(self.name, {}).get("state")
         self.rows[self.name] = row
         if changed:  # not at every click, which would cost more the more images there are; the log has the row

@@ -9,6 +9,7 @@ const STYLE = `
 .rootsam button.on.soil { background: #c62020; border-color: #c62020; }
 .rootsam button.on.root { background: #1f8f1f; border-color: #1f8f1f; }
 .rootsam .gap { width: 8px; }
+@media (max-width: 500px) { .rootsam button { padding: 3px 6px; } .rootsam .gap { width: 0; } .rootsam .opacity { width: 70px; } }
 .rootsam .frame { height: 520px; background: #2b2b2b; overflow: hidden; border-radius: 4px; }
 .rootsam canvas { display: block; width: 100%; height: 100%; cursor: crosshair; touch-action: none; outline: none; }
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
@@ -23,11 +24,14 @@ const STYLE = `
 
 const HELP = [
   ["left click", "root: a circle"], ["right click, Alt + click", "soil: a cross"], ["drag a point", "move it"],
+  ["T, then two clicks", "trace the root between them"], ["X, then a click", "remove the segment under it"],
+  ["B, then two clicks", "a box that counts as no window: tape, labels, bubbles"],
+  ["R", "back to root clicks"], ["Esc", "forget the first of two clicks"],
   ["Delete, Backspace", "remove the point under the mouse, or the last one touched"],
   ["Z, Ctrl + Z", "undo"], ["Y, Ctrl + Shift + Z", "redo"], ["wheel, + and −", "zoom"], ["0", "whole image"],
   ["drag, arrow keys", "pan"], ["M, E, I", "mask, errors (where the truth is known), image only"],
   ["[ and ]", "overlay opacity"], ["N, P", "next, previous image"], ["D", "done"], ["S", "save"],
-  ["touch", "tap: the chosen kind of point; drag a point, or tap it and remove it; one finger pans, two zoom"], ["H", "this help"],
+  ["touch", "tap: the chosen tool; drag a point, or tap it and remove it; one finger pans, two zoom"], ["H", "this help"],
 ];
 // px of the screen, for a mouse and for a finger: how close to a point it must be; less of a way is a click and no drag
 const NEAR = { mouse: 9, touch: 18 };
@@ -42,6 +46,9 @@ function render({ model, el }) {
     </div>
     <div class="bar">
       <button class="root" data-kind="1" title="what a click means">● root</button><button class="soil" data-kind="0">✕ soil</button>
+      <button data-kind="trace" title="two clicks: the root between them (T)">trace</button>
+      <button data-kind="remove" title="the segment under the click (X)">cut</button>
+      <button data-kind="exclude" title="two corners: leave a box out (B)">box</button>
       <span class="gap"></span><button data-do="undo" title="Z">undo</button><button data-do="redo" title="Y">redo</button>
       <button data-remove="1" title="the point last touched (Delete)">remove</button>
       <span class="gap"></span>
@@ -56,7 +63,7 @@ function render({ model, el }) {
   const find = (selector) => el.querySelector(selector);
   const canvas = find("canvas"), frame = find(".frame"), pen = canvas.getContext("2d");
   const view = { scale: 1, x: 0, y: 0 };
-  let picture = null, layer = null, kind = 1, opacity = 0.55, touched = -1, mouse = null, drag = null, asked = 0, drawn = 0;
+  let picture = null, layer = null, kind = 1, opacity = 0.55, touched = -1, first = null, mouse = null, drag = null, asked = 0, drawn = 0;
   const fingers = new Map();
 
   const status = () => model.get("status"), colours = model.get("colours");
@@ -71,7 +78,9 @@ function render({ model, el }) {
   const by = (event) => (event.pointerType === "touch" ? "touch" : "mouse");
   function nearest([x, y], near = NEAR.mouse) {
     let best = -1, closest = near;
-    points().forEach(([px, py], i) => {
+    if (typeof kind === "string") return best; // a tool works on the mask, points or not
+    points().forEach(([px, py, , tool], i) => {
+      if (tool !== "click") return;
       const [sx, sy] = toScreen(px, py), far = Math.hypot(sx - x, sy - y);
       if (far <= closest) { best = i; closest = far; }
     });
@@ -114,7 +123,9 @@ function render({ model, el }) {
       pen.drawImage(layer, view.x, view.y, width * view.scale, height * view.scale);
       pen.globalAlpha = 1;
     }
-    points().forEach(([x, y, label], i) => {
+    points().forEach(([x, y, label, tool, x2, y2], i) => {
+      if (tool === "exclude") box(toScreen(x, y), toScreen(x2, y2));
+      if (tool !== "click") return;
       const held = drag && drag.point === i && drag.moved;
       const [sx, sy] = held ? drag.now : toScreen(x, y);
       pen.beginPath();
@@ -129,7 +140,20 @@ function render({ model, el }) {
         pen.lineWidth = 4; pen.strokeStyle = colours.soil; pen.stroke();
       }
     });
+    if (first) { // the second click is awaited
+      const from = toScreen(...first), to = mouse || from;
+      if (kind === "exclude") box(from, to);
+      else { pen.beginPath(); pen.moveTo(...from); pen.lineTo(...to); dashed(); }
+      pen.beginPath(); pen.arc(...from, 5, 0, 2 * Math.PI); pen.lineWidth = 2; pen.strokeStyle = "white"; pen.stroke();
+    }
     Object.assign(canvas.dataset, { scale: view.scale, x: view.x, y: view.y }); // where the image lies, for whoever asks
+  }
+  function dashed() {
+    pen.setLineDash([6, 4]); pen.lineWidth = 2; pen.strokeStyle = "white"; pen.stroke(); pen.setLineDash([]);
+  }
+  function box([ax, ay], [bx, by]) {
+    pen.beginPath(); pen.rect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
+    pen.fillStyle = "#0008"; pen.fill(); dashed();
   }
   function label() {
     const s = status(), of = points().length;
@@ -147,7 +171,7 @@ function render({ model, el }) {
     find('[data-do="next"]').disabled = s.position === s.images - 1;
     find('[data-view="error"]').disabled = !s.has_truth;
     el.querySelectorAll("[data-view]").forEach((b) => b.classList.toggle("on", b.dataset.view === s.view));
-    el.querySelectorAll("[data-kind]").forEach((b) => b.classList.toggle("on", Number(b.dataset.kind) === kind));
+    el.querySelectorAll("[data-kind]").forEach((b) => b.classList.toggle("on", b.dataset.kind === String(kind)));
   }
   async function bitmap(name, type) {
     return createImageBitmap(new Blob([model.get(name)], { type }));
@@ -159,7 +183,7 @@ function render({ model, el }) {
     const [newLayer, newPicture] = await Promise.all([bitmap("layer", "image/png"), fresh ? bitmap("image", "image/jpeg") : picture]);
     if (mine !== current) return; // a later answer is on its way to the canvas
     layer = newLayer; picture = newPicture;
-    if (fresh) { openedName = name; touched = -1; fit(); }
+    if (fresh) { openedName = name; touched = -1; first = null; fit(); }
     if (touched >= points().length) touched = -1;
     draw();
     if (asked) { canvas.dataset.latency = String(Math.round(performance.now() - asked)); asked = 0; }
@@ -181,7 +205,7 @@ function render({ model, el }) {
   }
   function move(event) {
     mouse = at(event);
-    if (!fingers.has(event.pointerId)) { canvas.style.cursor = nearest(mouse) >= 0 ? "grab" : "crosshair"; return; }
+    if (!fingers.has(event.pointerId)) { canvas.style.cursor = nearest(mouse) >= 0 ? "grab" : "crosshair"; if (first) draw(); return; }
     if (fingers.size === 2) {
       const [a, b] = [...fingers.values()], before = Math.hypot(a[0] - b[0], a[1] - b[1]);
       const from = [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
@@ -211,10 +235,18 @@ function render({ model, el }) {
       if (done.moved && inside([x, y])) send({ do: "move", number: done.point, x, y });
       else draw();
     } else if (!done.moved && done.button !== 1 && inside([x, y])) {
+      if (typeof kind === "string" && !done.soil) { tool(x, y); return; }
       touched = points().length;
-      send({ do: "add", x, y, label: done.soil ? 0 : kind });
+      send({ do: "add", x, y, label: done.soil || !kind ? 0 : 1 });
     }
   }
+  function tool(x, y) {
+    if (kind === "remove") send({ do: "use", tool: kind, x, y });
+    else if (!first) { first = [x, y]; draw(); }
+    else { const [ax, ay] = first; first = null; send({ do: "use", tool: kind, x: ax, y: ay, x2: x, y2: y }); }
+  }
+  function choose(what) { kind = what; first = null; label(); draw(); }
+  const undo = () => { if (first) { first = null; draw(); } else send({ do: "undo" }); };
   const wheel = (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), at(event)); };
   const menu = (event) => { event.preventDefault(); event.stopPropagation(); }; // neither the browser's nor the notebook's
 
@@ -228,7 +260,8 @@ function render({ model, el }) {
     if (number >= 0 && number < points().length) { touched = -1; send({ do: "remove", number }); }
   }
   const KEYS = {
-    z: (e) => send({ do: e.shiftKey ? "redo" : "undo" }), y: () => send({ do: "redo" }),
+    z: (e) => (e.shiftKey ? send({ do: "redo" }) : undo()), escape: () => { first = null; draw(); },
+    r: () => choose(1), t: () => choose("trace"), x: () => choose("remove"), b: () => choose("exclude"), y: () => send({ do: "redo" }),
     delete: remove, backspace: remove, m: () => show("mask"), e: () => show("error"), i: () => show("image"),
     n: () => send({ do: "next" }), p: () => send({ do: "previous" }), d: () => send({ do: "done" }), s: () => send({ do: "save" }),
     "+": () => zoom(1.4, mouse || middle()), "=": () => zoom(1.4, mouse || middle()), "-": () => zoom(1 / 1.4, mouse || middle()),
@@ -246,9 +279,10 @@ function render({ model, el }) {
   function press(event) {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.do) send({ do: button.dataset.do });
+    if (button.dataset.do === "undo") undo();
+    else if (button.dataset.do) send({ do: button.dataset.do });
     if (button.dataset.view) show(button.dataset.view);
-    if (button.dataset.kind) { kind = Number(button.dataset.kind); label(); }
+    if (button.dataset.kind) choose({ 1: 1, 0: 0 }[button.dataset.kind] ?? button.dataset.kind);
     if (button.dataset.zoom === "fit") { fit(); draw(); } else if (button.dataset.zoom) zoom(Number(button.dataset.zoom), middle());
     if (button.dataset.remove) remove();
     if (button.dataset.help) help();

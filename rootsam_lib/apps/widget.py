@@ -40,7 +40,7 @@ class Annotator(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("widget.js")
     image = traitlets.Bytes().tag(sync=True)  # JPEG of the open image, sent once
     layer = traitlets.Bytes().tag(sync=True)  # PNG laid over it
-    points = traitlets.List().tag(sync=True)  # [x, y, label] in px of the image
+    points = traitlets.List().tag(sync=True)  # [x, y, label, tool, x2, y2] in px of the image, as `Clicked`
     status = traitlets.Dict().tag(sync=True)  # what the line below the canvas says
     colours = traitlets.Dict(COLOURS).tag(sync=True)
 
@@ -57,6 +57,7 @@ class Annotator(anywidget.AnyWidget):
         number, place = message.get("number"), (message.get("x"), message.get("y"))
         actions = {
             "add": lambda: session.add(*place, message["label"]),
+            "use": lambda: session.use(message["tool"], *place, message.get("x2", -1), message.get("y2", -1)),
             "move": lambda: session.move(number, *place),
             "remove": lambda: session.remove(number),
             "undo": session.undo,
@@ -70,6 +71,8 @@ class Annotator(anywidget.AnyWidget):
         try:
             said = actions[message["do"]]() or ""
             refused = bool(said)
+            if message["do"] == "use" and not session.clicks[-1].obeyed:
+                said = "nothing changed: click next to a root to remove it" if message["tool"] == "remove" else ""
             if failed := session.rows.get(name, {}).get("not_measured"):
                 said, refused = f"{name} is saved, but could not be measured: {failed}", True
             elif message["do"] == "save":
@@ -86,7 +89,7 @@ class Annotator(anywidget.AnyWidget):
             if opened:
                 self.image = encode_image(session.scan.image, ".jpg")
             self.layer = layer_png(session.mask, truth)
-            self.points = [list(click[:3]) for click in session.clicks]
+            self.points = [[*click[:3], click.tool, click.x2, click.y2] for click in session.clicks]
             height, width = session.mask.shape
             self.status = {
                 "answer": self._answers,
@@ -118,8 +121,13 @@ def still(session: Session, width: int = 800) -> bytes:
     picture = Image.fromarray(overlay(session.scan.image, session.mask))
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
-    for x, y, label, *_ in session.clicks:
+    for x, y, label, *_, tool, x2, y2 in session.clicks:
         x, y = (x + 0.5) * scale, (y + 0.5) * scale
+        if tool == "exclude":
+            (left, right), (top, bottom) = sorted((x, (x2 + 0.5) * scale)), sorted((y, (y2 + 0.5) * scale))
+            draw.rectangle((left, top, right, bottom), outline="white", width=2)
+        if tool != "click":
+            continue
         if label == ROOT:
             draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=ROOT_POINT, outline="white", width=2)
             continue

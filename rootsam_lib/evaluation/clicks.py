@@ -1,64 +1,73 @@
-"""A person, simulated: who clicks where the mask is most wrong, and takes time for it.
+"""A person, simulated: who corrects where the mask is most wrong, and takes time for it.
 
 Every click is drawn from the true mask: this is what a perfectly informed person would reach, and not how well a person
 sees.
 """
 
+import heapq
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
+import cv2
 import numpy as np
+from scipy.ndimage import label
+from skimage.graph import MCP_Geometric
 
 from rootsam_lib.data.scans import Scan, check_masks
-from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, collect, interval, tube_weights
-from rootsam_lib.metrics import cl_dice, count, iou, thinned
+from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, collect, estimates, tube_weights
+from rootsam_lib.evaluation.tools import FAR, MARGIN, Edit, remove_segment, trace_between, window_around
+from rootsam_lib.metrics import EIGHT, cl_dice, count, iou, thinned
 from rootsam_lib.predictor import Click, Predictor
-from rootsam_lib.prompts import next_click
+from rootsam_lib.prompts import ROOT, next_click
 from rootsam_lib.results import progress, provenance, read_json, write_json
+from rootsam_lib.traits import trace
 
 Predict = Callable[[Sequence[Click]], np.ndarray]  # all clicks so far -> mask bool (H, W): `Predictor.correct`
 CLICKS = (0, 1, 3, 5, 10, 20)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85)
-SHARE = 0.95  # of the root IoU with all clicks: enough
-SKIP = 6  # px around a click within which nobody clicks again
+MINUTES = (0, 1, 2, 4.5)  # after which a mask is scored; the poster's people took 4.5 minutes a scan
+NEAR = 2  # px: a centre line so near to the mask is not missed
+HOP = 250  # px: the side of the view in which a person traces from end to end
+LEAST = 8  # px of centre line: nobody corrects less
 # Seconds of a person's time, at least and at most; a value between is as likely as another.
-SECONDS = {"find": (1.0, 6.0), "click": (0.7, 1.4), "review": (20.0, 60.0)}  # per click, per click, per scan
+SECONDS = {"review": (20, 60), "find": (1, 6), "click": (0.7, 1.4), "reach": (1.1, 2.5), "undo": (1.6, 3.0)}
 TIME_SOURCES = {
+    "review": "20 to 60 s a scan to look it over before and after: our assumption, no value found in the literature",
     "find": "1 to 6 s to see the next mistake and get there: RootPainter's simulated annotator (sim_benchmark) takes "
     "1.5 s between strokes; a scan of 2550 x 2273 px needs zooming. Upper end: our assumption, no value found",
     "click": "0.7 to 1.4 s: a stroke on soil and on root in RootPainter's simulated annotator; a click is no longer",
-    "review": "20 to 60 s to look over the scan before and after: our assumption, no value found in the literature",
+    "reach": "1.1 to 2.5 s from the first end of a root to its second: pointing alone, and with a thought before it "
+    "(keystroke-level model, Card, Moran & Newell 1980: 1.1 s and 1.35 s)",
+    "undo": "1.6 to 3.0 s to see that an answer is wrong and take it back: a thought and a key (1.35 s and 0.28 s, the "
+    "same model), upper end two thoughts",
+}
+# Ways to spend the minutes: with which tools, and from which mask on. "click" needs a model that answers.
+WAYS = {
+    "clicks": ("click",),
+    "remove": ("remove",),
+    "trace": ("trace",),
+    "trace and remove": ("trace", "remove"),
+    "mixed": ("click", "trace", "remove"),
+    "by hand": ("trace",),
+    "by hand, image alone": ("trace",),
 }
 
 
-def minutes_for(clicks: float, seconds: Mapping = SECONDS, rng: np.random.Generator | None = None) -> float:
-    """Minutes for a scan with so many clicks: at the middle of each span of seconds, or, with `rng`, drawn from it."""
-    find, click, review = (sum(span) / 2 if rng is None else rng.uniform(*span) for span in seconds.values())
-    return (review + clicks * (find + click)) / 60
+def seconds(*what: str) -> float:
+    """Seconds for these parts of an action, each at the middle of its span."""
+    return sum(sum(SECONDS[part]) / 2 for part in what)
 
 
 # --- One image
 
 
-def simulate_click(
-    truth: np.ndarray,
-    mask: np.ndarray,
-    rng: np.random.Generator,
-    jitter: float = 2.0,
-    given: Sequence[Click] = (),
-    skip: int = 0,
-) -> Click | None:
+def simulate_click(truth: np.ndarray, mask: np.ndarray, rng: np.random.Generator, jitter: float = 2.0) -> Click | None:
     """The next click: `next_click`, moved by a normal error of `jitter` px (SD) where that stays in the same mistake.
 
-    A click in the exact middle flatters a model. skip: px around each click in `given` within which mistakes are passed
-    over: a person sees that a click did nothing there, and goes on. 0 is the RITM rule. None when nothing is wrong.
+    A click in the exact middle flatters a model. None when nothing is wrong.
     """
-    if skip:
-        mask = mask.copy()
-        for x, y, _ in given:
-            near = (slice(max(y - skip, 0), y + skip + 1), slice(max(x - skip, 0), x + skip + 1))
-            mask[near] = truth[near]
     click = next_click(truth, mask)
     if click is None:
         return None
@@ -70,12 +79,12 @@ def simulate_click(
 
 
 def correct(
-    predict: Predict, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0, skip: int = 0
+    predict: Predict, truth: np.ndarray, clicks: int, rng: np.random.Generator, jitter: float = 2.0
 ) -> tuple[list[np.ndarray], list[Click]]:
     """The masks with 0, 1, ... `clicks` clicks, and the clicks. Where nothing is wrong any more the mask stays."""
     masks, given = [predict([])], []
     while len(given) < clicks:
-        click = simulate_click(truth, masks[-1], rng, jitter, given, skip)
+        click = simulate_click(truth, masks[-1], rng, jitter)
         if click is None:
             break
         given.append(click)
@@ -89,28 +98,24 @@ def corrected_row(
     clicks: int,
     rng: np.random.Generator,
     jitter: float,
-    skip: int,
-    length: Callable[[np.ndarray], float] = lambda mask: float(thinned(mask).sum()),
-    at: Collection[int] | None = None,
+    length: Callable[[np.ndarray], float],
+    at: Collection[int],
 ) -> dict[str, object]:
-    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks, the clicks, and how many it obeyed.
+    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks.
 
-    length: of a mask's roots; by default the pixels of its centre lines, short by the same share for every mask of an
-    image. at: after which numbers of clicks centre-line Dice and length are measured (None: all); the others are NaN.
+    length: of a mask's roots. at: after which numbers of clicks centre-line Dice and length are measured; the others
+    are NaN.
     """
-    masks, given = correct(predict, truth, clicks, rng, jitter, skip)
+    masks, _ = correct(predict, truth, clicks, rng, jitter)
 
     def measured(score: Callable[[np.ndarray], float]) -> list[float]:
-        return [score(mask) if at is None or k in at else NAN for k, mask in enumerate(masks)]
+        return [score(mask) if k in at else NAN for k, mask in enumerate(masks)]
 
     return {
         "root_iou": [iou(count(mask, truth)) for mask in masks],
         "cl_dice": measured(lambda mask: cl_dice(mask, truth)),
         "length": measured(length),
         "true_length": length(truth),
-        "obeyed": sum(int(mask[y, x] == label) for mask, (x, y, label) in zip(masks[1:], given, strict=False)),
-        "given": len(given),
-        "clicks": [list(click) for click in given],
     }
 
 
@@ -123,10 +128,12 @@ def clicks_until(scores: Sequence[float], goal: float) -> int:
 
 
 def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
-    """Scores over the rows of `corrected_row`: after k clicks "root_iou@k", "cl_dice@k", "length_bias@k" (found / true
-    length - 1, pooled) and "length_error@k" (mean of |length - true| / true, over images with roots); and for each
-    threshold t "noc@t" (clicks until root IoU reaches t, failures counted as all clicks) and "failures@t" (share that
-    does not reach it)."""
+    """Scores over the rows of `corrected_row`, or of `annotated_row`, whose k is a place in its list of minutes.
+
+    After k clicks: "root_iou@k", "cl_dice@k", "length_bias@k" (found / true length - 1, pooled) and "length_error@k"
+    (mean of |length - true| / true, over images with roots); for each threshold t: "noc@t" (clicks until root IoU
+    reaches t, failures counted as all clicks) and "failures@t" (share that does not reach it).
+    """
     scores = []
     for row in rows:
         true, own = row["true_length"], {}
@@ -140,77 +147,236 @@ def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) ->
     return collect(scores)
 
 
-def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, object]:
-    """Clicks and minutes per scan with 95 % intervals, and scores after k clicks, over one model's scans.
+# --- A person with so many minutes
 
-    Clicks: until the root IoU is within 95 % of the same model's with all clicks. A model that ignores its clicks
-    needs none by this definition, so look at `after_clicks` and `obeyed_share` as well. Intervals draw whole tubes; in
-    that of the minutes, the seconds are drawn anew as well. Raises ValueError for no row.
+
+def annotate_scan(
+    truth: np.ndarray,
+    image: np.ndarray,
+    logits: np.ndarray,
+    way: str,
+    rng: np.random.Generator,
+    minutes: Sequence[float] = MINUTES,
+    predict: Predict | None = None,
+    false: Sequence[tuple] | None = None,
+    jitter: float = 1.0,
+) -> dict[str, object]:
+    """One scan, corrected in one of `WAYS` as far as the minutes go: the "masks" after each of `minutes`, how often
+    each tool was used and taken back ("actions"), and the minute at which nothing was left to correct ("ready").
+
+    The person looks the scan over (`review`), then goes to where most of a root's centre line is missed, or to the
+    longest false segment, whichever is more px a second; ends are missed by `jitter` px (SD). A root click or a trace
+    that draws more beside the roots than on them is taken back: the click makes way for a trace, the trace for two of
+    half its length. The model is asked first as long as half of its last six answers were kept.
+    logits: the automatic answer's, float (H, W). predict: `Predictor.correct`, for ways that click. false: what
+    `false_segments` finds, where it is known already.
+    Raises ValueError for a way that clicks without `predict`, and for minutes that fall.
     """
-    needed = collect([{"clicks": clicks_until(r["root_iou"], SHARE * r["root_iou"][-1])} for r in rows])["clicks"]
-    rng, most = np.random.default_rng(seed), len(rows[0]["root_iou"]) - 1
-    clicks = needed.samples(tube_weights([row["tube"] for row in rows], rng))
-    minutes = np.array([minutes_for(mean, rng=rng) for mean in clicks])
-    shown = sorted({k for k in CLICKS if k < most} | {most})
-    terms, given = correction_terms(rows, shown), sum(row["given"] for row in rows)
-    return {
-        "scans": len(rows),
-        "tubes": len({row["tube"] for row in rows}),
-        "clicks": needed.value,
-        "clicks_interval": list(interval(clicks)),
-        "minutes": minutes_for(needed.value),
-        "minutes_interval": list(interval(minutes)),
-        "obeyed_share": sum(row["obeyed"] for row in rows) / given if given else 1.0,
-        "after_clicks": {
-            k: {name: terms[f"{name}@{k}"].value for name in ("root_iou", "cl_dice", "length_error")} for k in shown
-        },
-    }
+    tools = WAYS[way]
+    if "click" in tools and predict is None:
+        raise ValueError(f"the way {way!r} clicks for a model's answer: give predict, or another way.")
+    if sorted(minutes) != list(minutes):
+        raise ValueError(f"minutes are {minutes}: give them from few to many.")
+    seen = np.zeros_like(logits) if way.endswith("image alone") else logits
+    mask = np.zeros(truth.shape, bool) if way.startswith("by hand") else logits > 0
+    line, around = thinned(truth), _grown(truth, NEAR)
+    missed = line & ~_grown(mask, NEAR)
+    heap = [(-np.inf, top, left) for top, left in product(*(range(0, side, HOP // 2) for side in truth.shape))]
+    heap = heap if {"click", "trace"} & set(tools) else []
+    false = list(false_segments(mask, truth) if false is None else false) if "remove" in tools else []
+    answer, clicks, kept = mask, [], [True] * 6
+    cut, draw = seconds("find", "click"), seconds("find", "click", "reach", "click")
+    actions = dict.fromkeys((*tools, "taken back"), 0)
+    spent, masks = 0.0, []
+
+    def take(*what: str) -> None:
+        """Time passes: where a minute goes by, the mask is the one before this action."""
+        nonlocal spent
+        spent += sum(rng.uniform(*SECONDS[name]) for name in what) / 60
+        while len(masks) < len(minutes) and minutes[len(masks)] < spent:
+            masks.append(mask)
+
+    def keep(tool: str, new: np.ndarray, window: tuple[slice, slice]) -> bool:
+        """Whether the person keeps what a tool changed in a window: more on the roots than beside them, or the reverse
+        for what is removed."""
+        nonlocal mask
+        actions[tool] += 1
+        changed, on_root = new[window] ^ mask[window], around[window]
+        right = 2 * (changed & (on_root != (tool == "remove"))).sum() > changed.sum()
+        if right:
+            mask = new
+            missed[window] &= ~_grown(mask[window], NEAR)
+        else:
+            actions["taken back"] += 1
+            take("undo")
+        return right
+
+    def aim(place: Sequence[int]) -> tuple[int, int]:
+        """(x, y) of a trembling hand that aims at (row, column)."""
+        row, column = np.clip(np.rint(rng.normal(place, jitter)).astype(int), 0, np.array(truth.shape) - 1).tolist()
+        return column, row
+
+    take("review")
+    while len(masks) < len(minutes):
+        gain, path = _missed_path(heap, missed, line)
+        longest = max(false, default=(0, ()))
+        if max(gain, longest[0]) < LEAST:
+            break
+        take("find", "click")
+        if longest[0] / cut >= gain / draw:
+            false.remove(longest)
+            x, y = aim(longest[1])
+            keep("remove", remove_segment(mask, x, y), window_around(mask.shape, (x,), (y,), FAR))
+            continue
+        missed[tuple(path.T)] = False  # corrected or not, nobody comes back
+        if "click" in tools and (sum(kept[-6:]) >= 3 or "trace" not in tools):
+            clicks.append(Click(*aim(path[len(path) // 2]), ROOT))
+            asked = predict(clicks)
+            kept.append(keep("click", np.where(asked != answer, asked, mask), np.s_[:, :]))
+            if kept[-1]:
+                answer = asked
+                continue
+            clicks.pop()
+            take(*(["click"] if "trace" in tools else []))
+        parts = [path] if "trace" in tools else []
+        while parts and len(masks) < len(minutes):
+            part = parts.pop()
+            take("reach", "click")
+            edit = Edit("trace", *aim(part[0]), *aim(part[-1]))
+            window = window_around(mask.shape, (edit.x, edit.x2), (edit.y, edit.y2), MARGIN)
+            if not keep("trace", trace_between(mask, edit, seen, image), window) and len(part) >= 4 * LEAST:
+                parts += [part[: len(part) // 2 + 1], part[len(part) // 2 :]]
+    ready = spent if len(masks) < len(minutes) else None
+    return {"masks": masks + [mask] * (len(minutes) - len(masks)), "actions": actions, "ready": ready}
+
+
+def _grown(mask: np.ndarray, by: int) -> np.ndarray:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
+
+
+def false_segments(mask: np.ndarray, truth: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
+    """Segments of a mask that lie more beside the roots than on them: by how many px of their centre lines, and the
+    middle (row, column) of what lies beside."""
+    found, around = [], _grown(truth, NEAR)
+    for path in trace(mask, None).paths:
+        rows, columns = path.astype(int).T
+        outside = np.flatnonzero(~around[rows, columns])
+        if (more := 2 * len(outside) - len(path)) > 0:
+            middle = outside[len(outside) // 2]
+            found.append((more, (int(rows[middle]), int(columns[middle]))))
+    return found
+
+
+def _missed_path(heap: list, missed: np.ndarray, line: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many missed px lie on the path along centre lines that has the most of them in a view of `HOP` px, and that
+    path, (row, column) (N, 2), from its first missed pixel to its last.
+
+    heap: of (-px, top, left) of the views. What was missed only becomes less, so a view is looked at again only when it
+    comes first (lazy greedy, Minoux 1978); here it is kept up to date.
+    """
+    while heap:
+        stored, top, left = heap[0]
+        view = (slice(top, top + HOP), slice(left, left + HOP))
+        path = _path_through(missed[view], line[view])
+        gain = int(missed[view][tuple(path.T)].sum())
+        if gain == -stored:
+            return gain, path + np.array([top, left])
+        if gain < LEAST:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (-gain, top, left))
+    return 0, np.zeros((0, 2), int)
+
+
+def _path_through(missed: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """The path along the centre line of the root with most missed pixels that passes most of them."""
+    pieces, _ = label(line, EIGHT)
+    most = np.bincount(pieces[missed], minlength=1).argmax()
+    steps = np.where(pieces == most, np.where(missed, 1, 0.01), -1)
+    end = next(iter(np.argwhere(missed & (pieces == most))), None)
+    if end is None:
+        return np.zeros((0, 2), int)
+    for _ in range(2):  # from the farthest pixel to the one farthest from it
+        route = MCP_Geometric(steps)
+        costs, _ = route.find_costs([tuple(end)])
+        end = np.unravel_index(int(np.where(np.isfinite(costs), costs, -1).argmax()), costs.shape)
+    path = np.array(route.traceback(end))
+    told = np.flatnonzero(missed[tuple(path.T)])
+    return path[told[0] : told[-1] + 1] if len(told) else path[:0]
+
+
+def annotated_row(scan: Scan, done: Mapping) -> dict[str, object]:
+    """A scan that `annotate_scan` corrected: its masks' scores after each of the minutes, and what was done."""
+    truth, line = scan.mask, thinned(scan.mask)
+    scores = {"root_iou": [], "cl_dice": [], "length": []}
+    for number, mask in enumerate(done["masks"]):
+        if number and mask is done["masks"][number - 1]:
+            new = [of[-1] for of in scores.values()]
+        else:
+            drawn = thinned(mask)
+            new = [iou(count(mask, truth)), cl_dice(mask, truth, drawn, line), float(drawn.sum())]
+        for of, value in zip(scores.values(), new, strict=True):
+            of.append(value)
+    about = {"name": scan.name, "tube": scan.tube, "true_length": float(line.sum())}
+    return about | scores | {"actions": done["actions"], "ready": done["ready"]}
+
+
+def summarise(rows: Sequence[Mapping], minutes: Sequence[float], seed: int = 0) -> dict[str, dict[str, list[float]]]:
+    """One way's scans: [value, low, high] of "cl_dice", "length_error", "length_bias" and "root_iou" (see
+    `correction_terms`) by minutes; the 95 % intervals draw whole tubes. Raises ValueError for no row."""
+    terms = correction_terms(rows, range(len(minutes)))
+    scores = estimates(terms, tube_weights([row["tube"] for row in rows], np.random.default_rng(seed)))
+    names = ("cl_dice", "length_error", "length_bias", "root_iou")
+    return {f"{at:g}": {name: scores[f"{name}@{k}"] for name in names} for k, at in enumerate(minutes)}
 
 
 def simulate(
-    predictors: Mapping[str, Predictor],
     scans: Sequence[Scan],
+    predictor: Predictor | None = None,
+    ways: Sequence[str] = tuple(WAYS),
     out: str | Path | None = None,
-    clicks: int = 20,
-    jitter: float = 1.0,
+    minutes: Sequence[float] = MINUTES,
     seed: int = 0,
     real: bool = False,
+    logits: Callable[[Scan], np.ndarray] | None = None,
+    made_by: Mapping | None = None,
 ) -> dict[str, object]:
-    """Several models, each corrected on the same whole scans: a results dictionary, "rows" (see `summarise`) by name.
+    """The same whole scans, annotated in several of `WAYS`: a results dictionary, "rows" (see `summarise`) by way.
 
-    After a click that changed nothing the next one goes elsewhere (`SKIP`). out: a folder that keeps a file per scan
-    and model; what is there already, from the same weights and settings, is read instead of annotated again. real:
-    whether these are photographs or drawn. Raises ValueError for a scan without mask.
+    predictor: the model that answers. Without one, `logits` gives the automatic answer of a scan, float (H, W), and
+    `made_by` says of which model; ways that click are refused then. out: a folder that keeps a file per scan and way;
+    what is there already, from the same weights and settings, is read instead of annotated again. real: whether these
+    are photographs or drawn. Raises ValueError for a scan without mask, and what `annotate_scan` raises.
     """
     check_masks(scans)
-    setting = {"clicks": clicks, "jitter": jitter, "seed": seed}
-    about = {name: predictor.about for name, predictor in predictors.items()}
-    rows: dict[str, list[dict]] = {name: [] for name in predictors}
-    for name, predictor in predictors.items():
-        for scan in progress(scans, f"annotate: {name}", "scan", leave=False):
-            hashes = [zlib.crc32(pixels.tobytes()) for pixels in (scan.image, scan.mask)]
-            made_with = setting | about[name] | {"scan": hashes}
-            file = Path(out) / name / f"{scan.name}.json" if out else None
+    about = dict(made_by or predictor.about)
+    setting = about | {"minutes": list(minutes), "seed": seed}
+    rows: dict[str, list[dict]] = {way: [] for way in ways}
+    for scan in progress(scans, "annotate", "scan", leave=False):
+        made_with = setting | {"scan": [zlib.crc32(pixels.tobytes()) for pixels in (scan.image, scan.mask)]}
+        found = None
+        for way in ways:
+            file = Path(out) / way / f"{scan.name}.json" if out else None
             kept = read_json(file) if file and file.is_file() else {}
             if kept.get("setting") != made_with:
-                rng = np.random.default_rng([seed, scan.mask.shape[0], int(scan.mask.sum())])
-                predictor.set_image(scan.image)
-                row = corrected_row(predictor.correct, scan.mask, clicks, rng, jitter, SKIP)
-                kept = {"setting": made_with, "row": {"name": scan.name, "tube": scan.tube} | row}
+                if found is None:
+                    if predictor:
+                        predictor.set_image(scan.image)
+                    found = logits(scan) if logits else predictor.predict()[2][0]
+                    false = false_segments(found > 0, scan.mask)
+                rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
+                ask = predictor and predictor.correct
+                done = annotate_scan(scan.mask, scan.image, found, way, rng, minutes, ask, false)
+                kept = {"setting": made_with, "row": annotated_row(scan, done)}
                 if file:
                     write_json(file, kept)
-            rows[name].append(kept["row"])
-    summaries = {name: summarise(of, seed=seed) for name, of in rows.items()}
-    last = summaries[list(predictors)[-1]]
-    low, high = last["minutes_interval"]
+            rows[way].append(kept["row"])
     return {
-        "protocol": {"name": "simulated annotator", "share": SHARE, **setting},
-        "minutes_per_scan": {"mean": last["minutes"], "low": low, "high": high},  # for the cost model
-        "clicks_per_scan": last["clicks"],
+        "protocol": {"name": "simulated annotator", "minutes": list(minutes), "seed": seed},
         "times": {"seconds": SECONDS, "sources": TIME_SOURCES},
         "data": {"real": real, "scans": [scan.name for scan in scans]},
-        "models": about,
-        "rows": summaries,
+        "model": about,
+        "rows": {way: summarise(of, minutes, seed) for way, of in rows.items()},
         "per_scan": rows,
-        "provenance": provenance(next(iter(predictors.values())).model.device),
+        "provenance": provenance(predictor.model.device if predictor else "cpu"),
     }

@@ -208,7 +208,7 @@ def correction_scores(predictor: Predictor, patches: Sequence[Patch], seed: int 
     for number, patch in enumerate(progress(patches, "correction clicks", "patch", leave=False)):
         rng, length = np.random.default_rng([seed, number]), partial(root_length_mm, mm_per_px=patch.mm_per_px or 1.0)
         predictor.set_image(patch.image)
-        rows.append(corrected_row(predictor.correct, patch.mask, max(CLICKS), rng, JITTER_PX, 0, length, CLICKS))
+        rows.append(corrected_row(predictor.correct, patch.mask, max(CLICKS), rng, JITTER_PX, length, CLICKS))
     return correction_terms(rows)
 
 

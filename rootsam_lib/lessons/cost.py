@@ -95,3 +95,45 @@ def draw(
             raise ValueError(f"range {name} is {low}, {likely}, {high}: write lowest, most likely, highest.")
         drawn[name] = rng.triangular(low, likely, high, draws) if low < high else np.full(draws, float(low))
     return replace(model, **drawn)
+
+
+def by_way(results: Mapping, poster: CostModel) -> list[dict[str, str]]:
+    """A table's rows: what a scan costs and is worth, automatic, corrected and by hand, the poster's figures beside.
+
+    results: of `evaluation.clicks.simulate`; the corrected rows are of its way "mixed", or "trace and remove" where no
+    model was asked. Dollars are of a person's time, for all of the poster's images at its wage.
+    """
+    ways, rows = results["rows"], []
+    corrected = next(way for way in ("mixed", "trace and remove") if way in ways)
+    for way in (corrected, "by hand"):
+        for minutes, at in ways[way].items():
+            if way == "by hand" and float(minutes) == 0:
+                continue
+            scores = [f"{v:{f}} ({low:{f}} to {high:{f}})" for f, (v, low, high) in
+                      ((".3f", at["cl_dice"]), (".0%", at["length_error"]))]  # fmt: skip
+            what = "automatic" if float(minutes) == 0 else "by hand" if way == "by hand" else "corrected"
+            rows.append(_way_row(what, float(minutes), scores, poster))
+    unknown = ["not reported", "not reported"]
+    rows.append(_way_row("the poster's people, corrected", poster.assisted_minutes, unknown, poster))
+    return [*rows, _way_row("the poster's people, by hand", poster.manual_minutes, unknown, poster)]
+
+
+def _way_row(what: str, minutes: float, scores: list[str], poster: CostModel) -> dict[str, str]:
+    names = ("centre-line Dice", "error of root length")
+    dollars = {f"{poster.images:,.0f} scans": f"\\${poster.cost(minutes):,.0f}"}
+    return {"": what, "minutes a scan": f"{minutes:g}", **dict(zip(names, scores, strict=True)), **dollars}
+
+
+def minutes_until(curve: Mapping[str, Mapping], score: str, goal: float) -> float:
+    """The minutes after which a way's score reaches a goal, on a straight line between two measured minutes; infinite
+    where it does not reach it in those that were measured."""
+    minutes = [float(at) for at in curve]
+    values = np.maximum.accumulate([at[score][0] for at in curve.values()])
+    if values[-1] < goal:
+        return math.inf
+    after = int(np.argmax(values >= goal))
+    return (
+        minutes[after]
+        if after == 0
+        else float(np.interp(goal, values[after - 1 : after + 1], minutes[after - 1 : after + 1]))
+    )
