@@ -1,7 +1,7 @@
 """What annotating costs, by hand and with the model's help: the poster's arithmetic, and what it depends on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -97,6 +97,12 @@ def draw(
     return replace(model, **drawn)
 
 
+def _score(estimate: Sequence[float | None], form: str) -> str:
+    """A score with its interval; scans of one tube have none."""
+    value, low, high = estimate
+    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
 def by_way(results: Mapping, poster: CostModel) -> list[dict[str, str]]:
     """A table's rows: what a scan costs and is worth, automatic, corrected and by hand, the poster's figures beside.
 
@@ -109,8 +115,7 @@ def by_way(results: Mapping, poster: CostModel) -> list[dict[str, str]]:
         for minutes, at in ways[way].items():
             if way == "by hand" and float(minutes) == 0:
                 continue
-            scores = [f"{v:{f}} ({low:{f}} to {high:{f}})" for f, (v, low, high) in
-                      ((".3f", at["cl_dice"]), (".0%", at["length_error"]))]  # fmt: skip
+            scores = [_score(at["cl_dice"], ".3f"), _score(at["length_error"], ".0%")]
             what = "automatic" if float(minutes) == 0 else "by hand" if way == "by hand" else "corrected"
             rows.append(_way_row(what, float(minutes), scores, poster))
     unknown = ["not reported", "not reported"]
