@@ -93,5 +93,7 @@ def test_ways_beside_the_poster():
     assert rows[1]["centre-line Dice"] == "0.650 (0.550 to 0.750)" and rows[5]["700 scans"] == r"\$9,367"
     assert rows[3]["minutes a scan"] == "10" and rows[3]["error of root length"] == "20% (10% to 30%)"
     assert by_way({"rows": results["rows"] | {"mixed": hand}}, CostModel())[1]["centre-line Dice"].startswith("0.500")
+    one_tube = {m: {k: [v[0], None, None] for k, v in at.items()} for m, at in hand.items()}
+    assert by_way({"rows": results["rows"] | {"mixed": one_tube}}, CostModel())[1]["centre-line Dice"] == "0.500"
     assert minutes_until(hand, "cl_dice", 0.6) == pytest.approx(7.25) and minutes_until(hand, "cl_dice", 0.5) == 4.5
     assert minutes_until(hand, "cl_dice", 0.0) == 0 and math.isinf(minutes_until(hand, "cl_dice", 0.71))
