@@ -76,7 +76,8 @@ def test_every_lesson_is_there_and_nothing_is_loaded(report):
     )
     assert len(page.alts) == pictures + len(lessons), "a card of the index has no picture"
     assert all(
-        word in text for word in ("What the poster says", "not tested here", "root IoU, base 0.123", "prefers-color-scheme")
+        word in text
+        for word in ("What the poster says", "not tested here", "root IoU, base 0.123", "prefers-color-scheme")
     )
     assert "0.1235" in text and "by.thin" in text and "0.25 min" in text
     assert "versions.torch" in text and "has recorded none" in text and "a toy run" in text

@@ -26,7 +26,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 a { color: var(--blue); } h2 { border-top: 3px solid var(--blue); padding-top: .6rem; margin-top: 3rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; } pre, p, li { overflow-wrap: anywhere; }
+td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; }
+pre, p, li { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; background: var(--card); border-radius: 8px; padding: .8rem; }
