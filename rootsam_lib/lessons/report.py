@@ -31,7 +31,8 @@ pre, p, li { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; background: var(--card); border-radius: 8px; padding: .8rem; }
-.cards img { width: 100%; aspect-ratio: 16 / 10; object-fit: contain; }
+.cards img { width: 100%; aspect-ratio: 2 / 1; object-fit: contain; }
+@media (max-width: 40rem) { .cards img { aspect-ratio: auto; } }
 .cards b { display: block; margin-top: .4rem; } .cards p { margin: .3rem 0; font-size: .9rem; }
 """
 # Of an output only these tags reach the page: no script, link or style, and no picture from elsewhere.
