@@ -21,9 +21,11 @@ from rootsam_lib.training.config import PRESETS
 RESULTS = CHECKOUT / "data" / "results"
 PAGES = (CHECKOUT / "README.md", RESULTS / "README.md")
 TABLES = {
-    "fixed prompts": ("root_iou", "class_mean_iou", "pooled_iou", "pooled_dice", "cl_dice"),
+    "fixed prompts": ("root_iou", "class_mean_iou", "pooled_dice", "cl_dice", "meant_iou", "meant_cl_dice"),
     "automatic": ("root_iou", "class_mean_iou", "pooled_dice", "cl_dice", "soil_false_alarm"),
     "whole scans": ("root_iou", "pooled_dice", "pooled_dice_dilated", "precision", "recall", "cl_dice"),
+    "selection": ("clicked_iou", "clicked_cl_dice", "other_iou"),
+    "control": ("true_points", "moved_points", "no_points", "true_minus_moved"),
     "correction": ("root_iou@0", "root_iou@10", "root_iou@20", "cl_dice@0", "cl_dice@10", "failures@0.6"),
 }
 
@@ -54,7 +56,7 @@ def hardware_table(quick: Mapping, real: Mapping) -> str:
     gpu = PRESETS["t4"]
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"earlier recipe run here: {lessons} in {spent[1]}"],
+        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
     ]
     return table(["profile", "model and data", "hardware", "state"], rows)
@@ -228,7 +230,8 @@ def blocks() -> dict[str, str]:
         "about": about(real),
         "summary": summary_table(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
-        **{f"frozen, {name}": markdown_table(frozen, name, TABLES[name]) for name in ("fixed prompts", "whole scans")},
+        "frozen, fixed prompts": markdown_table(frozen, "fixed prompts", TABLES["fixed prompts"][:4]),
+        "frozen, whole scans": markdown_table(frozen, "whole scans", TABLES["whole scans"]),
         "minutes": minutes_line(segroot),
         "dilated": markdown_table(dilated, "whole scans", ("pooled_dice", "pooled_dice_dilated")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),

@@ -15,6 +15,15 @@ HOME = Path(
 )
 
 
+def checked_mask(mask, name: str = "mask"):
+    """A mask, array or tensor, if it is bool. Raises ValueError for 0 and 255, or 0 and 1, which would be averaged and
+    inverted as numbers."""
+    kind = str(getattr(mask, "dtype", type(mask).__name__))
+    if not kind.endswith("bool") or not hasattr(mask, "shape"):
+        raise ValueError(f"the {name} is {kind}, but must be a bool array: threshold it first, as in mask > 127.")
+    return mask
+
+
 def checked(name: str, value: object, low: float, high: float = math.inf, *, whole: bool = False, above: bool = False):
     """A number, if it is one and lies between low and high (above: greater than low); every setting is checked by this.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rootsam_lib import checked_mask
 from rootsam_lib.prompts import edt_map
 
 
@@ -29,8 +30,11 @@ def tversky_index(
     """(TP + s) / (TP + fn_weight FN + fp_weight FP + s), per image.
 
     probability, truth: (B, 1, H, W), sums over H and W. Returns (B,). With both weights 0.5 it is the Dice index.
-    Papers and libraries swap the letters alpha and beta, hence the names. (Salehi et al. 2017, equation 3.)
+    Papers and libraries swap the letters alpha and beta, hence the names. (Salehi et al. 2017, equation 3.) Raises
+    ValueError for two shapes, which would be stretched to one another without a word.
     """
+    if probability.shape != truth.shape:
+        raise ValueError(f"the answer is {tuple(probability.shape)} and the truth {tuple(truth.shape)}: resize one.")
     axes = (1, 2, 3)
     true_positive = (probability * truth).sum(axes)
     false_negative = ((1 - probability) * truth).sum(axes)
@@ -63,7 +67,7 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     kept whole: subtracting 1, as the published code does, would leave roots of one pixel's width without weight.
     (Kervadec et al. 2019, section 2.)
     """
-    if not mask.any() or mask.all():
+    if not checked_mask(mask).any() or mask.all():
         return np.zeros(mask.shape, np.float32)
     return edt_map(~mask) - edt_map(mask)
 

@@ -17,6 +17,8 @@ from skimage.morphology import skeletonize
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
+from rootsam_lib import checked_mask
+
 EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong to one root
 MIN_ROOT_PX = 20  # a smaller piece is noise of a mask's drawing, and no root of its own
 
@@ -38,11 +40,8 @@ def count(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Counts
 
     Raises ValueError when their shapes differ, or when they are no masks.
     """
-    if prediction.shape != truth.shape:
+    if checked_mask(prediction, "prediction").shape != checked_mask(truth, "truth").shape:
         raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: compare masks of one image.")
-    for mask in (prediction, truth):
-        if not str(mask.dtype).endswith("bool"):
-            raise ValueError(f"a mask is {mask.dtype}, but must be bool: threshold it first.")
     tp, called, true = (mask.sum((-2, -1)) for mask in (prediction & truth, prediction, truth))
     if prediction.ndim == 2:
         tp, called, true = int(tp), int(called), int(true)
@@ -128,7 +127,7 @@ def cl_dice(
     the prediction. 1 when both masks are empty, 0 when one is. (Shit et al. 2021, equations 1 to 3.)
     drawn, line: both masks' centre lines (`thinned`), where they are known already.
     """
-    if not prediction.any() or not truth.any():
+    if not checked_mask(prediction, "prediction").any() or not checked_mask(truth, "truth").any():
         return float(prediction.any() == truth.any())
     drawn, line = (thinned(of) if known is None else known for of, known in ((prediction, drawn), (truth, line)))
     inside, traced = truth[drawn].mean(), prediction[line].mean()
@@ -140,7 +139,7 @@ def label_roots(mask: np.ndarray, least: int = MIN_ROOT_PX) -> tuple[np.ndarray,
 
     A root is what hangs together, corners included: roots that touch are one. Pieces of fewer than `least` px are none.
     """
-    pieces, number = label(mask, EIGHT)
+    pieces, number = label(checked_mask(mask), EIGHT)
     kept = np.bincount(pieces.ravel(), minlength=number + 1) >= least
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[pieces], int(kept.sum())

@@ -245,6 +245,8 @@ class Predictor:
         """
         if image is self._source:
             return
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"the image is a {type(image).__name__}, but must be an array, uint8 (H, W, 3).")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3).")
         self._source, self.shape = image, image.shape[:2]
@@ -349,6 +351,8 @@ class Predictor:
             raise ValueError("there is no image to answer for: call set_image(image) first.")
 
     def _checked(self, click: Sequence[float]) -> Click:
+        if len(click) != 3:
+            raise ValueError(f"click {click!r} has {len(click)} values: give x, y and label.")
         x, y, label = click
         height, width = self.shape
         if not (0 <= x < width and 0 <= y < height):

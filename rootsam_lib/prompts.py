@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rootsam_lib import checked_mask
+
 ROOT, SOIL, PADDING = 1, 0, -1
 
 
@@ -39,7 +41,7 @@ def edt_map(mask: np.ndarray) -> np.ndarray:
     mask: bool (H, W). Returns float32 (H, W). The image border is not a root's boundary: a root that leaves the image
     does not end there. A mask with no soil at all has no boundary: every distance is 1. (Poster, prompting strategy.)
     """
-    if mask.all():
+    if checked_mask(mask).all():
         return np.ones(mask.shape, np.float32)
     distance = cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squared distances are whole numbers. cv2's last digit depends on its number of threads and on where an array lies
@@ -92,7 +94,7 @@ def sample_points(
         raise ValueError(f"n_root is {n_root} and n_soil is {n_soil}: both must be 0 or more.")
     if exponent < 0:
         raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
-    soil, rooted = ~mask, mask.any()
+    soil, rooted = ~checked_mask(mask), mask.any()
     n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
     hard = np.zeros((0, 2), np.float32)
     if n_hard:

@@ -83,7 +83,7 @@ def test_bad_input():
         summarise([])
     with pytest.raises(ValueError, match="masks of one image"):
         count(np.zeros((2, 2), bool), np.zeros((2, 3), bool))
-    with pytest.raises(ValueError, match="uint8, but must be bool"):
+    with pytest.raises(ValueError, match="uint8, but must be a bool array"):
         count(np.zeros((2, 2), bool), np.full((2, 2), 255, np.uint8))
 
 

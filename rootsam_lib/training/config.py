@@ -59,7 +59,7 @@ class StageConfig:
     correction_share: float = 0.2  # of the steps go on with correction clicks
     point_weight: float = 1.0  # of the cross entropy in a window around every point and click
     ce_weight: float = 2.0  # of the cross entropy over all pixels
-    fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 drew real roots, three pixels wide, far too wide
+    fn_weight: float = 0.5  # Abraham & Khan's 0.7 / 0.3 scored no better on real roots: data/results
     fp_weight: float = 0.5
     focal_exponent: float = 0.75
     boundary_start: float = 0.01  # the boundary term's weight in the first epoch
@@ -89,6 +89,9 @@ class StageConfig:
         for name in ("slip", "ce_weight", "boundary_start", "boundary_step", "weight_decay"):
             checked(name, getattr(self, name), 0)
         checked("soil_share", self.soil_share, 0, 0.99)
+        for name in ("train_neck", "detail", "selection"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")
         if self.patch_size % 32:
             raise ValueError(f"patch_size is {self.patch_size}: choose a multiple of 32.")
         build_augmentation(self.patch_size, self.families)  # refuses unknown families
