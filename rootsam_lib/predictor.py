@@ -89,34 +89,29 @@ def follow_clicks(
     return logits
 
 
-def select_roots(
-    automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[Click], reach: int = 4, covered: float = 0.7
-) -> np.ndarray:
-    """The automatic answer without the roots that clicks do not mean; all logits are float32 (H, W).
+def select_roots(automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[Click], reach: int = 4) -> np.ndarray:
+    """The roots that clicks mean, and no others; all logits are float32 (H, W).
 
-    A root is what hangs together in the automatic mask, corners and gaps of up to 2 px included. Meant are the nearest
-    one within `reach` px of each root click, and those that the prompted answer covers by that share, but not what a
-    soil click lies on; a root that carries clicks of both kinds is shared out: each pixel goes with the nearest click.
-    For a root click with no root near, the prompted answer's root is brought in. (A prompted answer alone fades along
-    the root, away from the click; what hangs together does not, and goes on into the next tile.)
+    A root is what hangs together, corners and gaps of up to 2 px included, in the automatic answer and in those pieces
+    of the prompted one that a root click lies on: these find roots that were missed, and join what was broken. A click
+    means the nearest root within `reach` px. One that carries clicks of both kinds is shared out: each pixel goes with
+    the nearest click. (A prompted answer alone fades along the root, away from the click; what hangs together does not,
+    and goes on into the next tile.)
     """
-    roots, brought = _pieces(automatic), _pieces(prompted)
-    sizes = np.bincount(roots.flat)
-    shares = np.bincount(roots.flat, weights=(prompted > 0).flat) / sizes.clip(1)
-    carried: dict[int, list[Click]] = {int(root): [] for root in np.flatnonzero(shares >= covered) if root}
-    missed = []
+    pieces = _pieces(prompted)
+    asked = [_nearest(pieces, click, reach) for click in clicks if click.label == ROOT]
+    asked = np.isin(pieces, asked) & (pieces > 0)
+    logits = np.where(asked, np.maximum(automatic, prompted), automatic)
+    roots, meant = _pieces(logits), np.zeros(logits.shape, bool)
+    carried: dict[int, list[Click]] = {}
     for click in clicks:
-        if root := _nearest(roots, click, reach):
-            carried.setdefault(root, []).append(click)
-        elif click.label == ROOT:
-            missed.append(_nearest(brought, click, reach))
-    meant = np.zeros(roots.shape, bool)
+        carried.setdefault(_nearest(roots, click, reach), []).append(click)
+    carried.pop(0, None)  # clicks with no root near
     for root, own in carried.items():
         rows, columns = np.nonzero(roots == root)
         away = [(rows - click.y) ** 2 + (columns - click.x) ** 2 for click in own]
-        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT if own else True
-    only_automatic = np.where(meant | (automatic < 0), automatic, np.float32(NO_ROOT))
-    return np.where(np.isin(brought, missed) & (brought > 0), prompted, only_automatic)
+        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT
+    return np.where(meant | (logits < 0), logits, np.float32(NO_ROOT))
 
 
 def _pieces(logits: np.ndarray) -> np.ndarray:

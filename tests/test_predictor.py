@@ -109,19 +109,20 @@ def test_which_roots_clicks_select_by_hand():
     logits = np.full((40, 60), -3.0, np.float32)
     logits[5:8, 2:30] = logits[5:8, 32:58] = 2.0  # one root with a gap of 2 px
     logits[20:23, 2:58] = 2.0
-    nothing, third = np.full_like(logits, -5), np.full_like(logits, -5)
-    third[10:16, 8:20] = 1.0  # a root that only the prompted answer has
-    most = np.full_like(logits, -5)
-    most[20:23, 2:45] = 1.0  # 77 % of the lower root
-    upper, lower = (logits > 0) & (np.arange(40) < 12)[:, None], (logits > 0) & (np.arange(40) > 12)[:, None]
+    logits[30:33, 2:20] = logits[30:33, 40:58] = 2.0  # a broken one
+    nothing, third, joining = (np.full_like(logits, -5) for _ in range(3))
+    third[11:16, 8:20] = 1.0  # a root that only the prompted answer has
+    joining[30:33, 10:50] = 1.0
+    upper, lower, broken = ((logits > 0) & (np.arange(40) // 12 == part)[:, None] for part in range(3))
     for prompted, clicks, expected in (
         (nothing, [Click(10, 6, 1)], upper),
         (nothing, [Click(10, 11, 1)], upper),  # 4 px beside it
         (nothing, [Click(10, 13, 1)], upper & False),  # too far from both
         (third, [Click(10, 13, 1)], third > 0),
         (third, [Click(10, 6, 1)], upper),  # not asked for
-        (most, [Click(10, 6, 1)], upper | lower),
-        (most, [Click(10, 6, 1), Click(10, 21, 0)], upper),
+        (joining, [Click(10, 6, 1)], upper),
+        (nothing, [Click(10, 31, 1)], broken & (np.arange(60) < 30)),
+        (joining, [Click(15, 31, 1)], broken | (joining > 0)),
         (nothing, [Click(10, 6, 1), Click(10, 21, 1)], upper | lower),
         (nothing, [Click(10, 6, 1), Click(10, 21, 0)], upper),
         (nothing, [Click(10, 6, 0)], upper & False),

@@ -49,7 +49,7 @@ from rootsam_lib.metrics import (
     recall,
 )
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.prompts import POSTER_PROMPTS, ROOT, FixedPrompts, Prompts, sample_points, with_slips
+from rootsam_lib.prompts import POSTER_PROMPTS, ROOT, FixedPrompts, Prompts, meant_roots, sample_points, with_slips
 from rootsam_lib.results import progress, provenance
 from rootsam_lib.traits import root_length_mm
 
@@ -73,6 +73,8 @@ DEFINITIONS = {
     "pooled_dice_dilated": "pooled_dice against the truth grown by one pixel",
     "soil_false_alarm": "share of the images without roots in which at least one pixel is called root",
     "soil_false_mm_per_cm2": "mm of root found per cm2 of window, over all images without roots",
+    "meant_iou": "fixed prompts: mean IoU with the roots that the points mean, those that carry a root point",
+    "meant_cl_dice": "fixed prompts: mean centre-line Dice with the roots that the points mean",
     "clicked_iou": "selection: mean IoU of the answer to one click with the root that was clicked",
     "clicked_cl_dice": "selection: mean centre-line Dice of that answer with the root that was clicked",
     "other_iou": "selection: mean IoU of that answer with the nearest other root, where there is one",
@@ -138,11 +140,18 @@ def visible(image: Patch | Scan) -> tuple[slice, slice]:
 
 
 def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts | None = None) -> dict:
-    """(a) The protocol's points, or (b) no prompt at all (None)."""
+    """(a) The protocol's points, or (b) no prompt at all (None); against all roots, and (a) also against those that the
+    points mean."""
     window = visible(image)
     truth = image.mask[window]
     prompts = protocol.draw(truth, image.name) if protocol else None
-    return score_mask(predictor(image.image, prompts)[window], truth, image.mm_per_px, getattr(image, "excluded", None))
+    answer = predictor(image.image, prompts)[window]
+    scores = score_mask(answer, truth, image.mm_per_px, getattr(image, "excluded", None))
+    if prompts:
+        meant = meant_roots(label_roots(truth)[0], prompts)
+        asked = {"meant_iou": iou(count(answer, meant)), "meant_cl_dice": cl_dice(answer, meant)}
+        scores |= {name: value if meant.any() else NAN for name, value in asked.items()}
+    return scores
 
 
 def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dict[str, float]:

@@ -31,7 +31,8 @@ pre, p, li { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; background: var(--card); border-radius: 8px; padding: .8rem; }
-.cards img { width: 100%; aspect-ratio: 16 / 10; object-fit: cover; object-position: right top; }
+.cards img { width: 100%; aspect-ratio: 2 / 1; object-fit: contain; }
+@media (max-width: 40rem) { .cards img { aspect-ratio: auto; } }
 .cards b { display: block; margin-top: .4rem; } .cards p { margin: .3rem 0; font-size: .9rem; }
 """
 # Of an output only these tags reach the page: no script, link or style, and no picture from elsewhere.
@@ -44,9 +45,9 @@ HEADLINES = {
     "03": {"val_root_iou": "root IoU on val"},
     "04": {"gain_1024": "Stage 2 over Stage 1, root IoU"},
     "05": {"base_root_iou": "root IoU, base", "stage2_root_iou": "RootSAM"},
-    "06": {"before_root_iou": "root IoU before clicks", "after_root_iou": "after"},
+    "06": {"before_root_iou": "root IoU before two clicks", "after_root_iou": "after"},
     "07": {"saved": "dollars saved, by the poster's arithmetic"},
-    "08": {"length_relative_bias": "bias of root length", "calibrated_relative_bias": "calibrated"},
+    "08": {"length_relative_bias": "relative bias of root length", "calibrated_relative_bias": "calibrated"},
     "09": {"few_shot_cl_dice": "clDice from a few pairs"},
     "A1": {"iou_1": "IoU after one click on an object"},
     "A2": {"seed_spread": "spread of root IoU by seed"},
@@ -78,7 +79,8 @@ class AltTexts(Preprocessor):
 
 def _converted(cells: Sequence[nbformat.NotebookNode]) -> str:
     """Cells as HTML without code, and without anything that runs or is loaded."""
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True,
+                            exclude_anchor_links=True)  # fmt: skip
     exporter.display_data_priority = ["image/jpeg", "image/png", "text/markdown", "text/plain"]
     page = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))[0]
     return bleach.clean(page, TAGS, {"img": ["alt", "src"]}, protocols=["data"], strip=True)
