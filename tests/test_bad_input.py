@@ -101,6 +101,7 @@ class Bench:
         self.segment()
         path = self.out / file
         path.write_text(path.read_text().replace(what, "gone", 1))
+        self.capsys.readouterr()
         assert main([command, str(self.out)]) == 2
         raise ValueError(self.capsys.readouterr().err.removeprefix("error: ").rstrip("\n"))
 
