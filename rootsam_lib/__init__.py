@@ -13,6 +13,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent  # notebooks, README, data and
 HOME = Path(
     os.environ.get("ROOTSAM_HOME") or (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home() / "rootsam")
 )
+if os.environ.get("ROOTSAM_HOME"):  # a relative one would be another place for a notebook, which runs in its own folder
+    HOME = HOME.expanduser().resolve()
+    os.environ["ROOTSAM_HOME"] = str(HOME)
 
 
 def checked_mask(mask, name: str = "mask"):

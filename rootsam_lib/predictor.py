@@ -273,6 +273,11 @@ class Predictor:
         Raises ValueError before `set_image`, for a point outside of the image, and for another label.
         """
         self._needs_image()
+        if np.shape(point_coords)[:1] != np.shape(point_labels) or np.shape(point_coords)[1:] not in ((), (2,)):
+            got = f"{np.shape(point_coords)} and {np.shape(point_labels)}"
+            raise ValueError(
+                f"point_coords and point_labels are {got}: give (N, 2) places and (N,) labels, or neither."
+            )
         points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
         clicks = [self._checked((*place, label)) for place, label in points if label != -1]
         if self._automatic is None and (self.select or not clicks):

@@ -95,6 +95,16 @@ class Bench:
         scans = [Scan(IMAGE, None, name, "") for name in names]
         return export_folder(self.place / folder, scans, [mask] * len(scans), part)
 
+    def followed(self, command: str, file: str, what: str) -> None:
+        """Segment, take a name out of a file of the results, and go on with another command."""
+        self.image("good-mask.png")
+        self.segment()
+        path = self.out / file
+        path.write_text(path.read_text().replace(what, "gone", 1))
+        self.capsys.readouterr()
+        assert main([command, str(self.out)]) == 2
+        raise ValueError(self.capsys.readouterr().err.removeprefix("error: ").rstrip("\n"))
+
     def prompts(self, content: bytes | str) -> Report:
         return self.segment(prompts=read_prompts(self.file("points.csv", content)))
 
@@ -103,6 +113,12 @@ def nano() -> Predictor:
     if not _NANO:
         _NANO.append(load_predictor("nano", tile_size=64))
     return _NANO[0]
+
+
+def asked(places: object, labels: object) -> object:
+    predictor = nano()
+    predictor.set_image(IMAGE)
+    return predictor.predict(places, labels)
 
 
 _NANO: list[Predictor] = []
@@ -361,6 +377,16 @@ CASES = [
         "said",
         "good: its mask was not as it was written (changed or damaged): kept as good-mask-changed-",
     ),
+    *(
+        Case(
+            f"{command} after {file} without {what}",
+            lambda b, c=command, f=file, w=what: b.followed(c, f, w),
+            "refused",
+            f"{file} lacks {what}",
+        )
+        for command in ("rsml", "calibrate")
+        for file, what in (("traits.csv", "mm_per_px"), ("segment.json", "cleaning"))
+    ),
     # --- Points
     points("empty", "", "points.csv is no table"),
     points("of the first line only", "scan,x,y,label\n", "points.csv lacks points or columns"),
@@ -429,6 +455,9 @@ CASES = [
     ),
     log("of another form", json.dumps({"clicks": {}, "image": 3})),
     Case("no such log", lambda b: read_log(b.place / "none.json"), "refused", "none.json"),
+    Case("places without labels", lambda b: asked([[3, 3]], None), "refused", "point_coords and point_labels are"),
+    Case("labels without places", lambda b: asked(None, [1]), "refused", "point_coords and point_labels are"),
+    Case("more places than labels", lambda b: asked([[3, 3], [4, 4]], [1]), "refused", "point_coords and point_labels"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
     Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),
     Case("a session that climbs", lambda b: b.session("../a"), "refused", "'../a', which cannot be a file's name"),

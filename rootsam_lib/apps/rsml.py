@@ -22,8 +22,9 @@ from scipy.ndimage import convolve, label
 from skimage.measure import perimeter
 
 from rootsam_lib.data.masks import read_mask
+from rootsam_lib.evaluation.calibration import read_done
 from rootsam_lib.metrics import EIGHT
-from rootsam_lib.results import progress, read_csv, read_json, shown, write_csv, write_text
+from rootsam_lib.results import progress, shown, write_csv, write_text
 from rootsam_lib.traits import CLASSES_MM, CLASSES_PX, Cleaning, Tracing, branch_pixels, segment_lengths, trace
 
 
@@ -130,7 +131,7 @@ def export_roots(
     Returns the folder and how many RSML files it has got. Raises FileNotFoundError or ValueError for another folder.
     """
     roots = Path(roots).expanduser()
-    done, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
+    done, settings = read_done(roots)
     tables: dict[str, list] = {"rhizovision.csv": [], "rhizovision-px.csv": []}
     written = 0
     for row in progress(done, f"export {roots.name}", "scan"):

@@ -25,8 +25,9 @@ from rootsam_lib import checked
 from rootsam_lib.data.datasets import find_pairs, load_entry
 from rootsam_lib.data.masks import checked_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.calibration import read_done
 from rootsam_lib.metrics import EIGHT
-from rootsam_lib.results import atomic, progress, read_csv, read_json, shown, write_csv
+from rootsam_lib.results import atomic, progress, shown, write_csv
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, segment_lengths, trace, trait_row
 
 LEAST_MATCH = 0.15  # scans of one window two months apart match by 0.5 or more, those of two windows by 0.02
@@ -208,7 +209,7 @@ def follow_folder(
     """
     folder = Path(folder).expanduser()
     roots = folder.resolve().with_name(f"{folder.resolve().name}-roots") if roots is None else Path(roots).expanduser()
-    done, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
+    done, settings = read_done(roots)
     if settings.get("exclude") != (exclude and checked_exclusion(exclude)):
         raise ValueError(f"{shown(roots)} was made with another exclude: give the one that segment was given.")
     entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}

@@ -20,12 +20,36 @@ from pathlib import Path
 
 import numpy as np
 
+from rootsam_lib import checked
 from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, agreement, estimate, interval, tube_weights
 from rootsam_lib.results import atomic, provenance, read_csv, read_json, shown, write_json
+from rootsam_lib.traits import Cleaning
 
 TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
 LEAST_FOR_CONTRAST = 4  # from three scans a power is worse than none
 SAME_RESOLUTION = 0.02  # share by which resolutions may differ: what rounding in files does
+
+
+def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """The rows of traits.csv and the settings in segment.json of a folder that `segment` wrote.
+
+    Raises FileNotFoundError, or ValueError that names the file and what it lacks.
+    """
+    rows, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
+    for file, found, wanted in (
+        ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),
+        ("segment.json", settings, ("cleaning", "window_mm", "tube_angle")),
+    ):
+        if lacking := [name for name in wanted if name not in found]:
+            raise ValueError(f"{shown(roots / file)} lacks {lacking[0]}: segment the folder again into another one.")
+    try:
+        Cleaning(**settings["cleaning"])
+    except TypeError:
+        raise ValueError(f"{shown(roots / 'segment.json')} holds no cleaning: segment the folder again.") from None
+    for row in rows:
+        if row["mm_per_px"] is not None:
+            checked(f"{shown(roots / 'traits.csv')}: mm_per_px of {row['scan']}", row["mm_per_px"], 0, above=True)
+    return rows, settings
 
 
 def calibrated_traits(names: Iterable[str]) -> list[str]:
@@ -135,6 +159,17 @@ def read_calibration(path: str | Path, about: Mapping[str, object], say: Callabl
     found = read_json(path)
     if missing := {"factors", "contrast", "scans", "tubes", "mm_per_px", "model"} - set(found):
         raise ValueError(f"{shown(path)} is no calibration (it lacks {min(missing)}): `calibrate` writes one.")
+    try:
+        for factor in found["factors"].values():
+            checked("a factor", factor[0], 0, above=True)
+        if contrast := found["contrast"]:
+            checked("slope", contrast["slope"][0], -100, 100)
+            for level in (contrast["at"], *contrast["range"]):
+                checked("contrast", level, 0, above=True)
+        found["model"].get("weights")
+        describe_calibration(found)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{shown(path)} is damaged ({type(error).__name__}: {error}): fit it anew.") from None
     if other := [name for name, value in about.items() if found["model"].get(name) != value]:
         raise ValueError(
             f"{shown(path)} was fitted with another model or other settings ({', '.join(other)}): fit it anew."
@@ -183,11 +218,13 @@ def calibrate_command(options: argparse.Namespace) -> int:
     roots = Path(options.roots).expanduser()
     text = ("scan", "tube", "date")
     scores = read_csv(roots / "scores.csv", text)
-    measured = {row["scan"]: row for row in read_csv(roots / "traits.csv", text)}
-    settings = read_json(roots / "segment.json")
+    done, settings = read_done(roots)
+    measured = {row["scan"]: row for row in done}
     traits = calibrated_traits(scores[0]) if scores else []
     if len(traits) < 3:
         raise ValueError(f"{shown(roots)}: scores.csv lacks areas and diameters: segment the annotated scans anew.")
+    if gone := [row.get("scan") for row in scores if row.get("scan") not in measured]:
+        raise ValueError(f"{shown(roots)}: {gone[0]} is in scores.csv, but not in traits.csv: segment it again.")
     rows, tubes = [measured[row["scan"]] for row in scores], [row["tube"] for row in scores]
     size = rows[0]["mm_per_px"]
     for row in rows:
