@@ -25,12 +25,16 @@ from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
 from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.losses import focal_tversky_loss
+from rootsam_lib.metrics import cl_dice, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
-from rootsam_lib.prompts import Prompts
+from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
+from rootsam_lib.training.config import stage1
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 IMAGE[20:26, 4:60] = 255
+BYTES, RNG = IMAGE[..., 0], np.random.default_rng(0)
 MASK = IMAGE[..., 0] > 0
 
 
@@ -458,6 +462,26 @@ CASES = [
     Case("places without labels", lambda b: asked([[3, 3]], None), "refused", "point_coords and point_labels are"),
     Case("labels without places", lambda b: asked(None, [1]), "refused", "point_coords and point_labels are"),
     Case("more places than labels", lambda b: asked([[3, 3], [4, 4]], [1]), "refused", "point_coords and point_labels"),
+    Case(
+        "a list for an image", lambda b: nano().set_image([[0]]), "refused", "the image is a list, but must be an array"
+    ),
+    Case("a click of two values", lambda b: nano()._checked((3, 4)), "refused", "click (3, 4) has 2 values"),
+    Case("a mask of 0 and 255 for points", lambda b: sample_points(BYTES, 1, 1, RNG), "refused", "the mask is uint8"),
+    Case(
+        "a mask of 0 and 255 for EDT",
+        lambda b: edt_map(BYTES),
+        "refused",
+        "the mask is uint8, but must be a bool array",
+    ),
+    Case("a mask of 0 and 255 for clDice", lambda b: cl_dice(BYTES > 0, BYTES), "refused", "the truth is uint8"),
+    Case("a mask of 0 and 255 for roots", lambda b: label_roots(BYTES), "refused", "the mask is uint8"),
+    Case(
+        "a truth of another shape",
+        lambda b: focal_tversky_loss(torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8)),
+        "refused",
+        "the answer is (2, 1, 8, 8) and the truth (1, 1, 8, 8)",
+    ),
+    Case("a text for True", lambda b: stage1(detail="False"), "refused", "detail is 'False': give True or False"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
     Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),
     Case("a session that climbs", lambda b: b.session("../a"), "refused", "'../a', which cannot be a file's name"),
