@@ -168,10 +168,12 @@ def main() -> None:
             scored = zip(masks, scans, strict=True)
             terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
-            reference = next(iter(terms))
-            results["differences"][f"{name} - {reference}"] = {
-                key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
-            }
+            for reference in [
+                row for row in list(terms)[:2] if row != name
+            ]:  # base and Stage 1, where seeds come first
+                results["differences"][f"{name} - {reference}"] = {
+                    key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
+                }
             about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
             write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"])})
             row = results["rows"][name]
