@@ -56,7 +56,7 @@ def hardware_table(quick: Mapping, real: Mapping) -> str:
     gpu = PRESETS["t4"]
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
+        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}, some not counted"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
     ]
     return table(["profile", "model and data", "hardware", "state"], rows)
@@ -90,7 +90,8 @@ def summary_table(results: Mapping) -> str:
 def minutes_line(results: Mapping) -> str:
     """How long the lessons took that make the tables."""
     told = ", ".join(f"lesson {name[:2]} {minutes:.0f}" for name, minutes in results["minutes"].items())
-    return f"Minutes on {results['provenance']['device']}: {told}; {sum(results['minutes'].values()):.0f} in all."
+    total = sum(results["minutes"].values())
+    return f"Minutes on {results['provenance']['device']}: {told}; {total:.0f} in all ({results['note']})."
 
 
 def whole_table() -> str:
@@ -99,11 +100,14 @@ def whole_table() -> str:
     if not file.is_file():
         return "Not made yet: `benchmarks/real_scans.py seeds peers context curve dilated` writes `segroot-whole.json`."
     results, scores = read_json(file), ("pooled_dice", "root_iou", "cl_dice")
+    trained = [name.split(", seed ")[0] for name in results["rows"]]
     rows = [
-        [f"{name}, over seeds", *("{:.3f} ({:.3f} to {:.3f})".format(*row[score]) for score in scores)]
+        [f"{name}, {trained.count(name)} seeds", *("{:.3f} ({:.3f} to {:.3f})".format(*row[score]) for score in scores)]
         for name, row in results["seeds"].items()
+        if trained.count(name) > 1
     ]
-    single = {name: row for name, row in results["rows"].items() if ", seed " not in name}
+    pairs = zip(trained, results["rows"].items(), strict=True)
+    single = {name: row for kind, (name, row) in pairs if trained.count(kind) == 1}
     rows += [[name, *(cell(row[score]) for score in scores)] for name, row in single.items()]
     return table(["", *(f"`{score}`" for score in scores)], rows)
 

@@ -168,9 +168,8 @@ def main() -> None:
             scored = zip(masks, scans, strict=True)
             terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
-            for reference in [
-                row for row in list(terms)[:2] if row != name
-            ]:  # base and Stage 1, where seeds come first
+            first = [row for row in list(terms)[:2] if row != name]  # base and Stage 1, where seeds come first
+            for reference in first:
                 results["differences"][f"{name} - {reference}"] = {
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }

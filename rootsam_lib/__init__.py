@@ -4,6 +4,7 @@ import math
 import numbers
 import os
 from pathlib import Path
+from typing import Any
 
 # albumentations asks the network for a newer version at import; nothing here wants that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -18,7 +19,7 @@ if os.environ.get("ROOTSAM_HOME"):  # a relative one would be another place for 
     os.environ["ROOTSAM_HOME"] = str(HOME)
 
 
-def checked_mask(mask, name: str = "mask"):
+def checked_mask(mask: Any, name: str = "mask") -> Any:
     """A mask, array or tensor, if it is bool. Raises ValueError for 0 and 255, or 0 and 1, which would be averaged and
     inverted as numbers."""
     kind = str(getattr(mask, "dtype", type(mask).__name__))

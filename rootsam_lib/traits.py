@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -21,6 +22,7 @@ from skan import Skeleton
 from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import EIGHT, thinned
+from rootsam_lib.results import read_csv, read_json, shown
 
 METHODS = ("smoothed", "kimura", "chain")
 CLASSES_MM = (0.3, 0.6, 1.0)  # bounds between the diameter classes
@@ -259,3 +261,25 @@ def trait_row(
         "qc_saturated_share": float((scan.image.max(axis=2) == 255)[counted].mean()) if counted.any() else None,
         "qc_root_contrast": root_contrast(scan.image, mask, scan.excluded),
     }
+
+
+def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """The rows of traits.csv and the settings in segment.json of a folder that `segment` wrote.
+
+    Raises FileNotFoundError, or ValueError that names the file and what it lacks.
+    """
+    rows, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
+    for file, found, wanted in (
+        ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),
+        ("segment.json", settings, ("cleaning", "window_mm", "tube_angle")),
+    ):
+        if lacking := [name for name in wanted if name not in found]:
+            raise ValueError(f"{shown(roots / file)} lacks {lacking[0]}: segment the folder again into another one.")
+    try:
+        Cleaning(**settings["cleaning"])
+    except TypeError:
+        raise ValueError(f"{shown(roots / 'segment.json')} holds no cleaning: segment the folder again.") from None
+    for row in rows:
+        if row["mm_per_px"] is not None:
+            checked(f"{shown(roots / 'traits.csv')}: mm_per_px of {row['scan']}", row["mm_per_px"], 0, above=True)
+    return rows, settings

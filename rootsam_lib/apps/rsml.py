@@ -22,10 +22,18 @@ from scipy.ndimage import convolve, label
 from skimage.measure import perimeter
 
 from rootsam_lib.data.masks import read_mask
-from rootsam_lib.evaluation.calibration import read_done
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import progress, shown, write_csv, write_text
-from rootsam_lib.traits import CLASSES_MM, CLASSES_PX, Cleaning, Tracing, branch_pixels, segment_lengths, trace
+from rootsam_lib.traits import (
+    CLASSES_MM,
+    CLASSES_PX,
+    Cleaning,
+    Tracing,
+    branch_pixels,
+    segment_lengths,
+    read_done,
+    trace,
+)
 
 
 def rsml(tracing: Tracing, mm_per_px: float | None, name: str, image: str = "", captured: str = "") -> str:

@@ -25,10 +25,9 @@ from rootsam_lib import checked
 from rootsam_lib.data.datasets import find_pairs, load_entry
 from rootsam_lib.data.masks import checked_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.evaluation.calibration import read_done
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, progress, shown, write_csv
-from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, segment_lengths, trace, trait_row
+from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, read_done, segment_lengths, trace, trait_row
 
 LEAST_MATCH = 0.15  # scans of one window two months apart match by 0.5 or more, those of two windows by 0.02
 TOLERANCE_PX = 5.0  # what alignment leaves within a real scan is up to 3 px, and a hand is 1 px off

@@ -23,33 +23,11 @@ import numpy as np
 from rootsam_lib import checked
 from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, agreement, estimate, interval, tube_weights
 from rootsam_lib.results import atomic, provenance, read_csv, read_json, shown, write_json
-from rootsam_lib.traits import Cleaning
+from rootsam_lib.traits import read_done
 
 TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
 LEAST_FOR_CONTRAST = 4  # from three scans a power is worse than none
 SAME_RESOLUTION = 0.02  # share by which resolutions may differ: what rounding in files does
-
-
-def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
-    """The rows of traits.csv and the settings in segment.json of a folder that `segment` wrote.
-
-    Raises FileNotFoundError, or ValueError that names the file and what it lacks.
-    """
-    rows, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
-    for file, found, wanted in (
-        ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),
-        ("segment.json", settings, ("cleaning", "window_mm", "tube_angle")),
-    ):
-        if lacking := [name for name in wanted if name not in found]:
-            raise ValueError(f"{shown(roots / file)} lacks {lacking[0]}: segment the folder again into another one.")
-    try:
-        Cleaning(**settings["cleaning"])
-    except TypeError:
-        raise ValueError(f"{shown(roots / 'segment.json')} holds no cleaning: segment the folder again.") from None
-    for row in rows:
-        if row["mm_per_px"] is not None:
-            checked(f"{shown(roots / 'traits.csv')}: mm_per_px of {row['scan']}", row["mm_per_px"], 0, above=True)
-    return rows, settings
 
 
 def calibrated_traits(names: Iterable[str]) -> list[str]:
