@@ -30,8 +30,8 @@ from rootsam_lib.traits import (
     Cleaning,
     Tracing,
     branch_pixels,
-    segment_lengths,
     read_done,
+    segment_lengths,
     trace,
 )
 
