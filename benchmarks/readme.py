@@ -102,14 +102,17 @@ def whole_table() -> str:
     results, scores = read_json(file), ("pooled_dice", "root_iou", "cl_dice")
     trained = [name.split(", seed ")[0] for name in results["rows"]]
     rows = [
-        [f"{name}, {trained.count(name)} seeds", *("{:.3f} ({:.3f} to {:.3f})".format(*row[score]) for score in scores)]
+        [f"{name}, {trained.count(name)} seeds"]
+        + [text for s in scores for text in ("{:.3f} ({:.3f} to {:.3f})".format(*row[s]), "–")]
         for name, row in results["seeds"].items()
         if trained.count(name) > 1
     ]
     pairs = zip(trained, results["rows"].items(), strict=True)
     single = {name: row for kind, (name, row) in pairs if trained.count(kind) == 1}
-    rows += [[name, *(cell(row[score]) for score in scores)] for name, row in single.items()]
-    return table(["", *(f"`{score}`" for score in scores)], rows)
+    for name, row in single.items():
+        paired = results["differences"].get(f"{name} - stage1, seed 0", {})
+        rows.append([name, *(text for s in scores for text in (cell(row[s]), cell(paired[s]) if paired else "–"))])
+    return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
 
 
 def traits_table(results: Mapping) -> str:
