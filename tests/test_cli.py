@@ -29,7 +29,8 @@ def test_wrong_type_profile_and_number(capsys):
     assert "--profile" in refused(capsys, "tutorial", "-p", "PROFILE", "mine")
     assert "names no notebook" in refused(capsys, "tutorial", "--only", "77")
     assert "no such folder" in refused(capsys, "tutorial", "-p", "DATA_DIR", "nowhere")
-    assert "of the defaults only" in refused(capsys, "tutorial", "--update", "-p", "SEED", "3")
+    for extra in (("-p", "SEED", "3"), ("--only", "00")):
+        assert "all lessons on their defaults" in refused(capsys, "tutorial", "--update", *extra)
     assert "no results file" in refused(capsys, "table", "nowhere.json")
 
 

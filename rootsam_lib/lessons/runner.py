@@ -96,8 +96,10 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
         raise ValueError("parameter PROFILE is set by --profile, not by -p.")
     defaults = {name: default for parameters in known.values() for name, default in parameters.items()}
     values = {"PROFILE": profile} | check_parameters(load_profile(profile) | given, defaults)
-    if update and values != {"PROFILE": "quick"}:
-        raise ValueError("--update stores the outputs of the defaults only: leave out --profile and -p.")
+    if update and (only or values != {"PROFILE": "quick"}):
+        raise ValueError("--update stores all lessons on their defaults: leave out --only, --profile and -p.")
+    if update and any((RUNS / profile).glob("stage*")):  # lesson 00 would show a stage that no reader has yet
+        raise ValueError(f"{shown(RUNS / profile)} holds stages of an earlier run: `make notebooks` removes them.")
     if values.get("DATA_DIR"):
         values["DATA_DIR"] = existing_folder("DATA_DIR", str(values["DATA_DIR"]))
     if os.environ.get("ROOTSAM_DATA"):
