@@ -32,37 +32,35 @@ class Embedding(NamedTuple):
     """What the decoder looks at: made once per image, and used for any number of prompts.
 
     image: (B, C, h / 16, w / 16). fine: conv_s0's and conv_s1's outputs at strides 4 and 8. image_size: as in Features.
-    With a detail path also detail, what it refines logits by, (B, 32, h / 4, w / 4), and all_roots, its own logits of
-    all roots (B, 1, h / 2, w / 2), which only training looks at.
+    detail: a detail path's finest maps (B, 32, h / 2, w / 2), where there is one.
     """
 
     image: Tensor
     fine: tuple[Tensor, Tensor]
     image_size: tuple[int, int]
     detail: Tensor | None = None
-    all_roots: Tensor | None = None
 
     def of(self, rows: Sequence[int]) -> "Embedding":
         """The embeddings of some of the images, which may repeat."""
         if list(rows) == list(range(len(self.image))):
             return self
-        detail, all_roots = (None if x is None else x[rows] for x in (self.detail, self.all_roots))
-        return Embedding(self.image[rows], tuple(x[rows] for x in self.fine), self.image_size, detail, all_roots)
+        detail = None if self.detail is None else self.detail[rows]
+        return Embedding(self.image[rows], tuple(x[rows] for x in self.fine), self.image_size, detail)
 
     @staticmethod
     def join(parts: "Sequence[Embedding]") -> "Embedding":
         """One embedding of all images of several, in order."""
         if len(parts) == 1:
             return parts[0]
-        image, fine, sizes, detail, all_roots = zip(*parts, strict=True)
-        rest = (None if x[0] is None else torch.cat(x) for x in (detail, all_roots))
-        return Embedding(torch.cat(image), tuple(map(torch.cat, zip(*fine, strict=True))), sizes[0], *rest)
+        image, fine, sizes, detail = zip(*parts, strict=True)
+        joined = None if detail[0] is None else torch.cat(detail)
+        return Embedding(torch.cat(image), tuple(map(torch.cat, zip(*fine, strict=True))), sizes[0], joined)
 
 
 class Prediction(NamedTuple):
     """M masks, 1 or with `multimask` 3, for each of P prompt sets.
 
-    logits (P, M, h / 4, w / 4), with a detail path (P, M, h / 2, w / 2), of the encoder's h x w px: 0 is a mask's edge.
+    logits (P, M, h / 4, w / 4), with a detail path (P, M, h, w), of the encoder's h x w px: 0 is a mask's edge.
     iou (P, M): the model's own estimate of each mask's IoU. low_res (P, M, h / 4, w / 4): the logits before the detail
     path refines them, which is what `mask_input` takes.
     """
@@ -103,37 +101,34 @@ class NoPositions(nn.Module):
 
 
 class DetailPath(nn.Module):
-    """A small convolutional side path for thin structures: from the trunk's finest maps and the pixels themselves to
-    the decoder, and a head that refines the decoder's logits from one per 4 to one per 2 px of the encoder's input.
+    """A convolutional side path for thin structures: it answers for all roots by itself, and brings the decoder detail.
 
-    SAM2.1's own path there, the neck with conv_s0 / conv_s1, is linear and treats each place alone. This one looks at a
-    place's neighbours, coarse to fine as a U-Net's decoder does (Ronneberger et al. 2015), and its outputs are added to
-    the embedding at strides 16, 8 and 4. Its last layers start at 0, so that training starts from the model as it was.
-    HQ-SAM (Ke et al. 2023, section 3.2) fuses early features for thin structures in the same spirit.
+    SAM2.1's own path to detail, the neck with conv_s0 / conv_s1, is linear and treats each place alone. This one goes
+    through the trunk's maps from coarse to fine and on to the pixels, as a U-Net's decoder does (Ronneberger et al.
+    2015). Its maps are added to the embedding at strides 16, 8 and 4, and refine the decoder's masks from one logit per
+    4 to one per pixel of the encoder's input. "All roots" needs no prompt, so that answer is the path's own: on real
+    scans a U-Net found them better than SAM2.1's decoder did. HQ-SAM (Ke et al. 2023, section 3.2) fuses early features
+    for thin structures in the same spirit.
 
-    channels: of the trunk's maps at strides 4, 8, 16. out: of the embedding's maps there.
+    What it adds to the decoder starts at 0, so that answers to prompts begin as they were.
+    channels: of the trunk's maps at strides 4, 8, 16, 32. out: of the embedding's maps at 4, 8, 16.
     """
 
-    PIXELS = 3 * 4 * 4  # channels of the pixels, 4 x 4 of them folded into one place at stride 4
+    WIDTHS = (32, 48, 64, 128)  # channels at strides 2, 4, 8, 16
+    PIXELS = 3 * 2 * 2  # channels of the pixels, 2 x 2 of them folded into one place at stride 2
 
-    def __init__(self, channels: tuple[int, int, int], out: tuple[int, int, int], width: int = 48):
+    def __init__(self, channels: tuple[int, int, int, int], out: tuple[int, int, int]):
         super().__init__()
-        four, eight, sixteen = channels
-        self.conv16 = nn.Conv2d(sixteen, 2 * width, 3, padding=1)
-        self.lift16 = nn.Conv2d(2 * width, 2 * width, 1)
-        self.conv8 = nn.Conv2d(eight, 2 * width, 3, padding=1)
-        self.norm8 = nn.GroupNorm(8, 2 * width)
-        self.mix8 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.lift8 = nn.Conv2d(2 * width, width, 1)
-        self.conv4 = nn.Conv2d(four + self.PIXELS, width, 3, padding=1)
-        self.norm4 = nn.GroupNorm(8, width)
-        self.mix4 = nn.Conv2d(width, width, 3, padding=1)
-        self.last4 = nn.Conv2d(width, width, 3, padding=1)
+        two, four, eight, sixteen = self.WIDTHS
+        self.to16 = _convolutions(channels[3] + channels[2], sixteen)
+        self.to8 = _convolutions(sixteen + channels[1], eight)
+        self.to4 = _convolutions(eight + channels[0], four)
+        self.to2 = _convolutions(four + self.PIXELS, two)
         self.out4, self.out8, self.out16 = (
-            nn.Conv2d(wide, n, 1) for wide, n in zip((width, 2 * width, 2 * width), out, strict=True)
+            nn.Conv2d(wide, n, 1) for wide, n in zip((four, eight, sixteen), out, strict=True)
         )
-        self.all_roots = nn.Conv2d(width, 4, 1)
-        self.of_detail = nn.Conv2d(width, 32, 3, padding=1)
+        self.all_roots = nn.Conv2d(two, 4, 3, padding=1)
+        self.of_detail = nn.Conv2d(two, 32, 1)
         self.of_mask = nn.Conv2d(1, 32, 3, padding=1, bias=False)
         self.finer = nn.Conv2d(32, 4, 3, padding=1)
         for last in (self.out4, self.out8, self.out16, self.finer, self.all_roots):
@@ -144,32 +139,46 @@ class DetailPath(nn.Module):
 
     def forward(self, features: Features, embedding: Embedding) -> Embedding:
         """Add what the path sees to an embedding of the same images."""
-        four, eight, sixteen = features.maps[:3]
-        x16 = F.relu(self.conv16(sixteen))
-        x8 = F.relu(self.norm8(self.conv8(eight) + _enlarged(self.lift16(x16), eight)))
-        x8 = F.relu(self.mix8(x8))
-        four = torch.cat([four, F.pixel_unshuffle(features.pixels, 4)], 1)
-        x4 = F.relu(self.norm4(self.conv4(four) + _enlarged(self.lift8(x8), four)))
-        x4 = F.relu(self.last4(x4 + F.relu(self.mix4(x4))))
+        pixels = F.pixel_unshuffle(features.pixels, 2)
+        x16 = self.to16(_joined(features.maps[3], features.maps[2]))
+        x8 = self.to8(_joined(x16, features.maps[1]))
+        x4 = self.to4(_joined(x8, features.maps[0]))
         return Embedding(
             embedding.image + self.out16(x16),
             (embedding.fine[0] + self.out4(x4), embedding.fine[1] + self.out8(x8)),
             embedding.image_size,
-            self.of_detail(x4),
-            F.pixel_shuffle(self.all_roots(x4), 2),
+            self.to2(_joined(x4, pixels)),
         )
 
+    def answer(self, detail: Tensor) -> Prediction:
+        """All roots, from an embedding's detail (B, 32, h / 2, w / 2). The estimate of their IoU is what the logits'
+        probabilities say of it."""
+        logits = F.pixel_shuffle(self.all_roots(detail), 2).contiguous()
+        probability, found = logits.float().sigmoid(), logits > 0
+        right = (probability * found).sum((2, 3))
+        iou = right / (found.sum((2, 3)) + (probability * ~found).sum((2, 3))).clamp_min(1)
+        return Prediction(logits, iou, F.avg_pool2d(logits, 4))
+
     def refine(self, logits: Tensor, detail: Tensor) -> Tensor:
-        """From logits (P, M, h / 4, w / 4) and an embedding's detail (P, 32, h / 4, w / 4) to (P, M, h / 2, w / 2)."""
-        each = logits.flatten(0, 1)[:, None]
-        mask = self.of_mask(each.clamp(-16, 16) / 4)
-        more = F.pixel_shuffle(self.finer(F.relu(detail.repeat_interleave(logits.shape[1], 0) + mask)), 2)
+        """From logits (P, M, h / 4, w / 4) and an embedding's detail (P, 32, h / 2, w / 2) to (P, M, h, w)."""
+        each = F.interpolate(logits.flatten(0, 1)[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+        seen = self.of_detail(detail).repeat_interleave(logits.shape[1], 0) + self.of_mask(each.clamp(-16, 16) / 4)
+        more = F.pixel_shuffle(self.finer(F.relu(seen)), 2)
         finer = F.interpolate(each, scale_factor=2, mode="bilinear", align_corners=False) + more
         return finer.unflatten(0, logits.shape[:2])[:, :, 0]
 
 
-def _enlarged(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+def _convolutions(channels: int, out: int) -> nn.Sequential:
+    """A U-Net's block: two convolutions of 3 x 3, each normalised."""
+    layers = []
+    for wide in (channels, out):
+        layers += [nn.Conv2d(wide, out, 3, padding=1, bias=False), nn.GroupNorm(8, out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _joined(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Two maps in one, at the finer one's size."""
+    return torch.cat([F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False), fine], 1)
 
 
 class RootSAM(nn.Module):
@@ -206,15 +215,15 @@ class RootSAM(nn.Module):
         return {"prompt encoder": self.sam.sam_prompt_encoder, "mask decoder": self.sam.sam_mask_decoder}
 
     def add_detail(self, seed: int = 0) -> None:
-        """Give the decoder a `DetailPath` drawn from `seed`, where it has none; the masks stay the same until it is
-        trained."""
+        """Give the decoder a `DetailPath` drawn from `seed`, where it has none. Until it is trained, answers to prompts
+        stay the same, and it finds no roots by itself."""
         decoder = self.sam.sam_mask_decoder
         if decoder.detail is None:
             encoder = self.sam.image_encoder
             out = (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, encoder.neck.d_model)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                path = DetailPath(tuple(encoder.trunk.channel_list[:0:-1]), out)
+                path = DetailPath(tuple(encoder.trunk.channel_list[::-1]), out)
             decoder.detail = path.to(self.device)
 
     def train(self, mode: bool = True) -> "RootSAM":
@@ -261,7 +270,7 @@ class RootSAM(nn.Module):
         return Features(tuple(level.float() for level in maps), tuple(images.shape[1:3]), pixels)
 
     def embed(self, features: Features) -> Embedding:
-        """Run the neck, conv_s0 / conv_s1 and the detail path, if there is one: once for all prompts of the images."""
+        """Run the neck, conv_s0 / conv_s1 and a detail path's maps: once for all prompts of the images."""
         fpn, _ = self.sam.image_encoder.neck(list(features.maps))
         decoder = self.sam.sam_mask_decoder
         image = fpn[2] + self.sam.no_mem_embed.view(1, -1, 1, 1)
@@ -305,7 +314,11 @@ class RootSAM(nn.Module):
             own_points = points[rows[:, None], kept].to(self.device)
             own_labels = labels[rows[:, None], kept].to(self.device)
             fed = mask_input if mask_input is None or len(rows) == len(points) else mask_input[rows]
-            answers.append(self._decode(embedding.of(image_of[rows].tolist()), own_points, own_labels, fed, multimask))
+            own = embedding.of(image_of[rows].tolist())
+            if embedding.detail is not None and not counts[rows[0]] and fed is None and not multimask:
+                answers.append(self.sam.sam_mask_decoder.detail.answer(own.detail))  # all roots
+            else:
+                answers.append(self._decode(own, own_points, own_labels, fed, multimask))
         back = torch.cat(groups).argsort()
         parts = (x[0] if len(groups) == 1 else torch.cat(x)[back] for x in zip(*answers, strict=True))
         return Prediction(*parts)

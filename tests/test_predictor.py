@@ -93,7 +93,9 @@ def test_flips_are_turned_back_and_averaged(model):
 def test_corrections_with_a_detail_path_begin_with_its_answer():
     detailed = build_sam("nano").eval()
     detailed.add_detail()
-    torch.nn.init.normal_(detailed.sam.sam_mask_decoder.detail.finer.weight, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(detailed.sam.sam_mask_decoder.detail.finer.weight, generator=generator)
+    torch.nn.init.normal_(detailed.sam.sam_mask_decoder.detail.all_roots.weight, generator=generator)
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     predictor = Predictor(detailed, 2.0, 64, 0)
     predictor.set_image(image)

@@ -69,7 +69,7 @@ def test_gradients_reach_the_decoder_through_kept_features(nano):
     assert not any("image_encoder" in name for name in reached)
 
 
-def test_the_detail_path_changes_nothing_until_it_learns(tmp_path):
+def test_the_detail_path_leaves_prompts_as_they_are_until_it_learns(tmp_path):
     model = build_sam("nano", weights=None, seed=1).eval()
     before = model.decode(model.encode(images()), *some_points())
     assert before.low_res is before.logits
@@ -77,11 +77,12 @@ def test_the_detail_path_changes_nothing_until_it_learns(tmp_path):
     model.add_detail(seed=3)
     after = model.decode(model.encode(images()), *some_points())
     torch.testing.assert_close(after.low_res, before.logits, atol=0, rtol=0)
-    finer = F.interpolate(before.logits, scale_factor=2, mode="bilinear")  # a logit per 2 px of the encoder's input
-    torch.testing.assert_close(after.logits, finer, atol=0, rtol=0)
+    finer = F.interpolate(F.interpolate(before.logits, scale_factor=2, mode="bilinear"), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(after.logits, finer, atol=0, rtol=0)  # a logit for every pixel of the encoder's input
+    assert (model.decode(model.encode(images())).logits == -3).all()  # by itself it finds nothing yet
     rows = {row["part"]: row for row in model.parameter_table()}
     own = sum(p.numel() for p in model.sam.sam_mask_decoder.detail.parameters())
-    assert sum(row["parameters"] for row in rows.values()) == count + own and own < 4e5
+    assert sum(row["parameters"] for row in rows.values()) == count + own and own < 1e6
     assert rows["mask decoder"]["state"] == "trained"
 
     model.add_detail(seed=4)  # it is there: nothing happens
@@ -111,28 +112,47 @@ def test_the_detail_path_sees_single_pixels_and_their_neighbours():
     plain, moved = model.embed(model.encode(picture)), model.embed(seen)
     assert moved.image.equal(plain.image)  # what is finer than stride 16 does not reach it
     place = (moved.fine[0] - plain.fine[0]).abs().sum(1)[0]  # the pixel lies in place 8, 8
-    assert place[8, 8] > 0 and place[8, 6] > 0 and moved.detail.shape == (1, 32, 16, 16)
-    assert moved.all_roots.shape == (1, 1, 32, 32) and (moved.all_roots - plain.all_roots).abs()[0, 0, 16, 16] > 0
+    assert place.max() == 0  # nor what is finer than stride 4
+    assert moved.detail.shape == (1, 32, 32, 32)
+    place = (moved.detail - plain.detail).abs().sum(1)[0]  # the pixel lies in place 16, 16
+    assert place[16, 16] > 0 and place[16, 14] > 0
+
+
+def test_without_a_prompt_the_detail_path_answers():
+    model = with_trained_path()
+    embedding, points = model.embed(model.encode(images())), torch.tensor([[[0.0, 0.0]], [[20.0, 30.0]]])
+    both = model.decode(embedding, points, torch.tensor([[-1], [1]]))
+    path = model.sam.sam_mask_decoder.detail.answer(embedding.detail)
+    torch.testing.assert_close(both.logits[:1], path.logits[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.decode(embedding).logits, path.logits, atol=0, rtol=0)
+    assert (both.logits[1] - path.logits[1]).abs().max() > 0.01 and path.low_res.shape == (2, 1, 16, 24)
+    logits = torch.full((4, 4), -50.0)
+    logits[:2, :2] = torch.tensor([[2.0, -2.0], [-1.0, 3.0]])
+    p = logits.sigmoid()
+    expected = (p[0, 0] + p[1, 1]) / (2 + p[0, 1] + p[1, 0])
+    detail = model.sam.sam_mask_decoder.detail
+    detail.all_roots.forward = lambda _: F.pixel_unshuffle(logits.view(1, 1, 4, 4), 2)
+    torch.testing.assert_close(detail.answer(embedding.detail).iou, expected.view(1, 1))
 
 
 def test_each_mask_of_several_is_refined_by_itself():
     model = with_trained_path()
     embedding = model.embed(model.encode(images()))
     three = model.decode(embedding, *some_points(), multimask=True)
-    assert three.logits.shape == (2, 3, 32, 48) and three.low_res.shape == (2, 3, 16, 24)
+    assert three.logits.shape == (2, 3, 64, 96) and three.low_res.shape == (2, 3, 16, 24)
     path = model.sam.sam_mask_decoder.detail
     for mask in range(3):
         alone = path.refine(three.low_res[:, mask : mask + 1], embedding.detail)
         torch.testing.assert_close(three.logits[:, mask : mask + 1], alone, atol=1e-5, rtol=1e-5)
-    assert (three.logits - F.interpolate(three.low_res, scale_factor=2, mode="bilinear")).abs().max() > 0.01
+    assert (three.logits - F.interpolate(three.low_res, scale_factor=4, mode="bilinear")).abs().max() > 0.01
 
 
 def test_the_detail_path_fits_metas_models():
     model = with_trained_path("tiny")
     first = model.decode(model.encode(images()), *some_points())
-    assert first.logits.shape == (2, 1, 32, 48)
+    assert first.logits.shape == (2, 1, 64, 96)
     again = model.decode(model.encode(images()), *some_points(), first.low_res)
-    assert again.logits.shape == (2, 1, 32, 48) and torch.isfinite(again.logits).all()
+    assert again.logits.shape == (2, 1, 64, 96) and torch.isfinite(again.logits).all()
 
 
 def test_several_prompt_sets_for_one_image_are_independent(nano):

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rootsam_lib.data.images import read_image
@@ -199,7 +200,9 @@ class OnnxEncoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.model.sam.image_encoder.trunk(image)
         embedding = self.model.embed(Features(tuple(maps), tuple(image.shape[-2:]), image))
-        fine = embedding.fine[0] if embedding.detail is None else torch.cat([embedding.fine[0], embedding.detail], 1)
+        fine = embedding.fine[0]
+        if embedding.detail is not None:
+            fine = torch.cat([fine, F.pixel_unshuffle(embedding.detail, 2)], 1)
         return fine, embedding.fine[1], embedding.image
 
 
@@ -207,7 +210,7 @@ class OnnxDecoder(nn.Module):
     """sam2's prompt encoder and mask decoder for one prompt set: points (1, N, 2) in px of the encoder's S x S, labels
     (1, N) (1 root, 0 soil, -1 none), mask_input (1, 1, S / 4, S / 4), used where has_mask_input (1,) is 1.
 
-    Answers masks, logits (1, 1, S / 4, S / 4) or with a detail path (1, 1, S / 2, S / 2), iou_predictions (1, 1) and
+    Answers masks, logits (1, 1, S / 4, S / 4) or with a detail path (1, 1, S, S), iou_predictions (1, 1) and
     low_res_masks, which mask_input takes.
     """
 
@@ -240,9 +243,14 @@ class OnnxDecoder(nn.Module):
             repeat_image=False,
             high_res_features=[high_res_feats_0[:, :channels], high_res_feats_1],
         )
-        detail = decoder.detail
-        masks = low_res if detail is None else detail.refine(low_res, high_res_feats_0[:, channels:])
-        return masks, quality, low_res
+        if decoder.detail is None:
+            return low_res, quality, low_res
+        detail = F.pixel_shuffle(high_res_feats_0[:, channels:], 2)
+        refined = decoder.detail.refine(low_res, detail)
+        asked = ((point_labels >= 0).any() | (has_mask_input > 0).any()).view(1, 1, 1, 1)
+        own = decoder.detail.answer(detail)
+        masks, low_res = (torch.where(asked, a, b) for a, b in ((refined, own.logits), (low_res, own.low_res)))
+        return masks, torch.where(asked.view(1, 1), quality, own.iou), low_res
 
 
 def to_onnx(model: RootSAM, out: Path, size: int = SIZE) -> str:

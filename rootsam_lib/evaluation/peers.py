@@ -25,7 +25,7 @@ from rootsam_lib.results import atomic, progress, shown
 from rootsam_lib.training.config import StageConfig
 from rootsam_lib.training.loop import WARMUP
 from rootsam_lib.training.stage import training_patches
-from rootsam_lib.training.step import CLIP_NORM, PATH_ROOT_WEIGHT, PATH_WEIGHT
+from rootsam_lib.training.step import CLIP_NORM, FIRST_WEIGHT, first_roots_loss
 
 SIGMAS = (2, 3, 4)  # px: roots of 4 to 10 px width
 
@@ -174,6 +174,4 @@ def unet_loss(
     )
     terms = (config.fn_weight, config.fp_weight, config.focal_exponent, config.ce_weight)
     boundary = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
-    weight = torch.tensor(PATH_ROOT_WEIGHT, device=net.device)
-    first = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
-    return hybrid_loss(logits, truth, distance, boundary, *terms).total + PATH_WEIGHT * first
+    return hybrid_loss(logits, truth, distance, boundary, *terms).total + FIRST_WEIGHT * first_roots_loss(logits, truth)

@@ -50,7 +50,7 @@ class StageConfig:
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder
     input_scale: float = 1.0  # how much patches are enlarged for the encoder: one logit per 4 / input_scale px
     train_neck: bool = False  # also train the encoder's neck; the poster's encoder is frozen, neck included
-    detail: bool = False  # also give the decoder a path to fine detail, and logits twice as fine; the poster does not
+    detail: bool = False  # also give the decoder a path to fine detail that answers for all roots; the poster does not
     n_root: int = 10  # most points of a prompt that asks for several roots; each step draws its number
     n_soil: int = 3  # most of them that say what is not wanted
     edt_exponent: float = 1.0

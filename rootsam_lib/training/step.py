@@ -40,7 +40,8 @@ CORRECTION_WEIGHT = 0.3  # of a step's correction rounds together
 CLICK_RADIUS = 40  # px: half the side of the window in which the answer must follow a click
 MOST_CLICKS = 3  # of a step with correction clicks; each step draws its number
 IOU_WEIGHT = 0.05  # of the predicted IoU's squared error, or the head that predicts it would go stale
-PATH_WEIGHT, PATH_ROOT_WEIGHT = 0.9, 4.0  # of the detail path's own loss, and of a root's pixels in it
+PATH_WEIGHT = 2.0  # of "none" where a detail path answers, which then learns from it more than from any prompt
+FIRST_WEIGHT, FIRST_ROOT_WEIGHT = 0.9, 4.0  # of its weighted cross entropy, and of a root's pixels in that
 CLIP_NORM = 1.0
 NO_POINT = Prompts(np.zeros((1, 2), np.float32), np.full(1, PADDING))
 
@@ -136,6 +137,13 @@ def click_loss(logits: Tensor, truth: Tensor, points: Tensor, labels: Tensor, ra
     return (weight * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]).sum()
 
 
+def first_roots_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy in which a root's pixels count more, for a net that starts from nothing: where many pixels to one
+    are soil, the first roots would be found late. logits, truth (B, 1, H, W)."""
+    weight = torch.tensor(FIRST_ROOT_WEIGHT, device=logits.device)
+    return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
+
+
 def answer_loss(
     prediction: Prediction, truth: Tensor, distance: Tensor, config: StageConfig, boundary_weight: float
 ) -> tuple[Tensor, Tensor]:
@@ -166,8 +174,8 @@ def batch_loss(
 
     For each kind of prompt: the hybrid loss, the predicted IoU's squared error, and the cross entropy around the
     points. Correction rounds go on from one kind towards the roots that it meant: each adds a click where the last mask
-    is wrong, and feeds back the last logits with all clicks stamped into them. A detail path also learns to find all
-    roots by itself, which gives its early layers a gradient that no prompt can blur (deep supervision).
+    is wrong, and feeds back the last logits with all clicks stamped into them. With a detail path "all roots" is the
+    path's own answer, which it learns from nothing: `first_roots_loss`.
     Returns the whole, to be minimised, and the first answers' losses alone, for the history; these still shift as the
     boundary term's weight rises, and with views that lack roots.
     """
@@ -175,11 +183,6 @@ def batch_loss(
     boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
     embedding = model.embed(batch.features)
     total = first = torch.zeros((), device=device)
-    if embedding.all_roots is not None:
-        truth = _maps(batch.masks, device)
-        weight = torch.tensor(PATH_ROOT_WEIGHT, device=device)
-        own = resize_logits(embedding.all_roots, truth.shape[-2:])
-        total = total + PATH_WEIGHT * F.binary_cross_entropy_with_logits(own, truth, pos_weight=weight)
     asked = asked or ask(batch.masks, config, rngs, plan.several, device)
     for kind, ((views, points, labels, meant), truth, distance) in asked.items():
         own, fed = embedding.of(views), None
@@ -191,6 +194,9 @@ def batch_loss(
             share = (CORRECTION_WEIGHT / rounds if turn else KIND_WEIGHTS[kind]) * len(views) / len(batch.masks)
             if not turn:
                 first = first + share * loss.detach()
+            if kind == "none" and not turn and embedding.detail is not None:
+                share *= PATH_WEIGHT
+                loss = loss + FIRST_WEIGHT * first_roots_loss(logits, truth)
             new = slice(given if turn else 0, None)
             around = click_loss(logits, truth, there[:, new], what[:, new], CLICK_RADIUS)
             total = total + share * (loss + config.point_weight * around)
