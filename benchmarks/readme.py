@@ -7,7 +7,7 @@ is `benchmarks/real_scan.py`'s.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -95,24 +95,58 @@ def minutes_line(results: Mapping) -> str:
 
 
 def whole_table() -> str:
-    """Whole real scans by `benchmarks/real_scans.py`: every kind of model over its seeds, and the learning curve."""
-    file = RESULTS / "segroot-whole.json"
-    if not file.is_file():
-        return "Not made yet: `benchmarks/real_scans.py seeds peers context curve dilated` writes `segroot-whole.json`."
-    results, scores = read_json(file), ("pooled_dice", "root_iou", "cl_dice")
-    trained = [name.split(", seed ")[0] for name in results["rows"]]
-    rows = [
-        [f"{name}, {trained.count(name)} seeds"]
-        + [text for s in scores for text in ("{:.3f} ({:.3f} to {:.3f})".format(*row[s]), "–")]
-        for name, row in results["seeds"].items()
-        if trained.count(name) > 1
-    ]
-    pairs = zip(trained, results["rows"].items(), strict=True)
-    single = {name: row for kind, (name, row) in pairs if trained.count(kind) == 1}
-    for name, row in single.items():
-        paired = results["differences"].get(f"{name} - stage1, seed 0", {})
-        rows.append([name, *(text for s in scores for text in (cell(row[s]), cell(paired[s]) if paired else "–"))])
+    """Whole real scans by `benchmarks/real_scans.py`: every kind of model over its seeds, each paired with Stage 1 of
+    the same seed; what has one training, with its intervals over tubes."""
+    results, scores = read_json(RESULTS / "segroot-whole.json"), ("pooled_dice", "root_iou", "cl_dice")
+    differences, rows = results["differences"], []
+    kinds: dict[str, list[str]] = {}
+    for name in results["rows"]:
+        kinds.setdefault(name.split(", seed ")[0], []).append(name)
+    for kind, names in kinds.items():
+        many = len(names) > 1
+        row = [f"{kind}, {len(names)} seeds" if many else names[0]]
+        for score in scores:
+            own = [results["rows"][name][score] for name in names]
+            firsts = [f"{name} - stage1, seed {name.split(', seed ')[-1]}" for name in names]
+            paired = [differences[first][score] for first in firsts if first in differences]
+            for values in (own, paired):
+                row.append((seed_cell([v[0] for v in values]) if many else cell(values[0])) if values else "–")
+        rows.append(row)
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
+
+
+def seed_cell(values: Sequence[float]) -> str:
+    """The mean over seeds, and their range."""
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def gpu_table(results: Mapping) -> str:
+    """What `benchmarks/gpu_check.py` measured on a GPU."""
+    places = {
+        "live": "nowhere (encoded every time)",
+        "memory": "in RAM",
+        "pinned": "in pinned RAM",
+        "gpu": "on the GPU",
+    }
+    rows = [
+        [
+            f"encoder of SAM2.1 {row['model']}, {row['side']} px, {row['batch']} together",
+            f"{row['images_per_second']:.0f} a second",
+        ]
+        for row in results["encoder"]
+    ]
+    rows += [
+        [
+            f"step of 8 patches, features {places[row['place']]}",
+            f"{row['seconds']:.2f} s; GPU busy {row['busy_share']:.0%}",
+        ]
+        for row in results["step"]
+    ]
+    rows += [
+        [f"nano, a whole scan, {row['batch']} tiles together", f"{row['seconds_a_scan']:.1f} s"]
+        for row in results["whole scans"]
+    ]
+    return table([results["provenance"]["device"], ""], rows)
 
 
 def traits_table(results: Mapping) -> str:
@@ -251,6 +285,7 @@ def blocks() -> dict[str, str]:
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
         "whole": whole_table(),
+        "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }
 
 

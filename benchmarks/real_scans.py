@@ -147,7 +147,7 @@ def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) ->
         for file, scan in progress(list(zip(files, scans, strict=True)), name, "scan"):
             if not file.is_file():
                 write_image(file, np.uint8(255) * predictor(scan.image))
-        write_json(note, about_predictor(predictor))
+        write_json(note, about_predictor(predictor) | {"provenance": provenance(predictor.model.device)})
     return [read_image(file)[..., 0] > 127 for file in files], read_json(note)
 
 
@@ -156,6 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=ROWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--kept", action="store_true", help="only rows whose masks are there, such as another machine's"
+    )
     options = parser.parse_args()
     parts = load_parts("segroot", "valid")
     scans = parts["test"]
@@ -164,12 +167,14 @@ def main() -> None:
     terms = {}
     for word in options.rows:
         for name, make in ROWS[word](parts, options.seeds):
+            if options.kept and not (FOLDER / "masks" / name / "about.json").is_file():
+                continue
             masks, made_by = masks_of(name, make, scans)
             scored = zip(masks, scans, strict=True)
             terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
-            first = [row for row in list(terms)[:2] if row != name]  # base and Stage 1, where seeds come first
-            for reference in first:
+            same_seed = f"stage1, seed {name.split(', seed ')[-1]}"  # where seeds come first
+            for reference in terms.keys() & {"base", same_seed} - {name}:
                 results["differences"][f"{name} - {reference}"] = {
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
