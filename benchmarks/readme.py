@@ -149,6 +149,25 @@ def gpu_table(results: Mapping) -> str:
     return table([results["provenance"]["device"], ""], rows)
 
 
+def width_table(results: Mapping) -> str:
+    """Scores by the width of roots, at the training's input scale and at the one that was found."""
+    rows = []
+    for r in results["rows"]:
+        both = [
+            f"{r[way][score]:.3f}" for score in ("root_iou", "cl_dice") for way in ("at_the_trainings_scale", "fitted")
+        ]
+        rows.append([r["images"], f"{r['true_width_px']:.0f} px", f"{r['input_scale']:.2f}", *both])
+    head = [
+        "roots",
+        "true width",
+        "scale found",
+        "`root_iou`, training's scale",
+        "found",
+        "`cl_dice`, training's scale",
+    ]
+    return table([*head, "found"], rows)
+
+
 def traits_table(results: Mapping) -> str:
     """Agreement of the traits of predicted and true masks, scan by scan."""
     named = {"root_length_mm": "length, mm", "root_area_mm2": "area, mm²", "mean_diameter_mm": "mean diameter, mm"}
@@ -285,6 +304,7 @@ def blocks() -> dict[str, str]:
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
         "whole": whole_table(),
+        "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }
 

@@ -180,7 +180,7 @@ class Predictor:
     right, upside down and both, and the logits are averaged; four times the work (test-time augmentation). select:
     points pick their roots from the automatic mask, see `select_roots`; `load_predictor` turns it on for models that
     were trained to select, a model before training answers as it is. keep: hold the tiles' embeddings between questions
-    (nano: 5 MB for a tile of 512 px at input_scale 1.5, 10 MB with a detail path); without it the memory of one batch
+    (nano: 2 MB for a tile of 512 px, 10 MB with a detail path); without it the memory of one batch
     is enough for an image of any size. root_width: how wide the roots are that the model finds, px of the encoder's
     input (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
     smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out. batch: how many tiles and
