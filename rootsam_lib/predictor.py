@@ -475,7 +475,7 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
         widths = np.concatenate([root_widths(mask) * scale for mask in masks(scale)])
         seen = float(widths.mean()) if widths.size else np.inf  # nothing found: they are more often far too wide
         low, high = (scale, high) if seen < target else (low, scale)
-        if abs(np.log2(seen / target)) < 0.15 or high / low < 1.3:
+        if abs(np.log2(seen / target)) < 0.07 or high / low < 1.2:
             break
         step = np.clip((target / seen) ** 2, 1 / 3, 2)  # widths seen change with about the root of the scale
         scale = float(scale * step if low < scale * step < high else np.sqrt(low * high))
