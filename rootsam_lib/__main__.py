@@ -34,10 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("folder", type=Path, help="images (png, jpg, tif), of any size; masks are not needed")
     scans.add_argument("--model", required=True, help="a trained stage's folder or checkpoint, or nano")
     scans.add_argument("--out", type=Path, help="where to write (default: FOLDER-roots, beside the folder)")
-    scans.add_argument(
+    scale = scans.add_mutually_exclusive_group()
+    scale.add_argument(
         "--input-scale", type=float, help="how much tiles are enlarged (default: what fits the images' roots)"
     )
-    scans.add_argument("--root-width", type=float, help="about how wide the images' roots are, in px: sets the scale")
+    scale.add_argument("--root-width", type=float, help="about how wide the images' roots are, in px: sets the scale")
     scans.add_argument("--tile", type=int, help="tile side in px (default: the stage's patch size, at most 1024)")
     scans.add_argument("--dpi", type=float, help="resolution of all scans (default: as files say; without any, in px)")
     scans.add_argument("--mask-coding", help="what is root in masks beside the images, such as 0/1 (default: found)")
@@ -99,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            said = f"{error.filename}: {error.strerror}"
+            said += "" if ": " in error.strerror else ": check the path, and whether you may write there."
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it was.", file=sys.stderr)

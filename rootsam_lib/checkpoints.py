@@ -26,7 +26,7 @@ from rootsam_lib.results import atomic, cache_dir, downloader
 
 NANO = Path(__file__).parent / "nano"
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
-LOAD_ERRORS = (RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ValueError)
+LOAD_ERRORS = (RuntimeError, LookupError, TypeError, AttributeError, OSError, EOFError, ValueError)
 LOAD_ERRORS += (UnpicklingError, SafetensorError)
 META_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 
@@ -194,7 +194,7 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
     except LOAD_ERRORS as error:
         raise ValueError(
             f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
-            f"made from, or make it again ({(str(error).splitlines() or [''])[0][:120]})."
+            f"made from, or make it again ({(str(error).splitlines() or [''])[:2][-1].strip()[:120]})."
         ) from error
     if odd := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{path.name} holds numbers that are none (NaN or infinite, in {odd[0]}): train it again.")
@@ -225,7 +225,10 @@ def read_about(path: str | Path) -> dict[str, object]:
         with safe_open(path, "pt") as opened:
             about = json.loads((opened.metadata() or {}).get("rootsam", "null"))
     except LOAD_ERRORS as error:
-        raise ValueError(f"{path.name} is no safetensors file, or is damaged: make it again.") from error
+        raise ValueError(
+            f"{path.name} is no safetensors file, or is damaged: give what training wrote (best.safetensors), or make "
+            "it again."
+        ) from error
     if not isinstance(about, dict) or not {"model", "input_scale", "patch_size"} <= set(about):
         raise ValueError(f"{path.name} does not say which model it is and how to use it: train the stage again.")
     return about

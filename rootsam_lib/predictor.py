@@ -359,6 +359,8 @@ class Predictor:
         if len(click) != 3:
             raise ValueError(f"click {click!r} has {len(click)} values: give x, y and label.")
         x, y, label = click
+        if any(isinstance(value, str) or value is None for value in (x, y)):
+            raise ValueError(f"click {click!r} is no place: give x and y as numbers.")
         height, width = self.shape
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width} × {height} px.")
@@ -509,7 +511,8 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
         hint = f"such as {close[-1]}" if close else "as notebooks 03 and 04 make it, or nano for the base model"
         raise FileNotFoundError(f"{path} is no trained stage: give the folder of one, {hint}.")
     about = read_about(file)
-    settings = {"input_scale": about["input_scale"], "tile_size": min(int(about["patch_size"]), 1024)}
+    patch_size = checked(f"patch_size of {file.name}", about["patch_size"], 32, 8192, whole=True)
+    settings = {"input_scale": about["input_scale"], "tile_size": min(patch_size, 1024)}
     settings["select"] = bool(about.get("selection", False))
-    settings["root_width"], settings["smallest"] = float(about.get("root_width", 0)), SMALLEST
+    settings["root_width"], settings["smallest"] = about.get("root_width", 0), SMALLEST
     return Predictor(build_sam(str(about["model"]), file), **{**settings, **changes})

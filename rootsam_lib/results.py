@@ -5,12 +5,14 @@ data, device, versions and commit, so that it can be made again.
 """
 
 import ast
+import errno
 import hashlib
 import json
 import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import unicodedata
 import warnings
@@ -71,16 +73,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A file beside `path` to write to; when the block ends it takes the path's place, flushed to the disk first.
 
     After a crash, a kill or a full disk `path` is what it was before, or whole. Makes the folder. Two processes do not
-    disturb each other: each has a partial file of its own.
+    disturb each other: each has a partial file of its own. Raises OSError that names the path, also where the writer's
+    own error for a full disk is another one, as torch's and safetensors'.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem[:60]}.{os.getpid()}.partial{path.suffix}")
     try:
+        partial.touch()  # where one may not write, before any work
         yield partial
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 1 << 16:
+            raise OSError(errno.ENOSPC, "no space left on device: make room and run it again", str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -158,7 +166,7 @@ def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: check its name.")
+        raise FileNotFoundError(f"{path} {'is no file' if path.exists() else 'does not exist'}: check its name.")
     try:
         content = path.read_text(encoding="utf-8-sig")
         separator = max(",;\t", key=content.split("\n", 1)[0].count)

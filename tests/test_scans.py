@@ -284,7 +284,12 @@ def test_large_scans_are_named(tmp_path):
 
 
 def test_time_points_are_told_from_tubes(tmp_path):
-    pairs(tmp_path, *(f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)))
+    names = [f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)]
+    pairs(tmp_path, *names)
+    with pytest.raises(ValueError, match=r"plot\d_T1 \(train\) and plot\d_T1 \((val|test)\) are the same picture"):
+        load_parts("folder", "test", tmp_path, group_by=r"plot\d+", say=lambda line: None)
+    for number, name in enumerate(names):
+        write(tmp_path / f"{name}.png", np.roll(IMAGE, number, axis=1))
     said = []
     with pytest.warns(UserWarning, match=r"plot0 occurs with T1, T2, T3: .*give group_by .* '\^\(plot\\d\+\)'"):
         read_folder(tmp_path, "train", say=said.append)

@@ -192,7 +192,7 @@ def segment_folder(
         entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
     names = dict.fromkeys(entry.name for entry in entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
-    excluded = exclude and checked_exclusion(exclude, [entry.name for entry in all_entries])
+    excluded = None if exclude is None else checked_exclusion(exclude, [entry.name for entry in all_entries])
 
     with ExitStack() as held:
         fit = fit and predictor.root_width > 0
@@ -217,8 +217,8 @@ def segment_folder(
         if left:
             with contextlib.suppress(ValueError):  # of one name, which fails by itself
                 say(folder_resolution(left, dpi))
-        if mask_coding is None and any(entry.mask for entry in left):
-            mask_coding, found = find_coding(masks, max_megapixels)
+        if any(entry.mask for entry in left):
+            mask_coding, found = find_coding(masks, max_megapixels, mask_coding)
             say(found)
         reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
         workers = min(workers, len(left) // SCANS_A_WORKER)
@@ -376,9 +376,10 @@ def merge_shards(
         if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
             shutil.rmtree(place)
     Path(fit_lock(out).lock_file).unlink(missing_ok=True)
-    return _report(
-        traits, before, dict.fromkeys(missing, "no shard has done it: segment without --shard does the rest")
-    )
+    todo = "no shard has done it: run that shard and merge again, or segment without --shard"
+    if missing:
+        say(f"{missing[0]} and {len(missing) - 1} more: {todo}")
+    return _report(traits, before, dict.fromkeys(missing, todo))
 
 
 def _start_worker() -> None:
@@ -526,7 +527,10 @@ def segment_command(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
-    processes, shard = int(os.environ.get("WORLD_SIZE", 1)), parse_shard(options.shard) if options.shard else None
+    processes, shard = (
+        int(os.environ.get("WORLD_SIZE", 1)),
+        None if options.shard is None else parse_shard(options.shard),
+    )
     state = None
     if processes > 1:  # started by `accelerate launch` or torchrun
         from accelerate import PartialState
@@ -577,7 +581,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _say_report(report: Report) -> int:
-    if report.rows:
+    if report.rows or not report.failed:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
         print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
     if report.failed:

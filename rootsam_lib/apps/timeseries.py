@@ -208,10 +208,13 @@ def follow_folder(
     """
     folder = Path(folder).expanduser()
     roots = folder.resolve().with_name(f"{folder.resolve().name}-roots") if roots is None else Path(roots).expanduser()
+    out = roots if out is None else Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{shown(out)} is a file: give a folder.")
+    entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}
     done, settings = read_done(roots)
     if settings.get("exclude") != (exclude and checked_exclusion(exclude)):
         raise ValueError(f"{shown(roots)} was made with another exclude: give the one that segment was given.")
-    entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
         if row["scan"] not in entries or not row["date"] or parse_location(row["scan"]) is None:
@@ -220,6 +223,8 @@ def follow_folder(
             windows.setdefault((row["tube"], row["location"]), []).append(row)
     if not windows:
         raise ValueError(f"{shown(roots)} holds no scan with tube, location and date in its name (T002_L004_11.04.17).")
+    if all(len(window) == 1 for window in windows.values()):
+        say("no window was scanned twice: there is no new or vanished length.")
     measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
     how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
     rows = []
@@ -231,7 +236,6 @@ def follow_folder(
             mask = read_mask(roots / f"{row['scan']}-mask.png", "0/255")  # upright, whatever the image's EXIF says
             scans.append(replace(scan, mask=mask))
         rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
-    out = roots if out is None else Path(out).expanduser()
     written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
     figure = plot_series(rows)
     with atomic(written[1]) as partial:

@@ -27,6 +27,19 @@ FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+_OTHER_SUFFIXES = {
+    ".gif",
+    ".heic",
+    ".jp2",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".raw",
+    ".pdf",
+    ".npy",
+    ".czi",
+    ".svg",
+}  # images, too
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -92,7 +105,7 @@ def load_parts(
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
-    what `load_scans` raises.
+    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -107,7 +120,17 @@ def load_parts(
     shares = {"train": 1 - val_share, "val": val_share}
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     options["say"] = lambda sentence: None  # of the whole folder, and said already
-    return parts | {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
+    parts |= {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
+    seen: dict[str, tuple[str, str]] = {}
+    for part, scans in parts.items():
+        for scan in scans:
+            there = seen.setdefault(hashlib.sha256(scan.image.tobytes()).hexdigest(), (part, scan.name))
+            if there[0] != part:
+                raise ValueError(
+                    f"{there[1]} ({there[0]}) and {scan.name} ({part}) are the same picture, and scores would be of "
+                    "what was trained on: take one out, or put both into one part."
+                )
+    return parts
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
@@ -226,15 +249,15 @@ def read_folder(
     _check(split, limit, seed)
     if mask_coding is not None:
         checked_coding(mask_coding)
-    if exclude is not None:
-        checked_exclusion(exclude)
     root = Path(data_dir)
     found = find_pairs(root, need_masks, group_by)
+    if exclude is not None:
+        checked_exclusion(exclude, [entry.name for entry in found])
     entries = found if split == "all" else _part(found, split, root, seed, group_by, say)
     say(folder_resolution(found, dpi))
     masks = [entry.mask for entry in found if entry.mask]
-    if masks and mask_coding is None:
-        mask_coding, what = find_coding(masks, max_megapixels)
+    if masks:
+        mask_coding, what = find_coding(masks, max_megapixels, mask_coding)
         say(what)
     how = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
     return _load_all(_limited(entries, limit), f"{root.name} {split}", **how)
@@ -283,14 +306,23 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         raise FileNotFoundError(f"{shown(root)} is not a folder; set data_dir to a folder of images.")
     try:
         pattern = None if group_by is None else re.compile(group_by)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         sentence = f"group_by is {group_by!r}, no regular expression ({error}): try one as '^(plot\\d+)'."
         raise ValueError(sentence) from None
     images: dict[tuple[str, ...], Path] = {}
     masks: dict[tuple[str, ...], Path] = {}
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if path.suffix.lower() not in _SUFFIXES or any(part.startswith(".") for part in inside.parts) or path.is_dir():
+    unread: list[Path] = []
+    for path in [root, *sorted(root.rglob("*"))]:
+        inside, suffix = path.relative_to(root), path.suffix.lower()
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        if path.is_dir():
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise PermissionError(f"{shown(path)} may not be read: give yourself the right to, or take it out.")
+            continue
+        if suffix in _OTHER_SUFFIXES:
+            unread.append(inside)
+        if suffix not in _SUFFIXES:
             continue
         key, is_mask = _key(inside)
         if need_masks and any(folder.endswith("nomask") for folder in key[:-1]):
@@ -302,6 +334,9 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
                 "keep one, or call a mask X-mask.png."
             )
         table[key] = path
+    if unread:
+        what = f"{len(unread)} files are of a kind that is not read (first: {shown(unread[0])})"
+        warnings.warn(f"{shown(root)}: {what}: save them as PNG.", stacklevel=3)
     if not images:
         raise FileNotFoundError(f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}); check data_dir.")
     bare = [path for key, path in images.items() if key not in masks]

@@ -22,7 +22,10 @@ MAX_MEGAPIXELS = 250.0  # RGB, scores and mask of such a scan take about 3 GB of
 DPI_RANGE = (50.0, 10_000.0)  # what scanners and cameras over roots have
 UNASKED_DPI = (72, 96, 100)  # what software writes unasked: SegRoot's scans at 300 dpi say 100
 BITS = (8, 10, 12, 14, 16, 24, 31)
-BITS_PER_SAMPLE, ORIENTATION, RESOLUTION_UNIT = 0x0102, 0x0112, 0x0128  # TIFF and EXIF tags
+# What is read, whatever the file's ending says. Pillow knows more, and would run a program (Ghostscript) on PostScript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# TIFF and EXIF tags
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0128
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
 # Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
@@ -37,7 +40,7 @@ def header(path: str | Path) -> Iterator[Image.Image]:
     """
     path = Path(path)
     try:
-        opened = Image.open(path) if path.is_file() or not path.exists() else None
+        opened = Image.open(path, formats=FORMATS) if path.is_file() or not path.exists() else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
     except MemoryError:
@@ -72,6 +75,10 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             bits = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if opened.format == "TIFF" else 8
             # Colours of 16 bits, which Pillow cuts to 8.
             deep = opened.mode in ("RGB", "RGBA") and (";16" in str(opened.tile) or np.max(bits) > 8)
+            if (
+                bits != 8 and opened.mode[0] == "I" and opened.tag_v2.get(PHOTOMETRIC) == 0
+            ):  # Pillow would invert 8 bits
+                raise ValueError("more than 8 bits, and 0 is white")
             turned = _orientation(opened)
             if turned != 1 and (deep or opened.mode[0] in "IF"):
                 raise ValueError(f"more than 8 bits and EXIF orientation {turned} at once: turn it upright")
@@ -110,9 +117,10 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """An image file (or what `open_image` gave) as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
-    Grey and palette images become RGB, alpha is dropped. Values of more than 8 bits are scaled by the range that the
-    file uses (10-bit values in a 16-bit file by 1023), floating-point ones by 1 or, above that, as integers; a warning
-    says so. Raises what `open_image` raises, and ValueError for values that are negative or no number.
+    Grey and palette images become RGB; alpha is dropped, with a warning where it hides something. Values of more than 8
+    bits are scaled by the range that the file uses (10-bit values in a 16-bit file by 1023), floating-point ones by 1
+    or, above that, as integers; a warning says so. Raises what `open_image` raises, and ValueError for values
+    that are negative or no number.
     """
     opened = source if isinstance(source, Image.Image) else open_image(source, max_megapixels)
     path = Path(opened.filename)
@@ -122,6 +130,8 @@ def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEG
         kind = "floating-point" if opened.mode == "F" else "16-bit" if ";16" in opened.mode else "32-bit"
         return np.repeat(_to_8_bits(np.asarray(opened), kind, path)[..., None], 3, axis=2)
     try:
+        if opened.has_transparency_data and opened.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            warnings.warn(f"{shown(path)} is transparent in parts: what is stored there counts as seen.", stacklevel=2)
         return np.array(opened.convert("RGB"))
     except ValueError as error:
         raise _unreadable(path, error) from None

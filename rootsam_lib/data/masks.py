@@ -69,12 +69,17 @@ def read_mask(
     return _is_root(_codes(pixels) if coding in COLOURS else reduce(np.maximum, np.moveaxis(pixels, 2, 0)), coding)
 
 
-def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIXELS) -> tuple[str, str]:
+def find_coding(
+    paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIXELS, coding: str | None = None
+) -> tuple[str, str]:
     """The one coding of all these masks, and what was found, in a sentence for people.
 
+    coding: one that is given, for which only the share of root is looked at.
+
     Masks that cannot be read are left out: they are refused when they are read. Warns where nearly no pixel is root, or
-    where more than half of a mask is, for then it is probably inverted. Raises ValueError, asking for mask_coding,
-    where the values leave open what is root: classes, numbers, a photograph, other paint, masks of several codings.
+    where more than half of a mask is, for then it is probably inverted, and of a JPEG of 0/1, which has lost some.
+    Raises ValueError, asking for mask_coding, where the values leave open what is root: classes, numbers, a photograph,
+    other paint, masks of several codings.
     """
     paths = [Path(path) for path in paths]
     seen = []
@@ -84,14 +89,17 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
         except (OSError, ValueError):
             continue
     if not seen:
-        return "0/255", "no mask can be read"
+        return coding or "0/255", "no mask can be read"
     painted = [one for one in seen if one.painted]
     grey = [one for one in seen if not one.painted and any(one.levels)]
-    if painted and grey:
+    if painted and grey and coding is None:
         raise _ask(grey[0].path, f"is grey, but {shown(painted[0].path)} is painted in colours")
-    coding, how = _colour(painted) if painted else _grey(seen)
-    values = [(np.array([*one.levels]), np.array([*one.levels.values()])) for one in seen]
-    shares = [float(counts[_is_root(levels, coding)].sum() / counts.sum()) for levels, counts in values]
+    if coding is None:
+        coding, how = _colour(painted) if painted else _grey(seen)
+        values = [(np.array([*one.levels]), np.array([*one.levels.values()])) for one in seen]
+        shares = [float(counts[_is_root(levels, coding)].sum() / counts.sum()) for levels, counts in values]
+    else:
+        how, shares = f"are read as {coding}", [read_mask(one.path, coding, max_megapixels).mean() for one in seen]
     files = shown(paths[0]) if len(seen) == 1 else f"{len(seen)} masks"
     if full := [number for number, share in enumerate(shares) if share > 0.5]:
         soil, _, root = coding.partition("/")
@@ -102,10 +110,11 @@ def find_coding(paths: Iterable[str | Path], max_megapixels: float = MAX_MEGAPIX
             stacklevel=2,
         )
     share = float(np.mean(shares))
-    if share < _NEARLY_EMPTY:
+    small = any(one.lossy and not one.painted and 0 < max(one.levels) < 10 for one in seen)
+    if share < _NEARLY_EMPTY or small:
         lost = "A JPEG of small values such as 0/1 loses them: export PNG."
         warnings.warn(f"{files}: only {share:.2%} of the pixels are root. {lost}", stacklevel=2)
-    return coding, f"masks {how}, root share {100 * share:.2g} % ({files})"
+    return coding, f"masks {how}, root share {float(f'{100 * share:.2g}'):g} % ({files})"
 
 
 def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) -> str:
@@ -124,7 +133,7 @@ def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) ->
     path = Path(source).expanduser()
     if path.is_file():
         return file_hash(path)
-    if not path.is_dir():
+    if not text or not path.is_dir():
         raise FileNotFoundError(
             f"exclude is {text!r}: give rectangles left,top,right,bottom in px (several with ; between), a mask file "
             "for all scans, or a folder of mask files that are called as the scans."
@@ -144,8 +153,8 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
     source: rectangles "left,top,right,bottom" in px, several with ";" between, right and bottom not included; or a mask
     file for all scans, excluded where it is not black (or 0, or transparent); or a folder of such files, called as the
     scans (X.png, or X-exclude.png): a scan without a file there is whole.
-    Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size, or a rectangle
-    that lies beside the image.
+    Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size, one of JPEG, whose
+    noise is not black, a rectangle that lies beside the image, and where nothing of the scan is left.
     """
     checked_exclusion(source)
     excluded = np.zeros(shape, bool)
@@ -156,17 +165,24 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
                 size = f"{shape[1]} × {shape[0]} px"
                 raise ValueError(f"exclude: {rectangle.strip()} lies beside {name}, which is {size}: correct it.")
             excluded[top:bottom, left:right] = True
-        return excluded
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = next((file for file in sorted(path.iterdir()) if file.stem in (name, f"{name}-exclude")), None)
-    if path is None:
-        return excluded
-    mask = read_mask(path, "labels")
-    if mask.shape != shape:
-        size = f"{mask.shape[1]} × {mask.shape[0]} pixels, but {name} is {shape[1]} × {shape[0]}"
-        raise ValueError(f"{shown(path)} is {size}: export what is to be excluded at the image's size.")
-    return mask
+    else:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            path = next((file for file in sorted(path.iterdir()) if file.stem in (name, f"{name}-exclude")), None)
+        if path is None:
+            return excluded
+        drawn = open_image(path)
+        if drawn.format in ("JPEG", "MPO"):
+            raise ValueError(
+                f"{shown(path)} is a JPEG, whose noise would be excluded too: save it as PNG, black and white."
+            )
+        excluded = read_mask(drawn, "labels")
+        if excluded.shape != shape:
+            size = f"{excluded.shape[1]} × {excluded.shape[0]} pixels, but {name} is {shape[1]} × {shape[0]}"
+            raise ValueError(f"{shown(path)} is {size}: export what is to be excluded at the image's size.")
+    if excluded.all():
+        raise ValueError(f"exclude leaves nothing of {name}: what is to be kept must be black, or take the scan out.")
+    return excluded
 
 
 def _pixels(opened: Image.Image) -> np.ndarray:

@@ -89,8 +89,8 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     if not known:
         raise ValueError(f"no notebooks in {NOTEBOOKS}: run this from a clone of the project.")
     paths = [path for path in known if not only or path.name.split("_")[0] in only]
-    if not paths:
-        raise ValueError(f"--only {','.join(only)} names no notebook: use their numbers, such as 01,03.")
+    if strange := set(only) - {path.name.split("_")[0] for path in paths}:
+        raise ValueError(f"--only {','.join(sorted(strange))} names no notebook: use their numbers, such as 01,03.")
     given = {name.upper(): value for name, value in given.items()}
     if "PROFILE" in given:
         raise ValueError("parameter PROFILE is set by --profile, not by -p.")
