@@ -31,15 +31,23 @@ def tversky_index(
 
     probability, truth: (B, 1, H, W), sums over H and W. Returns (B,). With both weights 0.5 it is the Dice index.
     Papers and libraries swap the letters alpha and beta, hence the names. (Salehi et al. 2017, equation 3.) Raises
-    ValueError for two shapes, which would be stretched to one another without a word.
+    ValueError for two shapes, and on the CPU for a truth of 0 and 255 (a GPU would have to be waited for).
     """
-    if probability.shape != truth.shape:
-        raise ValueError(f"the answer is {tuple(probability.shape)} and the truth {tuple(truth.shape)}: resize one.")
+    _check_shapes(probability, truth)
+    if not truth.is_cuda and truth.numel() and not 0 <= truth.min() <= truth.max() <= 1:
+        raise ValueError(f"the truth goes from {truth.min():g} to {truth.max():g}: give 0 for soil and 1 for root.")
     axes = (1, 2, 3)
     true_positive = (probability * truth).sum(axes)
     false_negative = ((1 - probability) * truth).sum(axes)
     false_positive = (probability * (1 - truth)).sum(axes)
     return (true_positive + smooth) / (true_positive + fn_weight * false_negative + fp_weight * false_positive + smooth)
+
+
+def _check_shapes(answer: Tensor, truth: Tensor) -> None:
+    """Raises ValueError for two shapes, which would be stretched to one another without a word."""
+    if answer.ndim != 4 or answer.shape != truth.shape:
+        shapes = f"the answer is {tuple(answer.shape)} and the truth {tuple(truth.shape)}"
+        raise ValueError(f"{shapes}: resize one, to (B, 1, H, W) both.")
 
 
 def focal_tversky_loss(
@@ -79,6 +87,7 @@ def boundary_loss(logits: Tensor, distance: Tensor) -> Tensor:
     side makes the weight carry over from 512 to 1024 px. Negative when roots are found: never use it alone, and never
     let a scheduler watch it with a relative threshold. (Kervadec et al. 2019, equation 5.)
     """
+    _check_shapes(logits, distance)
     with torch.autocast(logits.device.type, enabled=False):
         return (logits.float().sigmoid() * distance.float()).mean() / max(logits.shape[-2:])
 

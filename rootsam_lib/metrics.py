@@ -40,13 +40,19 @@ def count(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Counts
 
     Raises ValueError when their shapes differ, or when they are no masks.
     """
-    if checked_mask(prediction, "prediction").shape != checked_mask(truth, "truth").shape:
-        raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: compare masks of one image.")
+    _check_pair(prediction, truth)
     tp, called, true = (mask.sum((-2, -1)) for mask in (prediction & truth, prediction, truth))
     if prediction.ndim == 2:
         tp, called, true = int(tp), int(called), int(true)
     pixels = prediction.shape[-2] * prediction.shape[-1]
     return Counts(tp, called - tp, true - tp, pixels - called - true + tp)
+
+
+def _check_pair(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> None:
+    """Raises ValueError when two masks differ in shape, or when they are no masks."""
+    if checked_mask(prediction, "prediction").shape != checked_mask(truth, "truth").shape or truth.ndim < 2:
+        shapes = f"prediction is {tuple(prediction.shape)} and truth is {tuple(truth.shape)}"
+        raise ValueError(f"{shapes}: compare masks of one image.")
 
 
 def _share(part, whole, opposite=0):
@@ -83,7 +89,7 @@ def recall(counts: Counts) -> float | np.ndarray | Tensor:
 
 def dilate(mask: np.ndarray) -> np.ndarray:
     """A mask, bool (H, W), grown by one pixel in all eight directions (a 3 x 3 square): the truth of dilated scores."""
-    return binary_dilation(mask, EIGHT)
+    return binary_dilation(checked_mask(mask), EIGHT)
 
 
 def _harmonic_mean(a: float, b: float) -> float:
@@ -98,6 +104,7 @@ def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 2.0
     soil above, below, left or right of them; the image border is none. Where a mask has no boundary (no root, or
     nothing else) the score is 1 when both masks are equal, else 0.
     """
+    _check_pair(prediction, truth)
     found, true = (np.argwhere(find_boundaries(mask, connectivity=1, mode="inner")) for mask in (prediction, truth))
     if not len(found) or not len(true):
         return float((prediction == truth).all())
@@ -127,7 +134,8 @@ def cl_dice(
     the prediction. 1 when both masks are empty, 0 when one is. (Shit et al. 2021, equations 1 to 3.)
     drawn, line: both masks' centre lines (`thinned`), where they are known already.
     """
-    if not checked_mask(prediction, "prediction").any() or not checked_mask(truth, "truth").any():
+    _check_pair(prediction, truth)
+    if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
     drawn, line = (thinned(of) if known is None else known for of, known in ((prediction, drawn), (truth, line)))
     inside, traced = truth[drawn].mean(), prediction[line].mean()
@@ -150,6 +158,7 @@ def betti0_error(prediction: np.ndarray, truth: np.ndarray) -> int:
 
     Pieces of any size count, and touch at corners: the error of the Betti number 0 (Hu et al. 2019).
     """
+    _check_pair(prediction, truth)
     return abs(label(prediction, EIGHT)[1] - label(truth, EIGHT)[1])
 
 
@@ -158,6 +167,7 @@ def broken_pieces(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     A piece belongs to every root of `label_roots` that it shares a pixel with, so it need not lie within the truth.
     """
+    _check_pair(prediction, truth)
     roots, number = label_roots(truth)
     both = np.stack([roots, label(prediction, EIGHT)[0]])[:, (roots > 0) & prediction]
     return np.bincount(np.unique(both, axis=1)[0], minlength=number + 1)[1:]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rootsam_lib import checked_mask
+from rootsam_lib import checked, checked_mask
 
 ROOT, SOIL, PADDING = 1, 0, -1
 
@@ -41,7 +41,9 @@ def edt_map(mask: np.ndarray) -> np.ndarray:
     mask: bool (H, W). Returns float32 (H, W). The image border is not a root's boundary: a root that leaves the image
     does not end there. A mask with no soil at all has no boundary: every distance is 1. (Poster, prompting strategy.)
     """
-    if checked_mask(mask).all():
+    if checked_mask(mask).ndim != 2:
+        raise ValueError(f"the mask is {mask.shape}, but must be (H, W): give one mask at a time.")
+    if mask.all():
         return np.ones(mask.shape, np.float32)
     distance = cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squared distances are whole numbers. cv2's last digit depends on its number of threads and on where an array lies
@@ -55,8 +57,7 @@ def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:
     exponent 0 is uniform over root pixels, 1 the poster's rule, larger values keep to the middle of the thickest roots.
     Returns float64 (H, W). Raises ValueError for a negative exponent.
     """
-    if exponent < 0:
-        raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
+    checked("exponent", exponent, 0)
     weight = np.zeros(mask.shape)
     weight[mask] = edt_map(mask)[mask].astype(np.float64) ** exponent
     return weight / max(weight.sum(), np.finfo(float).tiny)
@@ -90,10 +91,8 @@ def sample_points(
     Always returns n_root + n_soil points: what cannot be drawn (no root in the mask, no soil) is padding, label -1.
     Raises ValueError for a count or an exponent below 0.
     """
-    if n_root < 0 or n_soil < 0:
-        raise ValueError(f"n_root is {n_root} and n_soil is {n_soil}: both must be 0 or more.")
-    if exponent < 0:
-        raise ValueError(f"exponent is {exponent}: it must be 0 (uniform) or more.")
+    n_root, n_soil = (checked(name, n, 0, whole=True) for name, n in (("n_root", n_root), ("n_soil", n_soil)))
+    checked("exponent", exponent, 0)
     soil, rooted = ~checked_mask(mask), mask.any()
     n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
     hard = np.zeros((0, 2), np.float32)

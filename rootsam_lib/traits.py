@@ -242,6 +242,8 @@ def trait_row(
     None where the name holds no location, or the window's height is not known. What is excluded from the scan counts
     in no column. Raises what these functions raise.
     """
+    if np.shape(mask) != scan.image.shape[:2]:
+        raise ValueError(f"{scan.name}: the mask is {np.shape(mask)}, but its image is {scan.image.shape[:2]}.")
     counted = np.ones(mask.shape, bool) if scan.excluded is None else ~scan.excluded
     size = scan.mm_per_px
     location = parse_location(scan.name)

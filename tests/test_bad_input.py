@@ -23,10 +23,12 @@ from rootsam_lib.apps import segment
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
 from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
-from rootsam_lib.checkpoints import build_sam, save_checkpoint
+from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
+from rootsam_lib.data.datasets import read_folder
+from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.losses import focal_tversky_loss
-from rootsam_lib.metrics import cl_dice, label_roots
+from rootsam_lib.losses import boundary_loss, focal_tversky_loss
+from rootsam_lib.metrics import betti0_error, boundary_f, cl_dice, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
@@ -196,6 +198,46 @@ def log(name: str, content: str | Callable[[str], str]) -> Case:
     return Case(f"log {name}", lambda b: b.log(content), "refused", "a.json is not a click log, or is damaged")
 
 
+def said_of(name: str, pixels: np.ndarray, what: str, file: str = "a-mask.png", **how: object) -> Case:
+    """Read a folder whose second image, a, has these pixels as its mask (or whatever `file` is), and hear a line."""
+
+    def does(bench: Bench) -> None:
+        bench.image("a.png")
+        bench.image("good-mask.png")
+        if file == "a-mask.gif":
+            bench.image("a-mask.png")
+        path = bench.scans / file
+        Image.fromarray(pixels).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+        read_folder(bench.scans, say=bench.said.append, **how)
+
+    return Case(name, does, "said", what)
+
+
+def saved(image: Image.Image, path: Path, **how: object) -> Path:
+    image.save(path, **how)
+    return path
+
+
+def unreadable(bench: Bench) -> None:
+    """Who runs tests as root may read everything, so the answer to the question is put into its place."""
+    (bench.scans / "closed").mkdir()
+    bench.patch.setattr(os, "access", lambda path, *_: Path(path).name != "closed")
+    bench.segment()
+
+
+def full_disk(bench: Bench) -> None:
+    """torch and safetensors have errors of their own for it."""
+    bench.patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
+    bench.patch.setattr("rootsam_lib.checkpoints.save_file", lambda *_, **__: 1 / 0)
+    save_checkpoint(build_sam("nano"), bench.place / "m.safetensors", {"input_scale": 1.0, "patch_size": 64})
+
+
+def of_patch(bench: Bench, size: object) -> object:
+    path = bench.place / "m.safetensors"
+    save_checkpoint(build_sam("nano"), path, {"input_scale": 1.0, "patch_size": size})
+    return load_predictor(path)
+
+
 def checkpoint(bench: Bench, nan: bool = False, about: bool = True) -> Path:
     model, path = build_sam("nano"), bench.place / "model.safetensors"
     if nan:
@@ -230,7 +272,18 @@ CASES = [
     option("--input-scale", "nan", what="input_scale is nan", model="nano"),
     option("--input-scale=-1", what="input_scale is -1", model="nano"),
     option("--prompts", "nowhere.csv", what="nowhere.csv does not exist: check its name"),
+    option("--shard", "", what="shard is '': give its number"),
+    option("--shard", "3/2", what="shard is '3/2': give its number"),
+    option("--exclude", "", what="exclude is '': give rectangles"),
     # --- Models
+    Case("a patch size of None", lambda b: of_patch(b, None), "refused", "patch_size of m.safetensors is None"),
+    Case(
+        "a tensor as Meta's checkpoint",
+        lambda b: (torch.save(torch.zeros(3), b.place / "m.pt"), load_weights(build_sam("nano"), b.place / "m.pt")),
+        "refused",
+        "m.pt does not hold weights of model 'nano'",
+    ),
+    Case("a full disk", full_disk, "refused", "no space left on device: make room and run it again"),
     Case("no such model", lambda b: b.cli(model="nanno"), "refused", "nanno is no trained stage"),
     Case(
         "a model that is text", lambda b: b.cli(model=str(b.file("m.safetensors", "text"))), "refused", "m.safetensors"
@@ -249,6 +302,13 @@ CASES = [
         "model.safetensors does not say which model it is",
     ),
     # --- Folders
+    Case("a folder that may not be read", unreadable, "refused", "closed may not be read"),
+    said_of(
+        "a mask kind that is not read", BYTES, "files are of a kind that is not read (first: a-mask.gif)", "a-mask.gif"
+    ),
+    said_of("a JPEG mask of 0 and 1", BYTES // 255, "A JPEG of small values such as 0/1 loses them", "a-mask.jpg"),
+    said_of("a coding that a mask has not", BYTES, "only 0.00% of the pixels are root", mask_coding="red"),
+    said_of("a coding turned round", BYTES, "if the mask is inverted, give mask_coding 0/255", mask_coding="255/0"),
     Case("no such folder", lambda b: segment_folder(b.place / "x", StubPredictor()), "refused", "x is not a folder"),
     Case(
         "a file as folder", lambda b: segment_folder(b.file("f", ""), StubPredictor()), "refused", "f is not a folder"
@@ -278,6 +338,44 @@ CASES = [
         "would both be called a-b: rename one",
     ),
     # --- Scans: one fault, one scan
+    Case(
+        "a program for a printer",
+        lambda b: (
+            b.image("bad.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"),
+            b.segment(),
+        )[1],
+        "failed",
+        "bad.png cannot be read",
+    ),
+    Case(
+        "16 bits in which 0 is white",
+        lambda b: read_image(saved(Image.fromarray(BYTES.astype(np.uint16)), b.place / "a.tif", tiffinfo={262: 0})),
+        "refused",
+        "a.tif cannot be read as an image (more than 8 bits, and 0 is white)",
+    ),
+    Case(
+        "an image that is transparent",
+        lambda b: read_image(b.image("a.png", np.dstack([IMAGE, BYTES]))),
+        "said",
+        "a.png is transparent in parts",
+    ),
+    Case(
+        "an exclusion of all",
+        lambda b: (b.image("bad.png", IMAGE[:9, :9]), b.segment(exclude="0,0,9,9"))[1],
+        "failed",
+        "exclude leaves nothing of bad",
+    ),
+    Case(
+        "an exclusion of JPEG",
+        lambda b: (
+            b.image("bad.png"),
+            (b.place / "x").mkdir(),
+            saved(Image.fromarray(BYTES), b.place / "x/bad.jpg"),
+            b.segment(exclude=str(b.place / "x")),
+        )[3],
+        "failed",
+        "bad.jpg is a JPEG, whose noise",
+    ),
     Case("an empty image", lambda b: (b.image("bad.png", b""), b.segment())[1], "failed", "bad.png cannot be read"),
     Case("text as image", lambda b: (b.image("bad.png", b"text"), b.segment())[1], "failed", "bad.png cannot be read"),
     Case(
@@ -479,6 +577,30 @@ CASES = [
         "refused",
         "the answer is (2, 1, 8, 8) and the truth (1, 1, 8, 8)",
     ),
+    Case(
+        "a truth of 0 and 255",
+        lambda b: focal_tversky_loss(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 255.0)),
+        "refused",
+        "the truth goes from 255 to 255",
+    ),
+    Case(
+        "distances of another shape",
+        lambda b: boundary_loss(torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8)),
+        "refused",
+        "the answer is (2, 1, 8, 8) and the truth (1, 1, 8, 8)",
+    ),
+    *(
+        Case(
+            f"{score.__name__} of two shapes",
+            lambda b, s=score: s(MASK, MASK[:9]),
+            "refused",
+            "compare masks of one image",
+        )
+        for score in (cl_dice, boundary_f, betti0_error)
+    ),
+    Case("masks at once for EDT", lambda b: edt_map(np.stack([MASK, MASK])), "refused", "must be (H, W)"),
+    Case("half a point", lambda b: sample_points(MASK, 1.5, 1, RNG), "refused", "n_root is 1.5"),
+    Case("a place of words", lambda b: asked([["a", "b"]], [1]), "refused", "is no place: give x and y as numbers"),
     Case("a text for True", lambda b: stage1(detail="False"), "refused", "detail is 'False': give True or False"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
     Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),

@@ -7,16 +7,32 @@ from rootsam_lib.lessons.parameters import check_injected, check_parameters, lit
 from rootsam_lib.lessons.runner import NOTEBOOKS
 from rootsam_lib.results import assigned
 
-DEFAULTS = {"SEED": 0, "LR": 0.5, "DATA": "synthetic", "FLAG": True}
+DEFAULTS = {"PROFILE": "quick", "SEED": 0, "LR": 0.5, "DATA": "synthetic", "DATA_DIR": "", "EPOCHS": 3, "FLAG": True}
 
 
 def test_values_become_the_types_of_the_defaults():
-    given = {"LR": 1, "SEED": 2.0, "DATA": 2024, "FLAG": False}
-    assert check_parameters(given, DEFAULTS) == {"LR": 1, "SEED": 2, "DATA": "2024", "FLAG": False}
+    given = {"LR": 1, "SEED": 2.0, "DATA_DIR": 2024, "FLAG": False}
+    assert check_parameters(given, DEFAULTS) == {"LR": 1, "SEED": 2, "DATA_DIR": "2024", "FLAG": False}
     bad = ({"SEED": "3"}, {"SEED": True}, {"SEED": 1.5}, {"SEED": float("inf")}, {"FLAG": 1}, {"LR": "1e-4"})
     for given in bad:
         with pytest.raises(ValueError, match=f"parameter {next(iter(given))} is .* must be"):
             check_parameters(given, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("PROFILE", "fulll", "choose one of quick, mine, segroot, full"),
+        ("DATA", "segrot", "choose one of synthetic, segroot, folder"),
+        ("EPOCHS", -1, "give a number, 1 or more"),
+        ("EPOCHS", 0, "give a number, 1 or more"),
+        ("LR", -1e-3, "give a number, 0 or more"),
+        ("LR", float("nan"), "give a number, 0 or more"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
+    with pytest.raises(ValueError, match=f"parameter {name} is {value!r}: {says}"):
+        check_parameters({name: value}, DEFAULTS)
 
 
 def test_command_line_values_are_read_as_python_does():

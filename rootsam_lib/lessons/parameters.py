@@ -2,12 +2,24 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
+import yaml
 
+from rootsam_lib import checked
+from rootsam_lib.checkpoints import MODELS
+from rootsam_lib.data.datasets import SOURCES
+from rootsam_lib.predictor import STARTS
 from rootsam_lib.results import assigned
+from rootsam_lib.training.config import PRESETS, SCHEDULES
+
+PROFILES = Path(__file__).parent / "profiles.yaml"
+CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
+CHOICES |= {"TEST_SPLIT": ("valid", "test"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
+_FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
 def literal(text: str) -> object:
@@ -28,10 +40,11 @@ def notebook_parameters(path: Path) -> dict[str, object]:
 def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
     """The given values as the types of the defaults: 3.0 becomes 3 where a whole number is wanted.
 
-    Raises ValueError for an unknown name, saying the right spelling, and for a value of another type: papermill itself
-    would only warn, and the lesson would run on its defaults.
+    Raises ValueError for an unknown name, saying the right spelling, for a value of another type, and for one that can
+    be known to be wrong before hours of lessons: a choice that there is not, a number below 0. papermill itself would
+    only warn of a name, and the lesson would run on its defaults.
     """
-    checked = {}
+    typed = {}
     for name, value in given.items():
         if name not in defaults:
             close = difflib.get_close_matches(name.upper(), defaults, n=1)
@@ -41,8 +54,12 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
         number = isinstance(value, (int, float)) and isinstance(value, bool) == (kind is bool)
         if kind is not str and not (number and (kind is not int or float(value).is_integer())):
             raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
-        checked[name] = kind(value)  # also of a str: a folder may be called 2024
-    return checked
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ValueError(f"parameter {name} is {value!r}: choose one of {', '.join(CHOICES[name])}.")
+        if kind in (int, float):
+            checked(f"parameter {name}", value, int(bool(_FROM_ONE.search(name))))
+        typed[name] = kind(value)  # also of a str: a folder may be called 2024
+    return typed
 
 
 def check_injected(cells: Sequence[str]) -> None:

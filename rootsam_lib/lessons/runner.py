@@ -12,12 +12,11 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.lessons.parameters import check_parameters, literal, notebook_parameters
+from rootsam_lib.lessons.parameters import PROFILES, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-PROFILES = Path(__file__).parent / "profiles.yaml"
 TABLES = {
     "fixed prompts": "prompted (points from the true mask)",
     "automatic": "automatic (no prompt), the same patches",
