@@ -7,7 +7,16 @@ from rootsam_lib.lessons.parameters import check_injected, check_parameters, lit
 from rootsam_lib.lessons.runner import NOTEBOOKS
 from rootsam_lib.results import assigned
 
-DEFAULTS = {"PROFILE": "quick", "SEED": 0, "LR": 0.5, "DATA": "synthetic", "DATA_DIR": "", "EPOCHS": 3, "FLAG": True}
+DEFAULTS = {
+    "PROFILE": "quick",
+    "SEED": 0,
+    "LR": 0.5,
+    "DATA": "synthetic",
+    "DATA_DIR": "",
+    "EPOCHS": 3,
+    "CLICKS": "",
+    "FLAG": True,
+}
 
 
 def test_values_become_the_types_of_the_defaults():
@@ -33,6 +42,8 @@ def test_values_become_the_types_of_the_defaults():
 def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
     with pytest.raises(ValueError, match=f"parameter {name} is {value!r}: {says}"):
         check_parameters({name: value}, DEFAULTS)
+    with pytest.raises(ValueError, match="click '3,4' is not x,y,label"):
+        check_parameters({"CLICKS": "3,4"}, DEFAULTS)
 
 
 def test_command_line_values_are_read_as_python_does():

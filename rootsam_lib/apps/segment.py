@@ -258,7 +258,7 @@ def segment_folder(
             except Exception as error:  # one fault, one scan
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     todo = "make room and run it again, it goes on where it was"
-                    raise OSError(error.errno, f"{error.strerror}: {todo}", str(out)) from None
+                    raise OSError(error.errno, f"{os.strerror(error.errno)}: {todo}", str(out)) from None
                 failed[name] = _reason(error, entry)
                 say(f"failed: {name}: {failed[name]}")
                 continue
@@ -378,7 +378,7 @@ def merge_shards(
     Path(fit_lock(out).lock_file).unlink(missing_ok=True)
     todo = "no shard has done it: run that shard and merge again, or segment without --shard"
     if missing:
-        say(f"{missing[0]} and {len(missing) - 1} more: {todo}")
+        say(f"{_scans(len(missing))}, such as {missing[0]}: {todo}")
     return _report(traits, before, dict.fromkeys(missing, todo))
 
 

@@ -12,7 +12,7 @@ import yaml
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS
 from rootsam_lib.data.datasets import SOURCES
-from rootsam_lib.predictor import STARTS
+from rootsam_lib.predictor import STARTS, parse_clicks
 from rootsam_lib.results import assigned
 from rootsam_lib.training.config import PRESETS, SCHEDULES
 
@@ -56,6 +56,8 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
             raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
         if name in CHOICES and value not in CHOICES[name]:
             raise ValueError(f"parameter {name} is {value!r}: choose one of {', '.join(CHOICES[name])}.")
+        if name == "CLICKS":
+            parse_clicks(str(value))
         if kind in (int, float):
             checked(f"parameter {name}", value, int(bool(_FROM_ONE.search(name))))
         typed[name] = kind(value)  # also of a str: a folder may be called 2024

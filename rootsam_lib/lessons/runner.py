@@ -99,8 +99,9 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
         raise ValueError("--update stores all lessons on their defaults: leave out --only, --profile and -p.")
     if update and any((RUNS / profile).glob("stage*")):  # lesson 00 would show a stage that no reader has yet
         raise ValueError(f"{shown(RUNS / profile)} holds stages of an earlier run: `make notebooks` removes them.")
-    if values.get("DATA_DIR"):
-        values["DATA_DIR"] = existing_folder("DATA_DIR", str(values["DATA_DIR"]))
+    for name in ("DATA_DIR", "NEW_DIR"):
+        if values.get(name):
+            values[name] = existing_folder(name, str(values[name]))
     if os.environ.get("ROOTSAM_DATA"):
         os.environ["ROOTSAM_DATA"] = existing_folder("ROOTSAM_DATA", os.environ["ROOTSAM_DATA"])
 
