@@ -56,7 +56,7 @@ def hardware_table(quick: Mapping, real: Mapping) -> str:
     gpu = PRESETS["t4"]
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}, some not counted"],
+        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
     ]
     return table(["profile", "model and data", "hardware", "state"], rows)
