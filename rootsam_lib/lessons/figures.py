@@ -352,7 +352,7 @@ def score_bars(results: Mapping[str, object]) -> Figure:
     protocol, about = results["protocol"], next(iter(results["models"].values()))
     points = f"{protocol['n_root']} + {protocol['n_soil']} points from the true mask; seed {protocol['seed']}"
     intervals = f"lines: {results['intervals'].split(',')[0]} intervals over {results['images']['tubes']} tubes"
-    model = about['model'].split(' (')[0]
+    model = about["model"].split(" (")[0]
     ax.set_title(f"{results['title']}\n{model}; {points}; {intervals}", fontsize=10, loc="left")
     return figure
 
