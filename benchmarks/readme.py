@@ -115,6 +115,18 @@ def whole_table() -> str:
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
 
 
+def context_table() -> str:
+    """Stage 2 against Stage 1 gone on for as many pixels: each score over seeds, and paired by seed."""
+    results, kinds = read_json(RESULTS / "segroot-whole.json"), ("stage1", "stage1 continued", "stage2")
+    rows = []
+    for score in ("pooled_dice", "root_iou", "cl_dice", "pieces_per_root", "betti0_error"):
+        seeds = [name.removeprefix("stage2") for name in results["rows"] if name.startswith("stage2, seed")]
+        own = [seed_cell([results["rows"][kind + seed][score][0] for seed in seeds]) for kind in kinds]
+        paired = [-results["differences"][f"stage1 continued{seed} - stage2{seed}"][score][0] for seed in seeds]
+        rows.append([f"`{score}`", *own, seed_cell(paired)])
+    return table(["", "Stage 1", "Stage 1 continued", "Stage 2", "Stage 2 against it"], rows)
+
+
 def seed_cell(values: Sequence[float]) -> str:
     """The mean over seeds, and their range."""
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
@@ -304,6 +316,7 @@ def blocks() -> dict[str, str]:
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
         "whole": whole_table(),
+        "context": context_table(),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }

@@ -173,8 +173,8 @@ def main() -> None:
             scored = zip(masks, scans, strict=True)
             terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
-            same_seed = f"stage1, seed {name.split(', seed ')[-1]}"  # where seeds come first
-            for reference in terms.keys() & {"base", same_seed} - {name}:
+            own_seed = name.split(", seed ")[-1]
+            for reference in terms.keys() & {"base", *(f"stage{n}, seed {own_seed}" for n in (1, 2))} - {name}:
                 results["differences"][f"{name} - {reference}"] = {
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
