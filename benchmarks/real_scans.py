@@ -190,10 +190,11 @@ def seed_ranges(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, 
     for name, row in rows.items():
         if ", seed " in name:
             groups.setdefault(name.split(", seed ")[0], []).append(row)
-    return {
-        name: {key: [float(f([row[key][0] for row in own])) for f in (np.mean, min, max)] for key in own[0]}
-        for name, own in groups.items()
-    }
+
+    def ends(values: Sequence[float | None]) -> list[float]:  # JSON has no NaN: what no patch could give reads as None
+        return [float(f(np.array(values, float))) for f in (np.mean, np.min, np.max)]
+
+    return {name: {key: ends([row[key][0] for row in own]) for key in own[0]} for name, own in groups.items()}
 
 
 if __name__ == "__main__":
