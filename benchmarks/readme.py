@@ -213,7 +213,7 @@ def widths_line(results: Mapping) -> str:
     of_true, of_model = results["widths_px"]["correlation_with_image"]
     return (
         f"Across the same lines, roots look {image:.1f} px wide in the scans (full width at half height), the model "
-        f"draws them {model:.1f} px wide, and the true masks {true:.1f} px. From scan to scan the model's width follows "
+        f"draws them {model:.1f} px wide, the true masks {true:.1f} px. From scan to scan the model's width follows "
         f"the image's (correlation {of_model:.2f}), the true masks' less ({of_true:.2f}): the hand that drew a mask is "
         "part of its area and diameter."
     )
