@@ -56,7 +56,7 @@ def hardware_table(quick: Mapping, real: Mapping) -> str:
     gpu = PRESETS["t4"]
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}, some not counted"],
+        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
     ]
     return table(["profile", "model and data", "hardware", "state"], rows)
@@ -113,6 +113,19 @@ def whole_table() -> str:
                 row.append((seed_cell([v[0] for v in values]) if many else cell(values[0])) if values else "–")
         rows.append(row)
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
+
+
+def context_table() -> str:
+    """Stage 2 against Stage 1 gone on for as many pixels: each score over seeds, and paired by seed."""
+    results, kinds = read_json(RESULTS / "segroot-whole.json"), ("stage1", "stage1 continued", "stage2")
+    seeds, rows = [name.removeprefix("stage2") for name in results["rows"] if name.startswith("stage2, seed")], []
+    if not seeds:
+        return "Not trained yet."
+    for score in ("pooled_dice", "root_iou", "cl_dice", "pieces_per_root", "betti0_error"):
+        own = [seed_cell([results["rows"][kind + seed][score][0] for seed in seeds]) for kind in kinds]
+        paired = [-results["differences"][f"stage1 continued{seed} - stage2{seed}"][score][0] for seed in seeds]
+        rows.append([f"`{score}`", *own, seed_cell(paired)])
+    return table(["", "Stage 1", "Stage 1 continued", "Stage 2", "Stage 2 against it"], rows)
 
 
 def seed_cell(values: Sequence[float]) -> str:
@@ -179,6 +192,31 @@ def traits_table(results: Mapping) -> str:
         bias = "{:+.0%} ({:+.0%} to {:+.0%})".format(*(r[f"relative_bias{end}"] for end in ("", "_low", "_high")))
         rows.append([name, f"{r['r2']:.2f}", f"{r['r2_fitted']:.2f}", bias, r["scans"]])
     return table(["trait", "R²", "R² of a fitted line", "bias", "scans"], rows)
+
+
+def calibration_table(results: Mapping) -> str:
+    """What traits are worth after a calibration on scans of other tubes."""
+    named = {"root_length_mm": "length", "root_area_mm2": "area", "mean_diameter_mm": "mean diameter"}
+    rows = []
+    for k, traits in results["calibrated_on"].items():
+        for key, row in traits.items():
+            trait = named[key.removesuffix(", one factor")] + (", one factor" if key.endswith("factor") else "")
+            bias = "{:+.1%} ({:+.0%} to {:+.0%})".format(*row["relative_bias"])
+            single = "{:+.0%} to {:+.0%}".format(*row["relative_bias_of_single_calibrations"])
+            rows.append([k, trait, "{:.2f} ({:.2f} to {:.2f})".format(*row["r2"]), bias, single])
+    return table(["annotated scans", "trait", "R²", "bias", "95 % of single calibrations"], rows)
+
+
+def widths_line(results: Mapping) -> str:
+    """How wide roots look in scans, model and true masks."""
+    image, true, model = results["widths_px"]["mean"]
+    of_true, of_model = results["widths_px"]["correlation_with_image"]
+    return (
+        f"Across the same lines, roots look {image:.1f} px wide in the scans (full width at half height), the model "
+        f"draws them {model:.1f} px wide, the true masks {true:.1f} px. From scan to scan the model's width follows "
+        f"the image's (correlation {of_model:.2f}), the true masks' less ({of_true:.2f}): the hand that drew a mask is "
+        "part of its area and diameter."
+    )
 
 
 def annotator_table(results: Mapping) -> str:
@@ -295,6 +333,8 @@ def blocks() -> dict[str, str]:
         "minutes": minutes_line(segroot),
         "dilated": markdown_table(dilated, "whole scans", ("pooled_dice", "pooled_dice_dilated")),
         "traits": traits_table(read_json(RESULTS / "segroot-traits.json")),
+        "calibration": calibration_table(read_json(RESULTS / "segroot-calibration.json")),
+        "widths": widths_line(read_json(RESULTS / "segroot-calibration.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
         "seeds": seeds_table(ablations),
@@ -304,6 +344,7 @@ def blocks() -> dict[str, str]:
         "bank": bank_table(read_json(RESULTS / "bank-against-live.json")),
         "presets": preset_table(),
         "whole": whole_table(),
+        "context": context_table(),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }

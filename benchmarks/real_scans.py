@@ -173,8 +173,8 @@ def main() -> None:
             scored = zip(masks, scans, strict=True)
             terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
-            same_seed = f"stage1, seed {name.split(', seed ')[-1]}"  # where seeds come first
-            for reference in terms.keys() & {"base", same_seed} - {name}:
+            own_seed = name.split(", seed ")[-1]
+            for reference in terms.keys() & {"base", *(f"stage{n}, seed {own_seed}" for n in (1, 2))} - {name}:
                 results["differences"][f"{name} - {reference}"] = {
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
@@ -190,10 +190,11 @@ def seed_ranges(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, 
     for name, row in rows.items():
         if ", seed " in name:
             groups.setdefault(name.split(", seed ")[0], []).append(row)
-    return {
-        name: {key: [float(f([row[key][0] for row in own])) for f in (np.mean, min, max)] for key in own[0]}
-        for name, own in groups.items()
-    }
+
+    def ends(values: Sequence[float | None]) -> list[float]:  # JSON has no NaN: what no patch could give reads as None
+        return [float(f(np.array(values, float))) for f in (np.mean, np.min, np.max)]
+
+    return {name: {key: ends([row[key][0] for row in own]) for key in own[0]} for name, own in groups.items()}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """One meaning for each colour, and masks laid over images, as arrays: no plotting package is needed here."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import ImageColor
 
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
 FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
 GREW, VANISHED = "#e8c200", "#b87aff"  # between two dates, beside FOUND on both
+ERRORS = (FOUND, MISSED, FALSE)  # of `error_view`: what two masks share, only the truth has, only the prediction has
+CHANGES = (FOUND, VANISHED, GREW)  # the same for an earlier mask in the truth's place
 RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
 ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
@@ -27,9 +31,11 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
 
 
-def error_view(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def error_view(
+    image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, colours: Sequence[str] = ERRORS
+) -> np.ndarray:
     """The image in dark grey with found roots white, missed roots orange and false roots blue: uint8 (H, W, 3)."""
     view = grey(image) // 2
-    for where, colour in ((prediction & truth, FOUND), (~prediction & truth, MISSED), (prediction & ~truth, FALSE)):
+    for where, colour in zip((prediction & truth, ~prediction & truth, prediction & ~truth), colours, strict=True):
         view = overlay(view, where, colour, 0.95)
     return view

@@ -94,3 +94,15 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     assert legend_of(figure) == ["on both dates", "grew", "vanished"]
     assert (figure.axes[1].images[0].get_array()[~wanted] == ImageColor.getrgb(drawing.GREW)).all()
     plt.close(figure)
+
+
+@pytest.mark.parametrize("colours", [drawing.ERRORS, drawing.CHANGES])
+def test_a_view_of_two_masks_has_the_colours_of_its_legend(colours):
+    rows = np.arange(3).repeat(4).reshape(3, 4)  # in both masks, in the truth alone, in the prediction alone
+    view = drawing.error_view(np.zeros((3, 4, 3), np.uint8), rows != 1, rows != 2, colours)
+    figure, _ = figures.panels(["two masks"])
+    figures.error_legend(figure, colours=colours)
+    (legend,) = figure.legends
+    named = [np.multiply(patch.get_facecolor()[:3], 255 * 0.95) for patch in legend.get_patches()]
+    np.testing.assert_allclose(view[:, 0], named, atol=1)
+    plt.close(figure)

@@ -20,11 +20,10 @@ from scipy.ndimage import uniform_filter
 
 from rootsam_lib.drawing import (
     COLOURS,
-    FALSE,
+    ERRORS,
     FOUND,
     GREW,
     HATCHES,
-    MISSED,
     NAMES,
     ROOT_POINT,
     SOIL_POINT,
@@ -173,10 +172,15 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
 
 
 def error_legend(
-    figure: Figure, excess: str = "false root", points: bool = False, found: str = "found", missed: str = "missed"
+    figure: Figure,
+    excess: str = "false root",
+    points: bool = False,
+    found: str = "found",
+    missed: str = "missed",
+    colours: Sequence[str] = ERRORS,
 ) -> None:
     """Name the three colours of `error_view` below a figure, and, with points, the marks of `draw_prompts`."""
-    handles = _error_handles(excess, found, missed) + (_point_handles() if points else [])
+    handles = _patches((found, missed, excess), colours) + (_point_handles() if points else [])
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
@@ -185,9 +189,8 @@ def point_legend(figure: Figure) -> None:
     figure.legend(handles=_point_handles(), loc="outside lower center", ncols=2)
 
 
-def _error_handles(excess: str = "false root", found: str = "found", missed: str = "missed") -> list[LegendPatch]:
-    entries = ((found, FOUND), (missed, MISSED), (excess, FALSE))
-    return [LegendPatch(facecolor=colour, edgecolor="0.4", label=label) for label, colour in entries]
+def _patches(labels: Sequence[str], colours: Sequence[str] = ERRORS) -> list[LegendPatch]:
+    return [LegendPatch(facecolor=c, edgecolor="0.4", label=label) for label, c in zip(labels, colours, strict=True)]
 
 
 def _point_handles() -> list[Line2D]:
@@ -273,7 +276,7 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
     for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
                        ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
         figure.add_artist(FancyArrowPatch(start, end, mutation_scale=18, transform=figure.transFigure, **arrow))
-    figure.legend(handles=_error_handles(), loc="lower right", bbox_to_anchor=(0.99, 0.3))
+    figure.legend(handles=_patches(("found", "missed", "false root")), loc="lower right", bbox_to_anchor=(0.99, 0.3))
     figure.legend(handles=_point_handles(), loc="lower left", bbox_to_anchor=(0.36, 0.2))
     return figure
 
@@ -315,7 +318,7 @@ def changes(image: np.ndarray, stayed: np.ndarray, grew: np.ndarray, vanished: n
     for mask, colour in parts.values():
         view = overlay(view, mask, colour, 1)
     right.imshow(view)
-    handles = [LegendPatch(facecolor=c, edgecolor="0.4", label=label) for label, (_, c) in parts.items()]
+    handles = _patches(list(parts), [colour for _, colour in parts.values()])
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
@@ -352,7 +355,8 @@ def score_bars(results: Mapping[str, object]) -> Figure:
     protocol, about = results["protocol"], next(iter(results["models"].values()))
     points = f"{protocol['n_root']} + {protocol['n_soil']} points from the true mask; seed {protocol['seed']}"
     intervals = f"lines: {results['intervals'].split(',')[0]} intervals over {results['images']['tubes']} tubes"
-    ax.set_title(f"{results['title']}\n{about['model']}; {points}; {intervals}", fontsize=10, loc="left")
+    model = about["model"].split(" (")[0]
+    ax.set_title(f"{results['title']}\n{model}; {points}; {intervals}", fontsize=10, loc="left")
     return figure
 
 
