@@ -162,7 +162,10 @@ class DetailPath(nn.Module):
     def refine(self, logits: Tensor, detail: Tensor) -> Tensor:
         """From logits (P, M, h / 4, w / 4) and an embedding's detail (P, 32, h / 2, w / 2) to (P, M, h, w)."""
         each = F.interpolate(logits.flatten(0, 1)[:, None], scale_factor=2, mode="bilinear", align_corners=False)
-        seen = self.of_detail(detail).repeat_interleave(logits.shape[1], 0) + self.of_mask(each.clamp(-16, 16) / 4)
+        seen = self.of_detail(detail)
+        if logits.shape[1] > 1:  # a copy that one mask does not need
+            seen = seen.repeat_interleave(logits.shape[1], 0)
+        seen = seen + self.of_mask(each.clamp(-16, 16) / 4)
         more = F.pixel_shuffle(self.finer(F.relu(seen)), 2)
         finer = F.interpolate(each, scale_factor=2, mode="bilinear", align_corners=False) + more
         return finer.unflatten(0, logits.shape[:2])[:, :, 0]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from rootsam_lib import checked
@@ -117,7 +117,8 @@ def select_roots(automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[C
 def _pieces(logits: np.ndarray) -> np.ndarray:
     """Numbers of what hangs together, int (H, W); dilation by 1 px joins what is up to 2 px apart."""
     found = logits > 0
-    return label_roots(binary_dilation(found, np.ones((3, 3))), least=1)[0] * found
+    grown = cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return label_roots(grown, least=1)[0] * found
 
 
 def _nearest(roots: np.ndarray, click: Click, reach: int) -> int:
