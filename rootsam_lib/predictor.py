@@ -452,7 +452,7 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 
     A model finds few roots that are several times as wide, for its encoder, as those it was trained on, and what it
     then calls root at one scale it does not at the next. So the search starts, going down from the model's own scale in
-    halves, where the masks of two scales agree best (centre-line Dice). The wider roots are the wider is what is found,
+    halves, where the masks of two scales agree best (centre-line Dice), or nearly so. The wider roots are the wider is what is found,
     so from there the scale is changed until the mean width of that is `root_width`. A scale within a third of the
     model's own is not told apart from it, and left.
     """
@@ -472,7 +472,7 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
         np.mean([cl_dice(a, b) if a.any() and b.any() else 0 for a, b in zip(masks(one), masks(half), strict=True)])
         for one, half in itertools.pairwise(halves)
     ]
-    best = int(np.argmax(agreement))
+    best = int(np.argmax(np.array(agreement) >= 0.95 * max(agreement)))  # the first of those that are about as good
     scale, low, high = own if best == 0 else halves[best] / 2**0.5, own / 16, own * 4
     for _ in range(rounds):
         widths = np.concatenate([root_widths(mask) * scale for mask in masks(scale)])
