@@ -27,19 +27,8 @@ FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
-_OTHER_SUFFIXES = {
-    ".gif",
-    ".heic",
-    ".jp2",
-    ".dng",
-    ".nef",
-    ".cr2",
-    ".raw",
-    ".pdf",
-    ".npy",
-    ".czi",
-    ".svg",
-}  # images, too
+# Images, too, but not read:
+_OTHER_SUFFIXES = {".gif", ".heic", ".jp2", ".dng", ".nef", ".cr2", ".raw", ".pdf", ".npy", ".czi", ".svg"}
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
