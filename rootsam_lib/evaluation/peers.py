@@ -3,7 +3,7 @@ patches. Predictors for `protocols`, which ignore prompts."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from skimage.color import rgb2gray
 from skimage.filters import sato, threshold_otsu
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rootsam_lib.data.augment import augment, build_augmentation
@@ -23,7 +22,7 @@ from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import atomic, progress, shown
 from rootsam_lib.training.config import StageConfig
-from rootsam_lib.training.loop import WARMUP
+from rootsam_lib.training.loop import build_scheduler
 from rootsam_lib.training.stage import training_patches
 from rootsam_lib.training.step import CLIP_NORM, FIRST_WEIGHT, first_roots_loss
 
@@ -132,8 +131,7 @@ def train_unet(
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
     steps = config.epochs * math.ceil(len(patches) / config.batch_size)
-    warm = min(WARMUP, steps // 10)
-    scheduler = LambdaLR(optimizer, lambda s: min((s + 1) / (warm + 1), 0.5 * (1 + math.cos(math.pi * s / steps))))
+    scheduler = build_scheduler(optimizer, replace(config, schedule="cosine"), steps)
     parts = {"net": net, "average": average, "optimizer": optimizer, "scheduler": scheduler}
     path, start = Path(folder) / "unet.pt", 0
     if path.is_file():
