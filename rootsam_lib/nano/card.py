@@ -17,7 +17,7 @@ from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import Prediction, RootSAM, resize_logits
 from rootsam_lib.nano.scenes import numbered_scene, object_sizes
 from rootsam_lib.prompts import next_click
-from rootsam_lib.results import commit, read_json, write_json
+from rootsam_lib.results import commit, read_json, table, write_json
 
 HELD_OUT_SEED = 2**31  # of the scenes that scores are measured on; training draws its scenes from other seeds
 PER_SCENE, CLICKS = 3, 10
@@ -122,13 +122,13 @@ def segment_coins(model: RootSAM) -> Coins:
 
 def score_table(scores: dict[str, float]) -> str:
     """Scores as `score` returns them, against their targets, as a Markdown table."""
-    lines = ["| | measured | target | met |", "|---|---|---|---|"]
+    rows = []
     for key, (meaning, target) in SCORES.items():
         below = key == "iou_neighbour"
         met = scores[key] < target if below else scores[key] >= target
         wanted = f"{'below' if below else 'at least'} {target:.2f}"
-        lines.append(f"| {meaning} | {scores[key]:.3f} | {wanted} | {'yes' if met else 'no'} |")
-    return "\n".join(lines)
+        rows.append([meaning, f"{scores[key]:.3f}", wanted, "yes" if met else "no"])
+    return table(["", "measured", "target", "met"], rows)
 
 
 def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
