@@ -137,8 +137,5 @@ def minutes_until(curve: Mapping[str, Mapping], score: str, goal: float) -> floa
     if values[-1] < goal:
         return math.inf
     after = int(np.argmax(values >= goal))
-    return (
-        minutes[after]
-        if after == 0
-        else float(np.interp(goal, values[after - 1 : after + 1], minutes[after - 1 : after + 1]))
-    )
+    around = slice(max(after - 1, 0), after + 1)
+    return float(np.interp(goal, values[around], minutes[around]))
