@@ -128,8 +128,6 @@ def growing_scans(
     days: int = 14,
     dying: float = 0.3,
     shift: int = 8,
-    tube: str = "T000",
-    location: int = 1,
 ) -> tuple[list[Scan], list[Growth]]:
     """One window scanned at several dates, `days` apart, while its roots grow and die; and what is true of each date.
 
@@ -163,7 +161,7 @@ def growing_scans(
         image, mask = _scanned(rng, scene, [stroke for stroke in alive if len(stroke.points) > 1])
         window = tuple(slice(low, low + side) for low, side in zip(place, (height, width), strict=True))
         day = (calendar(2017, 4, 11) + timedelta(days=days * t)).isoformat()
-        scans.append(Scan(image[window], mask[window], f"drawn_{tube}_L{location:03d}_{day}", tube, day, 25.4 / DPI))
+        scans.append(Scan(image[window], mask[window], f"drawn_T000_L001_{day}", "T000", day, 25.4 / DPI))
         there = np.concatenate([np.zeros(0, bool), *(np.arange(n) < k for n, k in zip(lengths, kept, strict=True))])
         now = there, there & (_topmost(alive, mask.shape)[y, x] == owner) & ~scene.hidden[y, x], mask
         (was_there, was_seen, was_mask), last = before or now, places[max(t - 1, 0)]
