@@ -452,9 +452,9 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 
     A model finds few roots that are several times as wide, for its encoder, as those it was trained on, and what it
     then calls root at one scale it does not at the next. So the search starts, going down from the model's own scale in
-    halves, where the masks of two scales agree best (centre-line Dice), or nearly so. The wider roots are the wider is what is found,
-    so from there the scale is changed until the mean width of that is `root_width`. A scale within a third of the
-    model's own is not told apart from it, and left.
+    halves, where the masks of two scales agree best (centre-line Dice), or nearly so. The wider roots are the wider is
+    what is found, so from there the scale is changed until the mean width of that is `root_width`. A scale within a
+    third of the model's own is not told apart from it, and left.
     """
     own, target = predictor.input_scale, predictor.root_width
     if not target:
