@@ -90,9 +90,9 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
     plt.close(figure)
-    figure = figures.changes(IMAGE, wanted, ~wanted, wanted & False, "since then")
+    figure = figures.changes({"then": IMAGE // 2, "now": IMAGE}, wanted, ~wanted, wanted & False)
     assert legend_of(figure) == ["on both dates", "grew", "vanished"]
-    assert (figure.axes[1].images[0].get_array()[~wanted] == ImageColor.getrgb(drawing.GREW)).all()
+    assert (figure.axes[2].images[0].get_array()[~wanted] == ImageColor.getrgb(drawing.GREW)).all()
     plt.close(figure)
 
 

@@ -41,7 +41,7 @@ VARIANTS = {
     "no augmentation": Variant("patches as they are", {"families": (), "views": 1, "refresh": 0.0}),
     "no corrections": Variant("no clicks on mistakes in training", {"correction_share": 0.0}),
     "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
-    "detail path": Variant("a path from pixels and fine maps to the decoder, finer logits", {"detail": True}),
+    "detail path": Variant("a U-Net-like path answers 'all roots', and brings the decoder detail", {"detail": True}),
     "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"input_scale": 1.5}),
     "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
     "seed 1": Variant("nothing but luck: other patches without roots, views and prompts", {"seed": 1}),

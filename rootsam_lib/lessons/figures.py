@@ -207,6 +207,15 @@ def busiest(mask: np.ndarray, side: int) -> tuple[slice, slice]:
     return tuple(slice(start, start + side) for start in starts)
 
 
+def close_up(axes: Sequence[Axes], x: np.ndarray, y: np.ndarray, shape: tuple[int, int], margin: int) -> None:
+    """Show the same square of an image of this shape in all axes: around points, inside the image where it can be."""
+    side = max(np.ptp(x), np.ptp(y)) + 2 * margin
+    middles = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+    left, top = (max(min(m - side / 2, n - side), 0) for m, n in zip(middles, shape[::-1], strict=True))
+    for ax in axes:
+        ax.set(xlim=(left, left + side), ylim=(top + side, top))
+
+
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
     """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too)."""
     for label, colour, marker in ((ROOT, ROOT_POINT, "o"), (SOIL, SOIL_POINT, "X")):
@@ -309,15 +318,17 @@ def control_picture(
     return figure
 
 
-def changes(image: np.ndarray, stayed: np.ndarray, grew: np.ndarray, vanished: np.ndarray, title: str) -> Figure:
-    """What became of roots between two dates, each a bool (H, W), over the image in dark grey."""
-    figure, (left, right) = panels(["the later scan", title], size=5.2)
-    left.imshow(image)
+def changes(scans: Mapping[str, np.ndarray], stayed: np.ndarray, grew: np.ndarray, vanished: np.ndarray) -> Figure:
+    """Two scans of one window, {date: image}, and what became of the roots between them, each a bool (H, W), over the
+    later one in dark grey."""
+    figure, axes = panels([*scans, "what changed"], size=4.2)
+    for ax, image in zip(axes, scans.values(), strict=False):
+        ax.imshow(image)
     view = grey(image) // 2
     parts = {"on both dates": (stayed, FOUND), "grew": (grew, GREW), "vanished": (vanished, VANISHED)}
     for mask, colour in parts.values():
         view = overlay(view, mask, colour, 1)
-    right.imshow(view)
+    axes[-1].imshow(view)
     handles = _patches(list(parts), [colour for _, colour in parts.values()])
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
