@@ -34,7 +34,7 @@ def picture_line(results: Mapping) -> str:
     """What README's first picture shows, and what made it."""
     return (
         f"A real scan ({results['brighter']} times as bright), what **nano** calls root as embedded, and after the "
-        f"lessons' training on {results['trained_on']}: no prompt, no tuning on it, no annotation to score it by. The "
+        f"lessons' training on {results['trained_on']}: no prompt, no tuning, no annotation to score it by. The "
         "finest roots are missed, some specks taken for root."
     )
 
