@@ -18,7 +18,7 @@ from rootsam_lib.training.config import PRESETS, SCHEDULES
 
 PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
-CHOICES |= {"TEST_SPLIT": ("valid", "test"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
+CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
 _FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
