@@ -101,7 +101,8 @@ def whole_table() -> str:
     differences, rows = results["differences"], []
     kinds: dict[str, list[str]] = {}
     for name in results["rows"]:
-        kinds.setdefault(name.split(", seed ")[0], []).append(name)
+        if ", draw " not in name:  # these are of the learning curve
+            kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1
         row = [f"{kind}, {len(names)} seeds" if many else names[0]]
@@ -113,6 +114,38 @@ def whole_table() -> str:
                 row.append((seed_cell([v[0] for v in values]) if many else cell(values[0])) if values else "–")
         rows.append(row)
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
+
+
+def select_table() -> str:
+    """Stage 1 with and without augmentation on the select scans: mean and range over seeds."""
+    rows, kinds = read_json(RESULTS / "segroot-whole.json")["select"], {"all five families": None, "none": []}
+    scores = ("automatic_pooled_dice", "automatic_root_iou", "root_iou")
+    cells = []
+    for kind, families in kinds.items():
+        own = [row["scores"] for row in rows if row["config"].get("families") == families]
+        cells.append([kind, len(own), *(seed_cell([row[score] for row in own]) for score in scores)])
+    head = ["augmentation", "seeds", "pooled Dice, automatic", "root IoU, automatic", "root IoU, prompted"]
+    return table(head, cells)
+
+
+def limit_line() -> str:
+    """How far one click could come with the automatic masks of Stage 1."""
+    mean, low, high = read_json(RESULTS / "segroot-whole.json")["seeds"]["stage1"]["perfect_selection"]
+    return f"Perfect selection from Stage 1's automatic masks, three seeds: IoU {mean:.3f} ({low:.3f} to {high:.3f})."
+
+
+def curve_table() -> str:
+    """The learning curve: each score's mean and range over draws, by the number of scans."""
+    results, cells = read_json(RESULTS / "segroot-whole.json"), {}
+    for name, row in results["rows"].items():
+        if ", draw " in name:
+            model, number = name.split(" scans, ")[0].split(", ")
+            cells.setdefault((int(number), model), []).append(row)
+    rows = []
+    for (number, model), own in sorted(cells.items()):
+        scores = [seed_cell([row[score][0] for row in own]) for score in figures.CURVE_SCORES]
+        rows.append([number, model, len(own), *scores])
+    return table(["scans", "", "draws", *figures.CURVE_SCORES.values()], rows)
 
 
 def context_table() -> str:
@@ -154,6 +187,14 @@ def gpu_table(results: Mapping) -> str:
             f"{row['seconds']:.2f} s; GPU busy {row['busy_share']:.0%}",
         ]
         for row in results["step"]
+    ]
+    rows += [
+        [
+            f"{row['steps']} steps in {row['precision'].replace('no', 'fp32')}, features in RAM, a T4's memory at most",
+            f"{row['seconds_a_step']:.2f} s a step, {row['peak_gb']:.1f} GB; loss {row['first_loss']:.2f} to "
+            f"{row['last_loss']:.2f}",
+        ]
+        for row in results["precisions"]
     ]
     rows += [
         [f"nano, a whole scan, {row['batch']} tiles together", f"{row['seconds_a_scan']:.1f} s"]
@@ -345,6 +386,9 @@ def blocks() -> dict[str, str]:
         "presets": preset_table(),
         "whole": whole_table(),
         "context": context_table(),
+        "curve": curve_table(),
+        "limit": limit_line(),
+        "select": select_table(),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }
@@ -365,4 +409,6 @@ if __name__ == "__main__":
         write_text(path, filled(path.read_text(encoding="utf-8")))
         print(f"filled {path.relative_to(CHECKOUT)}")
     figures.use_style()
+    curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-whole.json"))
+    curve.savefig(RESULTS / "learning-curve.png", dpi=110)
     figures.score_bars(read_json(RESULTS / "segroot-nano.json")).savefig(RESULTS / "segroot-nano.png", dpi=110)

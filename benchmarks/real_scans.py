@@ -12,25 +12,28 @@ data/results/segroot-whole.json: each row's scores with intervals by tube, paire
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.images import read_image
-from rootsam_lib.data.scans import Scan
+from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tube_weights
 from rootsam_lib.evaluation.peers import train_unet
 from rootsam_lib.evaluation.protocols import DEFINITIONS, about_predictor, score_mask
 from rootsam_lib.lessons.runner import load_profile
-from rootsam_lib.metrics import dilate
+from rootsam_lib.metrics import dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
-from rootsam_lib.results import RUNS, progress, provenance, read_json, write_image, write_json
+from rootsam_lib.prompts import point_probability
+from rootsam_lib.results import RUNS, progress, provenance, read_csv, read_json, write_image, write_json
 from rootsam_lib.training.config import StageConfig, stage_pair
 from rootsam_lib.training.loop import train_stage
 from rootsam_lib.training.stage import Stage
+from rootsam_lib.traits import root_length_mm
 
 FILE = HOME / "data" / "results" / "segroot-whole.json"
 FOLDER = RUNS / "real"
@@ -156,6 +159,47 @@ def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) ->
     return [read_image(file)[..., 0] > 127 for file in files], read_json(note)
 
 
+def scores(mask: np.ndarray, scan: Scan) -> dict[str, object]:
+    """A mask's scores, how far its root length is off (over all scans the sum of |found - true| by that of true), and
+    `perfect_selection`."""
+    found, true = (root_length_mm(each, scan.mm_per_px) for each in (mask, scan.mask))
+    row = score_mask(mask, scan.mask, scan.mm_per_px) | {"length_error": (abs(found - true), true)}
+    return row | {"perfect_selection": perfect_selection(mask, scan)}
+
+
+def perfect_selection(mask: np.ndarray, scan: Scan) -> tuple[float, int]:
+    """The most that one click could give with this mask: its IoU with the clicked root, were it known of every found
+    pixel to which true root it is nearest. Summed over patches of 512 px with roots, and their number; within a patch
+    the mean over roots by their chance to be clicked (EDT)."""
+    total = number = 0
+    for patch, found in zip(tile(scan, 512), tile(replace(scan, mask=mask), 512), strict=True):
+        roots, many = label_roots(patch.mask)
+        if many:
+            rows, columns = distance_transform_edt(roots == 0, return_distances=False, return_indices=True)
+            own = roots[rows, columns]
+            size, found_size, both = (
+                np.bincount(numbers[inside], minlength=many + 1)[1:]
+                for numbers, inside in ((roots, roots > 0), (own, found.mask), (roots, (own == roots) & found.mask))
+            )
+            chance = np.bincount(roots.ravel(), point_probability(roots > 0).ravel())[1:]
+            total, number = total + float(chance @ (both / (size + found_size - both))), number + 1
+    return total, number
+
+
+def select_scores() -> list[dict[str, object]]:
+    """Of each finished Stage 1 from the base model on all scans in runs/real: what its config has of its own, and the
+    kept epoch's scores on the select scans' patches, by which recipes are chosen."""
+    rows = []
+    for file in sorted(FOLDER.glob("stage1-*/stage.json")):
+        about, history = read_json(file), read_csv(file.with_name("history.csv"))
+        config, usual = about["config"], asdict(profile_pair(about["config"]["seed"])[0])
+        if config["epochs"] == usual["epochs"]:
+            own = {key: value for key, value in config.items() if value != usual[key] or key == "seed"}
+            best = max(history, key=lambda row: row["val_score"])
+            rows.append({"config": own, "scores": best, "provenance": about["provenance"]})
+    return rows
+
+
 def main() -> None:
     """Train, segment, score, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,8 +219,7 @@ def main() -> None:
             if options.kept and not (FOLDER / "masks" / name / "about.json").is_file():
                 continue
             masks, made_by = masks_of(name, make, scans)
-            scored = zip(masks, scans, strict=True)
-            terms[name] = collect([score_mask(mask, scan.mask, scan.mm_per_px) for mask, scan in scored])
+            terms[name] = collect([scores(mask, scan) for mask, scan in zip(masks, scans, strict=True)])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
             own_seed = name.split(", seed ")[-1]
             for reference in terms.keys() & {"base", *(f"stage{n}, seed {own_seed}" for n in (1, 2))} - {name}:
@@ -184,7 +227,7 @@ def main() -> None:
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
             about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
-            write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"])})
+            write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"]), "select": select_scores()})
             row = results["rows"][name]
             print(name, {key: round(row[key][0], 3) for key in ("pooled_dice", "root_iou", "cl_dice")}, flush=True)
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
@@ -45,6 +46,12 @@ METRIC_NAMES = {
     "dice": "Dice\n(mean over patches)",
     "pooled_dice": "pooled Dice\n(all pixels)",
 }
+CURVE_SCORES = {
+    "pooled_dice": "pooled Dice",
+    "cl_dice": "clDice",
+    "length_error": "length error (share of true length)",
+}
+CURVE_STYLES = {"nano": (STAGE1, "-", "o"), "U-Net": ("0.35", "--", "s")}
 QUALITY = 88  # of pictures stored as JPEG
 STYLE = {
     "figure.dpi": 90,
@@ -369,6 +376,30 @@ def score_bars(results: Mapping[str, object]) -> Figure:
     model = about["model"].split(" (")[0]
     ax.set_title(f"{results['title']}\n{model}; {points}; {intervals}", fontsize=10, loc="left")
     return figure
+
+
+def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
+    """Scores of whole real scans by the number of annotated scans, from `benchmarks/real_scans.py`'s rows named
+    "MODEL, N scans, draw D", and the same in words: every draw a marker, means joined."""
+    rows = [(*re.split(", | scans, draw ", name), row) for name, row in results["rows"].items() if ", draw " in name]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    told = []
+    for ax, (score, label) in zip(axes, CURVE_SCORES.items(), strict=True):
+        for model, (colour, style, marker) in CURVE_STYLES.items():
+            values = {}
+            for _, number, _, row in sorted((r for r in rows if r[0] == model), key=lambda r: int(r[1])):
+                values.setdefault(int(number), []).append(row[score][0])
+            for number, own in values.items():
+                ax.plot([number] * len(own), own, marker, color=colour, mfc="white", markersize=6)
+            means = {number: float(np.mean(own)) for number, own in values.items()}
+            ax.plot(list(means), list(means.values()), style, color=colour, label=model)
+            told.append(f"{label}, {model}: " + ", ".join(f"{n} scans {v:.2f}" for n, v in means.items()))
+        ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
+        ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
+        ax.minorticks_off()
+    axes[0].legend(loc="lower right")
+    figure.suptitle("How many scans must be annotated? Real scans, no prompt; markers: draws of scans")
+    return figure, f"Learning curves. {'; '.join(told)}."
 
 
 def live_curve(title: str, colour: str = STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
