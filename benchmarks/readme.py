@@ -48,16 +48,17 @@ def promise_line(results: Mapping) -> str:
     )
 
 
-def hardware_table(quick: Mapping, real: Mapping) -> str:
+def hardware_table(quick: Mapping, real: Mapping, checked: Mapping) -> str:
     """The profiles: what they run, on what, and whether that was done here."""
     device = quick["provenance"]["device"]
     spent = [f"{sum(results['minutes'].values()):.0f} minutes" for results in (quick, real)]
     lessons = ", ".join(sorted(name[:2] for name in real["minutes"]))
-    gpu = PRESETS["t4"]
+    gpu, link = PRESETS["t4"], "[steps](data/results/README.md#on-a-gpu) run"
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
         ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
+        ["–", f"SAM2.1 {gpu.model}, random weights", checked["provenance"]["device"], link],
     ]
     return table(["profile", "model and data", "hardware", "state"], rows)
 
@@ -126,6 +127,16 @@ def select_table() -> str:
         cells.append([kind, len(own), *(seed_cell([row[score] for row in own]) for score in scores)])
     head = ["augmentation", "seeds", "pooled Dice, automatic", "root IoU, automatic", "root IoU, prompted"]
     return table(head, cells)
+
+
+def few_line() -> str:
+    """What one annotated scan gives of what all give."""
+    rows = read_json(RESULTS / "segroot-whole.json")["rows"]
+    few = [row["pooled_dice"][0] for name, row in rows.items() if name.startswith("nano, 1 scans")]
+    number, whole = max((int(n.split(", ")[1].split()[0]), n) for n in rows if n.startswith("nano, "))
+    return (
+        f"Annotated scans: 1 gives pooled Dice {np.mean(few):.2f}, {number} give {rows[whole]['pooled_dice'][0]:.2f}."
+    )
 
 
 def limit_line() -> str:
@@ -365,7 +376,7 @@ def blocks() -> dict[str, str]:
         "picture": picture_line(read_json(RESULTS / "real-scan.json")),
         "promise": promise_line(quick),
         "claims": claims_table(),
-        "hardware": hardware_table(quick, segroot),
+        "hardware": hardware_table(quick, segroot, read_json(RESULTS / "gpu-check.json")),
         "about": about(real),
         "summary": summary_table(real),
         **{name: markdown_table(real, name, columns) for name, columns in TABLES.items()},
@@ -388,6 +399,7 @@ def blocks() -> dict[str, str]:
         "context": context_table(),
         "curve": curve_table(),
         "limit": limit_line(),
+        "few": few_line(),
         "select": select_table(),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
