@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,11 +118,17 @@ class Training:
         bank.fill(0)
         return bank
 
-    def step(self, bank: FeatureBank) -> float:
+    def steps(self, bank: FeatureBank, number: int) -> Iterator[float]:
+        """The next steps' losses; steps are prepared as in the training loop."""
         chosen = np.arange(len(self.patches))[: self.config.batch_size]
-        self.number += 1
-        chosen = (chosen, np.zeros(len(chosen), int))
-        return train_step(self.model, self.optimizer, self.accelerator, bank, self.config, 0, self.number, chosen)
+        first, self.number = self.number, self.number + number
+        chosen = [(chosen, np.zeros(len(chosen), int))] * self.number
+        for at, ready in loop.prepared_steps(self.accelerator, bank, self.config, 0, chosen, first):
+            own = (self.accelerator, bank, self.config, 0, at, chosen[at], ready)
+            yield train_step(self.model, self.optimizer, *own)
+
+    def step(self, bank: FeatureBank) -> float:
+        return next(self.steps(bank, 1))
 
 
 def config_of(size: dict, **changes: object) -> StageConfig:
@@ -146,12 +152,12 @@ def served(size: dict) -> list[dict[str, object]]:
     training, rows = Training(size["models"][0], config_of(size, correction_share=0.0), patches_of(size["patch"])), []
     for place in ("live", "memory", "pinned", "gpu"):
         bank = training.bank(place)
-        row = {"place": place, "seconds": seconds(lambda bank=bank: training.step(bank), size["steps"])}
+        some = lambda bank=bank: list(training.steps(bank, size["steps"]))  # noqa: E731
+        row = {"place": place, "seconds": seconds(some, 3) / size["steps"]}
         if torch.cuda.is_available():
             with profile(activities=[ProfilerActivity.CUDA]) as seen:
                 started = time.perf_counter()
-                for _ in range(3):
-                    training.step(bank)
+                some()
                 wait()
                 taken = time.perf_counter() - started
             row["busy_share"] = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / taken
@@ -173,8 +179,10 @@ def precisions(size: dict) -> list[dict[str, object]]:
             training = Training(size["models"][0], config_of(size), patches, precision)
             bank = training.bank("memory")
             losses, started = [], time.perf_counter()
-            while len(losses) < size["long"] and time.perf_counter() - started < 60:
-                losses.append(training.step(bank))
+            for loss in training.steps(bank, size["long"]):
+                losses.append(loss)
+                if time.perf_counter() - started > 60:
+                    break
             taken = (time.perf_counter() - started) / len(losses)
             row = {"precision": precision, "steps": len(losses), "seconds_a_step": taken}
             row |= {"first_loss": float(np.mean(losses[:10])), "last_loss": float(np.mean(losses[-10:]))}

@@ -1,10 +1,11 @@
-"""Whole real scans without any prompt: `.venv/bin/python benchmarks/real_scans.py seeds peers context curve dilated`.
+"""Whole real scans without any prompt: `.venv/bin/python benchmarks/real_scans.py WORDS`: see below.
 
 What each word trains, all with the profile `segroot`, on SegRoot's train split, scored on its valid split:
 seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
-curve: Stage 1 and the U-Net on 1, 2, 5, 10, 20 and all scans (three draws by tube where few), from the base model and
-from one trained on drawn roots. dilated: both stages on masks grown by one pixel, for the dilated score.
+curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
+as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
+augmentation: Stage 1 without any. dilated: Stage 1 on masks grown by one pixel, for the dilated score.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
@@ -33,7 +34,7 @@ from rootsam_lib.training.stage import Stage
 
 FILE = HOME / "data" / "results" / "segroot-whole.json"
 FOLDER = RUNS / "real"
-SIZES, DRAWS, FEW = (1, 2, 5, 10, 20), 3, 5  # of the learning curve; draws where a size is at most FEW
+SIZES, DRAWS, FEW = (1, 2, 5, 10, 20), 3, 10  # of the learning curve; draws where a size is at most FEW
 UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 times as large takes twice as long
 Row = tuple[str, Callable[[], Predictor]]
 
@@ -48,7 +49,7 @@ def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
 def stages(parts: Mapping[str, Sequence[Scan]], seed: int) -> tuple[Stage, Stage]:
     """Both stages, trained or read."""
     first, second = profile_pair(seed)
-    stage1 = train_stage(first, parts["train"], parts["val"], FOLDER)
+    stage1 = trained(first, parts)
     return stage1, train_stage(second, parts["train"], parts["val"], FOLDER, base=stage1.weights)
 
 
@@ -96,36 +97,39 @@ def context_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
 
 
 def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
-    """Both stages on grown masks."""
+    """Stage 1 on grown masks."""
     grown = {name: [replace(s, mask=dilate(s.mask)) for s in scans] for name, scans in parts.items()}
     for seed in seeds:
-        yield f"stage2 on grown masks, seed {seed}", lambda seed=seed: ask(stages(grown, seed)[1])
+        config = profile_pair(seed)[0]
+        yield f"stage1 on grown masks, seed {seed}", lambda c=config: ask(trained(c, grown))
+
+
+def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Stage 1 on the patches as they are."""
+    for seed in seeds:
+        config = replace(profile_pair(seed)[0], families=())
+        yield f"stage1 without augmentation, seed {seed}", lambda c=config: ask(trained(c, parts))
+
+
+def trained(config: StageConfig, parts: Mapping) -> Stage:
+    """A stage from the base model."""
+    return train_stage(config, parts["train"], parts["val"], FOLDER)
 
 
 def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
-    """Few scans: chosen tube by tube, so that a small number shows few places; as many steps for each size."""
-    whole, _ = profile_pair(0)
-    for size in (*SIZES, len(parts["train"])):
+    """Few scans: chosen tube by tube, so that a small number shows few places."""
+    number = len(parts["train"])
+    for size in (*SIZES, number):
         for draw in range(DRAWS if size <= FEW else 1):
+            config = replace(profile_pair(draw)[0], epochs=profile_pair(draw)[0].epochs // 2)
             chosen = by_tube(parts["train"], size, np.random.default_rng([7, draw]))
-            epochs = min(40, max(1, round(whole.epochs * len(parts["train"]) / size / 2)))
-            config = replace(whole, epochs=epochs, seed=draw)
-            for start in ("nano", "nano-roots"):
-
-                def few(config: StageConfig = config, chosen: Sequence[Scan] = chosen, start: str = start) -> Predictor:
-                    base = drawn_start().weights if start == "nano-roots" else "default"
-                    return ask(train_stage(config, chosen, parts["val"], FOLDER, base=base))
-
-                yield f"{start}, {size} scans, draw {draw}", few
-            name = f"U-Net, {size} scans, draw {draw}"
-            flat = replace(config, input_scale=UNET_SCALE)
-            yield name, lambda c=flat, s=chosen, n=name: train_unet(trunk(), False, c, s, FOLDER / n)
-
-
-def drawn_start() -> Stage:
-    """nano-roots: Stage 1 on drawn scans, with the real scans' settings."""
-    drawn = load_parts("synthetic")
-    return train_stage(profile_pair(0)[0], drawn["train"], drawn["val"], FOLDER)
+            repeated = (chosen * number)[:number]
+            yield (
+                f"nano, {size} scans, draw {draw}",
+                lambda c=config, s=repeated: ask(trained(c, {**parts, "train": s})),
+            )
+            name, flat = f"U-Net, {size} scans, draw {draw}", replace(config, input_scale=UNET_SCALE)
+            yield name, lambda c=flat, s=repeated, n=name: train_unet(trunk(), False, c, s, FOLDER / n)
 
 
 def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[Scan]:
@@ -135,7 +139,8 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
     return [scans[i] for i in ordered[:size]]
 
 
-ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows, "dilated": dilated_rows}
+ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
+ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows}
 
 
 def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:

@@ -92,6 +92,16 @@ def test_views_are_the_same_however_many_are_encoded_together(model, patches, tm
         assert (batches[0].masks == other.masks).all()
 
 
+def test_views_are_the_same_however_many_threads_draw_them(model, patches, monkeypatch):
+    many = [patch for patch in patches for _ in range(8)]
+    one = FeatureBank(model, many, PIPELINE, 1)
+    monkeypatch.setattr(features, "preparing_threads", lambda device: 4)
+    four = FeatureBank(model, many, PIPELINE, 1)
+    for bank in (one, four):
+        bank.fill(0)
+    assert all(one.store[part].equal(four.store[part]) for part in one.store)
+
+
 GB = 10**9
 
 

@@ -65,7 +65,7 @@ def test_micro_batches_change_nothing_but_memory(patches):
 def test_steps_that_are_prepared_ahead_are_the_same_steps(patches):
     config, chosen = replace(CONFIG, correction_share=1.0, micro_batches=2), (np.arange(4), np.zeros(4, int))
     ended = []
-    for executor, number in ((InPlace(), 0), (ThreadPoolExecutor(1), 1)):
+    for executor, number in ((InPlace(), 0), (ThreadPoolExecutor(3), 3)):
         model, accelerator = build_sam("nano").train(), build_accelerator("no")
         bank = FeatureBank(model, patches)
         trained = [p for p in model.parameters() if p.requires_grad]

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 
 from rootsam_lib.model import pick_device
 
+MOST_THREADS = 8  # each has a step's features at hand
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
 
 
@@ -54,6 +55,14 @@ def build_accelerator(precision: str = "auto") -> Accelerator:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
+
+
+def preparing_threads(device: torch.device) -> int:
+    """How many threads draw views and prepare steps while a GPU computes; a CPU has nothing to spare for more than one.
+
+    Distance maps, of which a step needs dozens, are made by OpenCV, which lets other threads run meanwhile.
+    """
+    return max(1, min(MOST_THREADS, (os.cpu_count() or 1) - 1)) if device.type == "cuda" else 1
 
 
 # --- Where features are kept

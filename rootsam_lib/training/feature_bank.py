@@ -9,6 +9,7 @@ by an interruption or a kill, goes on where it stood, and ends as if nothing had
 on a GPU, in RAM, on a disk or not at all changes the speed, not what a place holds.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
 from rootsam_lib.model import COMPILE, Features, RootSAM, encoder_size, images_at_once
 from rootsam_lib.results import ahead, progress, provenance, shown, write_json
-from rootsam_lib.training.devices import choose_place, measure_room
+from rootsam_lib.training.devices import choose_place, measure_room, preparing_threads
 
 VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two draw the same numbers
 
@@ -150,11 +151,12 @@ class FeatureBank:
         self.checked |= there
         stale = np.flatnonzero(mine & ~there)
         parts = [stale[start : start + self.at_once] for start in range(0, len(stale), self.at_once)]
+        threads = preparing_threads(self.model.device)
         with (
-            ThreadPoolExecutor(1) as thread,
+            ThreadPoolExecutor(threads) as pool,
             progress(None, self.desc, "view", total=len(stale), leave=False) as bar,
         ):  # views are drawn while those before are encoded
-            for slots, drawn in ahead(parts, lambda slots: thread.submit(self._drawn, slots, wanted)):
+            for slots, drawn in ahead(parts, lambda slots: pool.submit(self._drawn, slots, wanted), threads):
                 images, masks = zip(*drawn.result(), strict=True)
                 for slot, image, mask, maps in zip(slots, images, masks, self._encode(images), strict=True):
                     self._keep(slot, image, mask, maps, int(wanted[slot]))
@@ -262,18 +264,17 @@ class FeatureBank:
         wanted[self.kept :] = epoch
         return wanted
 
-    def _view(self, slot: int, generation: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one view: image and mask."""
-        patch, view = divmod(int(slot), self.views)
-        image, mask = self.patches[patch].image, self.patches[patch].mask
-        if self.pipeline is not None:
-            own = np.random.SeedSequence([VIEW_STREAM, self.seed, patch, view, int(generation)]).generate_state(1)[0]
-            image, mask = augment(self.pipeline, image, mask, int(own))
-        return image, mask
-
     def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The views of some slots."""
-        return [self._view(slot, wanted[slot]) for slot in slots]
+        """The views of some slots: image and mask."""
+        pipeline = copy.deepcopy(self.pipeline)  # each thread's own: transforms hold the state of their draws
+        views = []
+        for patch, view, generation in zip(*np.divmod(slots, self.views), wanted[slots], strict=True):
+            image, mask = self.patches[patch].image, self.patches[patch].mask
+            if pipeline is not None:
+                own = [VIEW_STREAM, self.seed, int(patch), int(view), int(generation)]
+                image, mask = augment(pipeline, image, mask, int(np.random.SeedSequence(own).generate_state(1)[0]))
+            views.append((image, mask))
+        return views
 
     def _key(self, layout: dict) -> str:
         """A digest of all that decides what the bank holds."""

@@ -45,7 +45,7 @@ from rootsam_lib.results import (
     write_json,
 )
 from rootsam_lib.training.config import StageConfig
-from rootsam_lib.training.devices import build_accelerator, scratch
+from rootsam_lib.training.devices import build_accelerator, preparing_threads, scratch
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 from rootsam_lib.training.stage import Stage, load_stage, run_id, training_patches
 from rootsam_lib.training.step import Prepared, prepare_step, train_step
@@ -208,15 +208,16 @@ def epoch_steps(bank: FeatureBank, config: StageConfig, epoch: int, processes: i
 def prepared_steps(
     accelerator: Accelerator, bank: FeatureBank, config: StageConfig, epoch: int, steps: Sequence[tuple], first: int = 0
 ) -> Iterator[tuple[int, Prepared]]:
-    """An epoch's steps from the first one to do, each with its batch and prompts: see `prepare_step`. For a GPU a
-    thread prepares the next step in the meantime; a CPU has nothing to spare for it."""
+    """An epoch's steps from the first one to do, each with its batch and prompts: see `prepare_step`. For a GPU threads
+    prepare the next steps in the meantime; a CPU has nothing to spare for it."""
     on_gpu = accelerator.device.type == "cuda"
-    with ThreadPoolExecutor(1) if on_gpu else InPlace() as thread:
+    threads = 1 if bank.place == "live" else preparing_threads(accelerator.device)  # live: the GPU encodes, in turn
+    with ThreadPoolExecutor(threads) if on_gpu else InPlace() as pool:
 
         def prepare(step: int) -> Future:
-            return thread.submit(prepare_step, accelerator, bank, config, epoch, step, steps[step])
+            return pool.submit(prepare_step, accelerator, bank, config, epoch, step, steps[step])
 
-        for step, ready in ahead(range(first, len(steps)), prepare, int(on_gpu)):
+        for step, ready in ahead(range(first, len(steps)), prepare, threads * on_gpu):
             yield step, ready.result()
 
 
