@@ -261,12 +261,12 @@ def markdown_table(
     return table(["", *(f"`{column}`" for column in columns)], rows)
 
 
-def cell(estimate: Sequence[float | None], intervals: bool = True) -> str:
+def cell(estimate: Sequence[float | None], intervals: bool = True, digits: int = 3) -> str:
     """A score as people read it: value, and low to high in brackets; a dash where there is none."""
     value, low, high = (math.nan if number is None else number for number in estimate)
     if math.isnan(value):
         return "–"
-    return f"{value:.3f} ({low:.2f} to {high:.2f})" if intervals and not math.isnan(low) else f"{value:.3f}"
+    return f"{value:.{digits}f}" + (f" ({low:.2f} to {high:.2f})" if intervals and not math.isnan(low) else "")
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
@@ -392,14 +392,15 @@ def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Map
 
 
 def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
-    """What a notebook's parameters are now: the UPPER_CASE names of its parameters cell (the one that sets PROFILE),
-    where their values are a str, int, float or bool.
+    """What a notebook's parameters are now: the UPPER_CASE names of the cells that only set such names, where their
+    values are a str, int, float or bool.
 
     IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
     that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
     """
-    cells = [assigned(cell) for cell in namespace.get("In", ())]
-    names = [name for cell in cells if "PROFILE" in cell for name in cell] or namespace
+    setting = re.compile(r"[A-Z][A-Z0-9_]* = |#|$")
+    cells = [cell for cell in namespace.get("In", ()) if all(map(setting.match, cell.splitlines()))]
+    names = [name for cell in cells for name in assigned(cell)] or namespace
     values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
     return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
 

@@ -17,7 +17,7 @@ from rootsam_lib.apps.correct import Session
 from rootsam_lib.apps.widget import Annotator, layer_png, still
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT
+from rootsam_lib.drawing import FALSE, FOUND, MASK, MISSED, ROOT_POINT, SOIL_POINT
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import next_click
 
@@ -99,11 +99,12 @@ def test_layers_hold_the_masks_to_the_pixel(session):
 
 
 def test_the_canvas_has_the_colours_of_the_drawings(session):
-    named = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
+    named = {"root": ROOT_POINT, "soil": SOIL_POINT, "mask": MASK}
+    named |= {"found": FOUND, "missed": MISSED, "false root": FALSE}
     assert Annotator(session).colours == named
     script = (CHECKOUT / "rootsam_lib" / "apps" / "widget.js").read_text()
     assert set(re.findall(r"colours(?:\.(\w+)|\[(\w+)\])", script)) == {("root", ""), ("soil", ""), ("", "what")}
-    assert '["found", "missed", "false root"].map((what)' in script
+    assert '{ mask: ["mask"], error: ["found", "missed", "false root"], image: [] }[s.view]' in script
 
 
 def test_what_goes_wrong_is_said_on_the_canvas(session, monkeypatch):
@@ -202,6 +203,7 @@ def test_a_person_corrects_with_fingers_on_a_phone(lab, browser):
     ((left, top, label),) = widget.log()
     assert abs(left - x) <= 1 / whole and abs(top - y) <= 1 / whole and label == 1
     assert np.abs(widget.pixels() - before).max(axis=2).astype(bool).sum() > 30
+    assert widget.says("legend") == "mask"
     screenshot(page, "touch-2-root-tap")
 
     page.tap(".rootsam [data-kind='0']")  # from now on a tap means soil

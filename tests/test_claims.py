@@ -75,3 +75,8 @@ def test_every_claim_is_told_with_its_number_and_file():
         assert finding.verdict in (HOLDS, FAILS, UNTESTED) and len(finding.number) > 3
         assert (RESULTS / f"{finding.source}.json").is_file() or finding.verdict == UNTESTED
     assert len(claims_table("05").splitlines()) == 4 and "claims nothing" in claims_table("09")
+
+
+def test_no_dollar_of_the_table_begins_a_formula():
+    cells = claims_table().replace("\\$", "").split("|")
+    assert len(cells) > 40 and not any("$" in cell for cell in cells)

@@ -59,6 +59,13 @@ def test_changes_between_dates_stay_apart(sight):
 
 
 @pytest.mark.parametrize("sight", SIGHT)
+def test_a_mask_by_itself_has_a_colour_of_its_own(sight):
+    others = (*MODELS.values(), *ERRORS, drawing.GREW, drawing.VANISHED, drawing.ROOT_POINT, drawing.SOIL_POINT)
+    assert min(apart(drawing.MASK, other, sight) for other in others) >= 10
+    assert all(apart(drawing.MASK, soil, sight) >= 25 for soil in ("#0a0a14", "#404040", "#5a4a42"))
+
+
+@pytest.mark.parametrize("sight", SIGHT)
 def test_points_stand_out_from_the_errors_under_them(sight):
     """Root points lie on found or missed roots, soil points on false ones."""
     pairs = [(drawing.ROOT_POINT, drawing.FOUND), (drawing.ROOT_POINT, drawing.MISSED)]

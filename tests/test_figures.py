@@ -68,6 +68,16 @@ def test_what_models_call_root_is_in_their_colours():
     for ax, where, colour in zip(figure.axes[1:], (mask, ~mask), (drawing.BASE, drawing.STAGE2), strict=True):
         shown = ax.images[0].get_array()
         assert (shown[where] == ImageColor.getrgb(colour)).all() and (shown[~where] == 90).all()
+    assert legend_of(figure) == ["Base model", "RootSAM (Stage 2)"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("drawn", [1, 2])
+def test_a_legend_names_the_marks_that_are_drawn_and_no_others(drawn):
+    figure, (ax,) = figures.panels(["clicks"])
+    figures.draw_prompts(ax, Prompts(POINTS.points[:drawn], POINTS.labels[:drawn]))
+    figures.error_legend(figure, more={"added": drawing.GREW})
+    assert legend_of(figure) == ["found", "missed", "false root", "added", "root point", "soil point"][: 4 + drawn]
     plt.close(figure)
 
 
@@ -89,6 +99,7 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     figure = figures.control_picture(IMAGE, wanted, answers, {"base": row, "stage2": row})
     assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
+    assert legend_of(figure) == ["found", "missed", "not asked for, or false", "root point", "soil point"]
     plt.close(figure)
     figure = figures.changes({"then": IMAGE // 2, "now": IMAGE}, wanted, ~wanted, wanted & False)
     assert legend_of(figure) == ["on both dates", "grew", "vanished"]

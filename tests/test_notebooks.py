@@ -41,10 +41,8 @@ def test_parts_in_order(lesson):
     places = [next(i for i, t in enumerate(text) if t.startswith(start)) for start in
               ("## What you will learn", "PROFILE = ", "## You should have seen", "## Exercises")]  # fmt: skip
     assert places == sorted(places) and places[1] == places[0] + 1
-    assert (
-        text[places[1] + 1].rstrip().endswith("figures.start_lesson()")
-        or "\nfigures.start_lesson()\n" in (text[places[1] + 1])
-    ), "the parameters are not checked"
+    (last,) = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert places[1] <= last <= places[1] + 1 and "\nfigures.start_lesson()" in text[last + 1], "parameters not checked"
     assert text[places[3]].count("<details>") >= 2, "exercises need folded solutions"
     assert text[-1].startswith("**") and "](" in text[-1], "no link to the next lesson"
     recording = [i for i, t in enumerate(text) if f'record(PROFILE, "{path.stem}", ' in t and ", globals())" in t]
@@ -73,13 +71,20 @@ def test_pytest_collects_the_lessons_from_anywhere(tmp_path):
 
 def test_parameters_are_commented_literals(lesson):
     _, notebook = lesson
-    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = cell.source.splitlines()
-    undocumented = [line for line in lines if "  # " not in line and not line.startswith(("SEED", "STAGE"))]
+    last = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    lines = [line for cell in notebook.cells[3 : last + 1] for line in cell.source.splitlines()]
+    undocumented = [line for line in lines if "  # " not in line and not line.startswith("SEED")]
     assert not undocumented, f"parameters without a word on what they are: {undocumented}"
     for line in lines:
         assert re.fullmatch(r"[A-Z][A-Z0-9_]* = (-?[\d.]+|\"[^\"]*\"|True|False)(  # .+)?", line), line
-    assert 'PROFILE = "quick"' in cell.source
+    assert lines[0].startswith('PROFILE = "quick"')
+
+
+def test_lessons_that_train_share_a_cell_of_parameters():
+    training = [path for path in LESSONS if path.name[:2] in ("03", "04", "05", "06", "08")]
+    notebooks = [nbformat.read(path, as_version=4) for path in training]
+    assert len({notebook.cells[3].source for notebook in notebooks}) == 1
+    assert all(notebook.cells[3].metadata["tags"] == ["shared-parameters"] for notebook in notebooks)
 
 
 def test_executed_top_to_bottom_without_errors(lesson):
@@ -87,9 +92,8 @@ def test_executed_top_to_bottom_without_errors(lesson):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "not a clean run"
     for cell in code:
-        plumbing = "PROFILE = " in cell.source or "figures.start_lesson()" in cell.source  # parameters, imports
-        lines = cell.source.count("\n") + 1 - 2 * cell.source.count("\n\n\n")  # around a function, blank by convention
-        assert plumbing or lines <= 15, f"a cell of {lines} lines: {cell.source[:60]}"
+        lines = cell.source.count("\n") + 1
+        assert lines <= 15, f"a cell of {lines} lines: {cell.source[:60]}"
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", f"warnings on show: {output.get('text')}"
@@ -138,3 +142,5 @@ def test_links_resolve_and_dollars_are_no_formula(lesson):
             for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", cell.source):
                 assert target.startswith("https://") or (path.parent / target).exists(), target
             assert not re.search(r"(?<!\\)\$\d[\d,.]*(\s|$)", cell.source), "two bare dollars set a formula"
+            for line in cell.source.splitlines():
+                assert line.count("$") < 2, f"JupyterLab sets a formula from two escaped dollars too: {line}"

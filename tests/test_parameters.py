@@ -56,12 +56,12 @@ def test_literals_of_a_cell():
 
 
 def test_what_papermill_injects_is_checked_in_the_notebook():
-    parameters = 'PROFILE = "quick"\nSEED = 0\nIMAGES = 700'
-    check_injected(["import os", parameters, "# Parameters\nSEED = 3\nIMAGES = 5\n"])
-    check_injected([parameters, "images = 5"])  # a reader's own cell
+    parameters = ['PROFILE = "quick"', "SEED = 0\nIMAGES = 700"]  # shared with other lessons, and the lesson's own
+    check_injected(["import os", *parameters, '# Parameters\nPROFILE = "mine"\nIMAGES = 5\n'])
+    check_injected([*parameters, "images = 5"])  # a reader's own cell
     for wrong, message in (("images = 5", "'images': did you mean IMAGES"), ('SEED = "3"', "SEED is '3'")):
         with pytest.raises(ValueError, match=message):
-            check_injected([parameters, f"# Parameters\n{wrong}\n"])
+            check_injected([*parameters, f"# Parameters\n{wrong}\n"])
 
 
 def test_every_notebook_names_its_parameters():

@@ -19,7 +19,8 @@ from rootsam_lib.results import (
 )
 
 CELLS = (
-    'PROFILE = "quick"  # where\nSTEPS = 60\nLR = 1e-3\nFLIPS = False\nSHARE = -0.5\nSIZES = (1, 2)',
+    'PROFILE = "quick"  # where\nSTEPS = 60\nLR = 1e-3',
+    "# of this lesson\nFLIPS = False\nSHARE = -0.5\nSIZES = (1, 2)",
     "import math\nfrom rootsam_lib.prompts import ROOT  # an imported constant is no parameter",
     "# Parameters\nSTEPS = 5\n",  # what papermill adds
     "%matplotlib inline",
@@ -52,7 +53,7 @@ def test_a_running_notebook_records_its_parameters(tmp_path, monkeypatch):
     """In a kernel, with a cell as papermill adds it and one that a reader changed and ran again."""
     monkeypatch.setenv("ROOTSAM_HOME", str(tmp_path))
     last = 'from rootsam_lib.results import record\nrecord(PROFILE, "99_test", {"score": 0.5}, globals())'
-    cells = [v4.new_code_cell(cell) for cell in (*CELLS, CELLS[0].replace("-0.5", "0.25"), CELLS[2], last)]
+    cells = [v4.new_code_cell(cell) for cell in (*CELLS, CELLS[1].replace("-0.5", "0.25"), last)]
     NotebookClient(v4.new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
     kept = read_json(tmp_path / "runs" / "quick" / "lessons" / "99_test.json")
     assert kept["parameters"] == EXPECTED | {"SHARE": 0.25} and kept["metrics"] == {"score": 0.5}

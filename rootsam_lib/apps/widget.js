@@ -1,9 +1,9 @@
 // The canvas of widget.py. Places are in pixels of the image; `view` says where the image lies on the canvas.
 const STYLE = `
-.rootsam { font: 13px/1.4 system-ui, sans-serif; color: var(--jp-ui-font-color1, #222); }
+.rootsam { font: 13px/1.4 system-ui, sans-serif; color: var(--jp-ui-font-color1, inherit); }
 .rootsam .bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; margin: 4px 0; }
 .rootsam button { font: inherit; padding: 3px 9px; border: 1px solid #9a9a9a; border-radius: 4px; cursor: pointer;
-  background: var(--jp-layout-color1, #fff); color: inherit; }
+  background: var(--jp-layout-color1, transparent); color: inherit; }
 .rootsam button:disabled { opacity: 0.4; cursor: default; }
 .rootsam button.on { background: #0056a4; border-color: #0056a4; color: #fff; }
 .rootsam button.on.soil { background: #c62020; border-color: #c62020; }
@@ -13,7 +13,7 @@ const STYLE = `
 .rootsam .frame { height: 520px; background: #2b2b2b; overflow: hidden; border-radius: 4px; }
 .rootsam canvas { display: block; width: 100%; height: 100%; cursor: crosshair; touch-action: none; outline: none; }
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
-.rootsam .said.wrong { color: #c62020; }
+.rootsam .said.wrong { color: var(--jp-error-color1, #e53935); }
 .rootsam label { display: inline-flex; align-items: center; gap: 4px; }
 .rootsam .help { display: none; columns: 2 280px; margin: 4px 0; padding: 6px 10px; border: 1px solid #9a9a9a; border-radius: 4px; }
 .rootsam .help.open { display: block; }
@@ -163,8 +163,8 @@ function render({ model, el }) {
       (canvas.dataset.latency ? ` · ${canvas.dataset.latency} ms` : "");
     find(".said").textContent = s.message;
     find(".said").classList.toggle("wrong", s.refused);
-    find(".legend").innerHTML = s.view !== "error" ? "" :
-      ["found", "missed", "false root"].map((what) => `<span class="key" style="background:${colours[what]}"></span>${what}`).join("");
+    find(".legend").innerHTML = { mask: ["mask"], error: ["found", "missed", "false root"], image: [] }[s.view]
+      .map((what) => `<span class="key" style="background:${colours[what]}"></span>${what}`).join("");
     find('[data-do="done"]').classList.toggle("on", s.done);
     find('[data-do="done"]').textContent = s.done ? "done ✓" : "done";
     find('[data-do="previous"]').disabled = s.position === 0;

@@ -15,17 +15,17 @@ from IPython.display import display
 from PIL import Image, ImageColor, ImageDraw
 
 from rootsam_lib.apps.correct import Session
-from rootsam_lib.drawing import FALSE, FOUND, MISSED, ROOT_POINT, SOIL_POINT, STAGE1, overlay
+from rootsam_lib.drawing import FALSE, FOUND, MASK, MISSED, ROOT_POINT, SOIL_POINT, overlay
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.results import encode_image
 
-COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "found": FOUND, "missed": MISSED, "false root": FALSE}
+COLOURS = {"root": ROOT_POINT, "soil": SOIL_POINT, "mask": MASK, "found": FOUND, "missed": MISSED, "false root": FALSE}
 
 
 def layer_png(mask: np.ndarray, truth: np.ndarray | None = None) -> bytes:
-    """What is laid over the image, as a PNG with few colours: the mask in green, or, with the truth, found roots white,
+    """What is laid over the image, as a PNG with few colours: the mask in cyan, or, with the truth, found roots white,
     missed ones orange and false ones blue; transparent elsewhere. Masks bool (H, W)."""
-    colours = [STAGE1] if truth is None else [FALSE, MISSED, FOUND]
+    colours = [MASK] if truth is None else [FALSE, MISSED, FOUND]
     index = mask.astype(np.uint8) if truth is None else mask.astype(np.uint8) + 2 * truth.astype(np.uint8)
     picture = Image.fromarray(index, "P")
     picture.putpalette([0, 0, 0, *(value for colour in colours for value in ImageColor.getrgb(colour))])
@@ -140,5 +140,5 @@ def still(session: Session, width: int = 800) -> bytes:
 def annotate(session: Session) -> None:
     """Show the widget, and below it a picture of the same for where no kernel runs (a live widget hides it)."""
     display(Annotator(session))
-    alt = f"The scan {session.name} with its mask and the clicks made so far"
+    alt = f"The scan {session.name} with its mask in cyan and its clicks: green circles on roots, red crosses on soil"
     display(Picture(data=still(session), format="jpeg", metadata={"alt": alt}))

@@ -105,7 +105,7 @@ def saving(folder: Path) -> Finding:
     """The poster's arithmetic, from its own minutes: nobody's time was measured here."""
     lessons = read_json(folder / "tutorial-quick.json")["metrics"]
     cost = next(metrics for name, metrics in lessons.items() if name.endswith("_cost"))
-    number = "{reduction:.0%}, {productivity:.1f} x, ${saved:,.0f} follow from 50.18 and 4.5 min".format(**cost)
+    number = "{reduction:.0%}, {productivity:.1f} x, \\${saved:,.0f} follow from 50.18 and 4.5 min".format(**cost)
     return Finding(UNTESTED, f"{number}; nobody's time was measured", "tutorial-quick")
 
 
@@ -123,7 +123,7 @@ CLAIMS = (
     Claim(("05",), "+37 % over SAM2.1", relative_gain),
     Claim(("05",), "66 % mIoU", mean_iou),
     Claim(("06",), "corrected masks are better than manual ones", untested("nobody has corrected")),
-    Claim(("07",), "91 % cheaper, 11.2 x productivity, $8,527 saved", saving),
+    Claim(("07",), "91 % cheaper, 11.2 x productivity, \\$8,527 saved", saving),
 )  # fmt: skip
 
 

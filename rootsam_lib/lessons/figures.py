@@ -12,6 +12,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
@@ -22,9 +23,12 @@ from scipy.ndimage import uniform_filter
 from rootsam_lib.drawing import (
     COLOURS,
     ERRORS,
+    FALSE,
     FOUND,
     GREW,
     HATCHES,
+    MASK,
+    MISSED,
     NAMES,
     ROOT_POINT,
     SOIL_POINT,
@@ -52,6 +56,8 @@ CURVE_SCORES = {
     "length_error": "length error (share of true length)",
 }
 CURVE_STYLES = {"nano": (STAGE1, "-", "o"), "U-Net": ("0.35", "--", "s")}
+MARKS = {"root point": (ROOT, ROOT_POINT, "o"), "soil point": (SOIL, SOIL_POINT, "X")}  # label, colour, marker
+PULL = LinearSegmentedColormap.from_list("pull", (FALSE, "white", MISSED))  # to less root, where false, or to more
 QUALITY = 88  # of pictures stored as JPEG
 STYLE = {
     "figure.dpi": 90,
@@ -178,32 +184,36 @@ def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6)
     return figure, axes[: len(titles)]
 
 
-def error_legend(
-    figure: Figure,
-    excess: str = "false root",
-    points: bool = False,
-    found: str = "found",
-    missed: str = "missed",
-    colours: Sequence[str] = ERRORS,
-) -> None:
-    """Name the three colours of `error_view` below a figure, and, with points, the marks of `draw_prompts`."""
-    handles = _patches((found, missed, excess), colours) + (_point_handles() if points else [])
+def legend(figure: Figure, parts: Mapping[str, str] | None = None) -> None:
+    """Name colours, {name: colour}, below a figure, and those marks of `draw_prompts` that are drawn in it."""
+    handles = _patches(parts or {}) + _point_handles(figure)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def point_legend(figure: Figure) -> None:
-    """Name the marks of `draw_prompts` below a figure."""
-    figure.legend(handles=_point_handles(), loc="outside lower center", ncols=2)
+def error_legend(
+    figure: Figure,
+    excess: str = "false root",
+    found: str = "found",
+    missed: str = "missed",
+    colours: Sequence[str] = ERRORS,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """The `legend` of the three colours of `error_view`, and of more, {name: colour}."""
+    legend(figure, dict(zip((found, missed, excess), colours, strict=True)) | dict(more or {}))
 
 
-def _patches(labels: Sequence[str], colours: Sequence[str] = ERRORS) -> list[LegendPatch]:
-    return [LegendPatch(facecolor=c, edgecolor="0.4", label=label) for label, c in zip(labels, colours, strict=True)]
+def _patches(parts: Mapping[str, str]) -> list[LegendPatch]:
+    return [LegendPatch(facecolor=colour, edgecolor="0.4", label=name) for name, colour in parts.items()]
 
 
-def _point_handles() -> list[Line2D]:
+def _point_handles(figure: Figure) -> list[Line2D]:
+    drawn = {marks.get_label() for ax in figure.axes for marks in ax.collections}
     style = {"linestyle": "", "markersize": 8, "markeredgecolor": "0.4"}
-    marks = (("root point", "o", ROOT_POINT), ("soil point", "X", SOIL_POINT))
-    return [Line2D([], [], marker=marker, color=colour, label=label, **style) for label, marker, colour in marks]
+    return [
+        Line2D([], [], marker=marker, color=colour, label=name, **style)
+        for name, (_, colour, marker) in MARKS.items()
+        if name in drawn
+    ]
 
 
 def busiest(mask: np.ndarray, side: int) -> tuple[slice, slice]:
@@ -225,9 +235,11 @@ def close_up(axes: Sequence[Axes], x: np.ndarray, y: np.ndarray, shape: tuple[in
 
 def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
     """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too)."""
-    for label, colour, marker in ((ROOT, ROOT_POINT, "o"), (SOIL, SOIL_POINT, "X")):
+    style = {"s": size, "edgecolors": "white", "linewidths": 0.8}
+    for name, (label, colour, marker) in MARKS.items():
         points = prompts.points[prompts.labels == label]
-        ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, marker=marker, edgecolors="white", linewidths=0.8)
+        if len(points):
+            ax.scatter(points[:, 0], points[:, 1], c=colour, marker=marker, label=name, **style)
 
 
 def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
@@ -238,7 +250,7 @@ def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndar
         axes[2 * row].imshow(image)
         draw_prompts(axes[2 * row], prompts)
         axes[2 * row + 1].imshow(error_view(image, mask, truth))
-    error_legend(figure, points=True)
+    error_legend(figure)
     return figure
 
 
@@ -292,8 +304,9 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
     for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
                        ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
         figure.add_artist(FancyArrowPatch(start, end, mutation_scale=18, transform=figure.transFigure, **arrow))
-    figure.legend(handles=_patches(("found", "missed", "false root")), loc="lower right", bbox_to_anchor=(0.99, 0.3))
-    figure.legend(handles=_point_handles(), loc="lower left", bbox_to_anchor=(0.36, 0.2))
+    errors = dict(zip(("found", "missed", "false root"), ERRORS, strict=True))
+    figure.legend(handles=_patches(errors), loc="lower right", bbox_to_anchor=(0.99, 0.3))
+    figure.legend(handles=_point_handles(figure), loc="lower left", bbox_to_anchor=(0.36, 0.2))
     return figure
 
 
@@ -304,24 +317,24 @@ def control_picture(
 
     wanted: bool (H, W), the roots that are asked for. answers: {title: (points, mask)}. table: of `protocols.evaluate`.
     """
-    figure, axes = plt.subplots(1, len(answers) + 1, figsize=(4 * (len(answers) + 1), 4.6))
-    for ax, (title, (points, mask)) in zip(axes, answers.items(), strict=False):
+    told = [f"{how}\nIoU with the wanted roots {iou(count(mask, wanted)):.2f}" for how, (_, mask) in answers.items()]
+    figure, axes = panels([*told, "all patches with several roots"], columns=2, size=4.2)
+    for ax, (points, mask) in zip(axes, answers.values(), strict=False):
         ax.imshow(error_view(image, mask, wanted))
         if points is not None:
             draw_prompts(ax, points)
-        ax.set_title(f"{title}\nIoU with the wanted roots {iou(count(mask, wanted)):.2f}", fontsize=11)
-        ax.set_axis_off()
     asked = {"true_points": "true", "moved_points": "moved", "no_points": "none"}
     for number, (name, row) in enumerate(table.items()):
         value, low, high = np.array([row[column] for column in asked], float).T
         style = {"color": COLOURS[name], "hatch": HATCHES[name], "ec": "white", "label": NAMES[name]}
         places = np.arange(len(asked)) + (number - 1) * 0.27
         axes[-1].bar(places, value, 0.25, yerr=np.nan_to_num([value - low, high - value]), capsize=2, **style)
+    axes[-1].set_axis_on()
     axes[-1].set_xticks(range(len(asked)), asked.values())
-    axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots", title="all patches with several roots")
+    axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots")
     axes[-1].margins(y=0.3)  # room for the legend
     axes[-1].legend(fontsize=9)
-    error_legend(figure, "not asked for, or false", points=True)
+    error_legend(figure, "not asked for, or false")
     return figure
 
 
@@ -336,8 +349,7 @@ def changes(scans: Mapping[str, np.ndarray], stayed: np.ndarray, grew: np.ndarra
     for mask, colour in parts.values():
         view = overlay(view, mask, colour, 1)
     axes[-1].imshow(view)
-    handles = _patches(list(parts), [colour for _, colour in parts.values()])
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend(figure, {name: colour for name, (_, colour) in parts.items()})
     return figure
 
 
@@ -347,7 +359,8 @@ def found_roots(image: np.ndarray, masks: Mapping[str, np.ndarray], title: str =
     figure, axes = panels([title, *(NAMES.get(name, name) for name in masks)], size=4)
     axes[0].imshow(image)
     for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):
-        ax.imshow(overlay(grey(image), mask, COLOURS.get(name, STAGE1), 1))
+        ax.imshow(overlay(grey(image), mask, COLOURS.get(name, MASK), 1))
+    legend(figure, {NAMES.get(name, name): COLOURS.get(name, MASK) for name in masks})
     return figure
 
 

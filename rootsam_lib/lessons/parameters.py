@@ -1,4 +1,4 @@
-"""A notebook's parameters: the literals in its parameters cell, and what is given in their place."""
+"""A notebook's parameters: the literals in its one or two cells of them, and what is given in their place."""
 
 import ast
 import difflib
@@ -31,10 +31,10 @@ def literal(text: str) -> object:
 
 
 def notebook_parameters(path: Path) -> dict[str, object]:
-    """Names and default values in a notebook's parameters cell."""
+    """Names and default values in a notebook's parameters cell, after those that it shares with other lessons."""
     cells = nbformat.read(path, as_version=4).cells
-    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    return assigned(cell.source)
+    tagged = [c for c in cells if {"shared-parameters", "parameters"} & set(c.metadata.get("tags", []))]
+    return {name: value for cell in tagged for name, value in assigned(cell.source).items()}
 
 
 def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
@@ -70,7 +70,9 @@ def check_injected(cells: Sequence[str]) -> None:
     cells: the code of all cells that ran so far, IPython's `In`. papermill writes the given values into a cell of their
     own behind the parameters cell. Raises ValueError as `check_parameters` does.
     """
-    parameters = [values for values in map(assigned, cells) if "PROFILE" in values]
+    defaults: dict[str, object] = {}
     for cell in cells:
         if cell.startswith("# Parameters\n"):
-            check_parameters(assigned(cell), parameters[0])
+            check_parameters(assigned(cell), defaults)
+        else:
+            defaults |= assigned(cell)

@@ -27,6 +27,7 @@ a { color: var(--blue); } h2 { border-top: 3px solid var(--blue); padding-top: .
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 td, th { border: 1px solid var(--line); padding: .2rem .6rem; text-align: left; }
+.dataframe td, .dataframe th { overflow-wrap: anywhere; }
 pre, p, li { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; padding: 0; }
