@@ -270,6 +270,11 @@ def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
 
     Raises FileNotFoundError, or ValueError that names the file and what it lacks.
     """
+    for file in ("segment.json", "traits.csv"):
+        if not (roots / file).is_file():
+            raise FileNotFoundError(
+                f"{shown(roots)} holds no {file}: give the folder that segment wrote (without --out: FOLDER-roots)."
+            )
     rows, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
     for file, found, wanted in (
         ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -225,6 +226,31 @@ def unreadable(bench: Bench) -> None:
     bench.segment()
 
 
+def closed_model(bench: Bench) -> None:
+    path = checkpoint(bench)
+    bench.patch.setattr(os, "access", lambda path, *_: Path(path).suffix != ".safetensors")
+    with pytest.raises(PermissionError, match="may not be read"):
+        load_weights(build_sam("nano", None), path)
+    load_predictor(path)
+
+
+def closed_image(bench: Bench) -> Report:
+    def closed(path: Path, _open: Callable = Image.open, **how: object) -> Image.Image:
+        if Path(path).name == "bad.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return _open(path, **how)
+
+    bench.image("bad.png")
+    bench.patch.setattr(Image, "open", closed)
+    return bench.segment()
+
+
+def two_channels(path: Path) -> Path:
+    how = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unspecified"]}
+    tifffile.imwrite(path, np.dstack([BYTES, BYTES]), **how)
+    return path
+
+
 def full_disk(bench: Bench) -> None:
     """torch and safetensors have errors of their own for it."""
     bench.patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -276,6 +302,7 @@ CASES = [
     option("--shard", "3/2", what="shard is '3/2': give its number"),
     option("--exclude", "", what="exclude is '': give rectangles"),
     # --- Models
+    Case("a model that may not be read", closed_model, "refused", "model.safetensors may not be read"),
     Case("a patch size of None", lambda b: of_patch(b, None), "refused", "patch_size of m.safetensors is None"),
     Case(
         "a tensor as Meta's checkpoint",
@@ -359,6 +386,13 @@ CASES = [
         "said",
         "a.png is transparent in parts",
     ),
+    Case(
+        "a channel that is not named",
+        lambda b: read_image(two_channels(b.place / "a.tif")),
+        "said",
+        "a.tif holds 2 channels, of which only the first is read",
+    ),
+    Case("an image that may not be read", closed_image, "failed", "bad.png may not be read"),
     Case(
         "an exclusion of all",
         lambda b: (b.image("bad.png", IMAGE[:9, :9]), b.segment(exclude="0,0,9,9"))[1],

@@ -120,6 +120,12 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     monkeypatch.setattr(segment, "load_predictor", lambda *_, **__: StubPredictor())
     annotated(tmp_path / "mine", 3)
     annotated(tmp_path / "others", 2, first=3)
+    assert main(["calibrate", str(tmp_path / "mine")]) == 2
+    assert "mine holds no segment.json: give the folder that segment wrote" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "mine", tmp_path / "bare", ignore=shutil.ignore_patterns("*-mask.png"))
+    segment_folder(tmp_path / "bare", StubPredictor(), dpi=300, say=str)
+    assert main(["calibrate", str(tmp_path / "bare-roots")]) == 2
+    assert "bare-roots holds no scores.csv, for no scan had a mask: lay masks" in capsys.readouterr().err
     segment_folder(tmp_path / "mine", StubPredictor(), dpi=300, say=str)
     assert main(["calibrate", str(tmp_path / "mine-roots")]) == 0
     assert "from 3 scans, tubes: 3, at 300 dpi" in capsys.readouterr().out

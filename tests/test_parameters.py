@@ -15,6 +15,8 @@ DEFAULTS = {
     "DATA_DIR": "",
     "EPOCHS": 3,
     "CLICKS": "",
+    "EDITS": "",
+    "VARIANT_NAMES": "all",
     "FLAG": True,
 }
 
@@ -44,6 +46,10 @@ def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
         check_parameters({name: value}, DEFAULTS)
     with pytest.raises(ValueError, match="click '3,4' is not x,y,label"):
         check_parameters({"CLICKS": "3,4"}, DEFAULTS)
+    with pytest.raises(ValueError, match="edit 'trace,3,4' is not tool,x,y"):
+        check_parameters({"EDITS": "trace,3,4"}, DEFAULTS)
+    with pytest.raises(ValueError, match="variant 'seed 3' is unknown"):
+        check_parameters({"VARIANT_NAMES": "seed 1, seed 3"}, DEFAULTS)
 
 
 def test_command_line_values_are_read_as_python_does():

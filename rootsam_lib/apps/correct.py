@@ -115,8 +115,8 @@ def _refuse_foreign(log: Mapping, image: np.ndarray, setting: Mapping[str, objec
     for name, here in {"image": image_hash(image), **setting}.items():
         if there.get(name) != here:
             raise ValueError(
-                f"the click log of {log['image']['name']} belongs to another {name} ({there.get(name)} there, {here} "
-                "here): take the one that it was made with, or another folder."
+                f"the click log of {log['image']['name']} does not fit ({name}: {there.get(name)} there, {here} here): "
+                "take what it was made with, or another folder."
             )
 
 

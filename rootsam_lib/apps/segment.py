@@ -564,7 +564,8 @@ def segment_command(options: argparse.Namespace) -> int:
         report = merge_shards(options.folder, options.out) if state.is_main_process else None
         state.wait_for_everyone()  # whoever ends with an error ends the others
         state.destroy_process_group()
-    return _say_report(report) if report else 0
+    again = "; mend what is said above and run it again: what is done is not done anew" if not state else ""
+    return _say_report(report, again) if report else 0
 
 
 def merge_command(options: argparse.Namespace) -> int:
@@ -580,13 +581,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _say_report(report: Report) -> int:
+def _say_report(report: Report, todo: str = "") -> int:
     if report.rows or not report.failed:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
         print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
     if report.failed:
         first = ", ".join(list(report.failed)[:5]) + (", …" if len(report.failed) > 5 else "")
-        print(f"{_scans(len(report.failed))} failed: {first}", file=sys.stderr)
+        print(f"{_scans(len(report.failed))} failed: {first}{todo}", file=sys.stderr)
     return int(bool(report.failed))
 
 

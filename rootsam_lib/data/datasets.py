@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import pooch
 
@@ -23,6 +24,9 @@ from rootsam_lib.results import cache_dir, downloader, progress, shown
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
 SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
+# JPEG of quality 30 moves the grey of no cell by more than 2.4. Two dates of one window differ by 38 somewhere, any two
+# of 52 SegRoot scans by 150, and a scan that moved by one pixel by more than 3.
+SAME_GREY = 3.0
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
@@ -94,7 +98,7 @@ def load_parts(
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
-    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names.
+    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names and encodings.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -110,16 +114,34 @@ def load_parts(
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     options["say"] = lambda sentence: None  # of the whole folder, and said already
     parts |= {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
-    seen: dict[str, tuple[str, str]] = {}
+    seen: list[tuple[str, Scan, np.ndarray]] = []
     for part, scans in parts.items():
         for scan in scans:
-            there = seen.setdefault(hashlib.sha256(scan.image.tobytes()).hexdigest(), (part, scan.name))
-            if there[0] != part:
-                raise ValueError(
-                    f"{there[1]} ({there[0]}) and {scan.name} ({part}) are the same picture, and scores would be of "
-                    "what was trained on: take one out, or put both into one part."
-                )
+            small = _cells(scan.image)
+            for other, there, its in seen:
+                if other != part and _same_picture(there.image, its, scan.image, small):
+                    raise ValueError(
+                        f"{there.name} ({other}) and {scan.name} ({part}) are the same picture, and scores would be of "
+                        "what was trained on: take one out, or put both into one part."
+                    )
+            seen.append((part, scan, small))
     return parts
+
+
+def _cells(image: np.ndarray) -> np.ndarray:
+    """The mean grey of each cell of about 16 x 16 px, float32: what an encoding with losses hardly changes."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    size = tuple(max(1, side // 16) for side in reversed(grey.shape))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+
+
+def _same_picture(one: np.ndarray, cells: np.ndarray, other: np.ndarray, its: np.ndarray) -> bool:
+    """Whether two images, uint8 (H, W, 3), are one picture, also where one was encoded anew, as JPEG: every cell (see
+    `_cells`) agrees within `SAME_GREY`. Where grey varies too little over the cells to tell, only equal pixels count.
+    """
+    if one.shape != other.shape or abs(cells[0, 0] - its[0, 0]) > SAME_GREY or np.abs(cells - its).max() > SAME_GREY:
+        return False
+    return bool(np.ptp(cells) > 8 * SAME_GREY or np.array_equal(one, other))
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:

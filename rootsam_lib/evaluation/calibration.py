@@ -195,8 +195,13 @@ def calibrate_command(options: argparse.Namespace) -> int:
     """Fit a calibration on a folder that `segment` wrote from scans with masks; write it and the agreement figures."""
     roots = Path(options.roots).expanduser()
     text = ("scan", "tube", "date")
-    scores = read_csv(roots / "scores.csv", text)
     done, settings = read_done(roots)
+    if not (roots / "scores.csv").is_file():
+        raise FileNotFoundError(
+            f"{shown(roots)} holds no scores.csv, for no scan had a mask: lay masks beside the images (X-mask.png "
+            "beside X.png), segment again, and then calibrate."
+        )
+    scores = read_csv(roots / "scores.csv", text)
     measured = {row["scan"]: row for row in done}
     traits = calibrated_traits(scores[0]) if scores else []
     if len(traits) < 3:

@@ -12,6 +12,8 @@ import yaml
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS
 from rootsam_lib.data.datasets import SOURCES
+from rootsam_lib.evaluation.tools import parse_edits
+from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
 from rootsam_lib.results import assigned
 from rootsam_lib.training.config import PRESETS, SCHEDULES
@@ -19,6 +21,7 @@ from rootsam_lib.training.config import PRESETS, SCHEDULES
 PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
 CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
+PARSERS = {"CLICKS": parse_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
 _FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
@@ -56,8 +59,8 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
             raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
         if name in CHOICES and value not in CHOICES[name]:
             raise ValueError(f"parameter {name} is {value!r}: choose one of {', '.join(CHOICES[name])}.")
-        if name == "CLICKS":
-            parse_clicks(str(value))
+        if name in PARSERS:
+            PARSERS[name](str(value))
         if kind in (int, float):
             checked(f"parameter {name}", value, int(bool(_FROM_ONE.search(name))))
         typed[name] = kind(value)  # also of a str: a folder may be called 2024
