@@ -291,6 +291,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
 
 
+def told(error: Exception) -> str:
+    """An error in one line for people; those of the operating system name their file and what to look at."""
+    if not (isinstance(error, OSError) and error.strerror and error.filename):
+        return " ".join(str(error).split()) or type(error).__name__
+    todo = "" if ": " in error.strerror else ": check the path, and whether you may read and write there."
+    return f"{shown(error.filename)}: {error.strerror}{todo}"
+
+
 def shown(path: str | Path) -> str:
     """A path as people should see it: relative to the project where it lies inside, and fit to print."""
     path = Path(path)

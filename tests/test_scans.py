@@ -193,7 +193,7 @@ def test_broken_folders_are_refused_by_the_files_name(harm, message, tmp_path):
 
 def test_missing_and_empty_folders_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("ROOTSAM_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; set data_dir"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: give a folder of images"):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no images"):
         read_folder(tmp_path)

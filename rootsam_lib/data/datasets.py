@@ -70,6 +70,8 @@ def load_scans(
     Raises ValueError for an unknown source or split, and what the readers raise.
     """
     _check(split, limit, seed)
+    if source in ("synthetic", "segroot") and (strange := sorted(options.keys() - {"say"})):
+        raise ValueError(f"{strange[0]} is for source 'folder' only: leave it out of source {source!r}.")
     if source == "synthetic":
         parts = SYNTHETIC_COUNTS if split == "all" else [split]
         scans = [s for part in parts for s in synthetic_scans(part, limit or SYNTHETIC_COUNTS[part], seed, *size)]
@@ -314,7 +316,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
     Every entry has a name of its own, in UTF-8 and of at most 200 bytes, so that results can be called by it.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"{shown(root)} is not a folder; set data_dir to a folder of images.")
+        raise FileNotFoundError(f"{shown(root)} is not a folder: give a folder of images.")
     try:
         pattern = None if group_by is None else re.compile(group_by)
     except (re.error, TypeError) as error:
@@ -349,7 +351,10 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         what = f"{len(unread)} files are of a kind that is not read (first: {shown(unread[0])})"
         warnings.warn(f"{shown(root)}: {what}: save them as PNG.", stacklevel=3)
     if not images:
-        raise FileNotFoundError(f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}); check data_dir.")
+        only = f", but {len(masks)} masks" if masks else ""
+        raise FileNotFoundError(
+            f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}){only}: check the folder's name."
+        )
     bare = [path for key, path in images.items() if key not in masks]
     if need_masks and bare:
         none = f"has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}."

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,15 +23,17 @@ PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
 CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
 PARSERS = {"CLICKS": parse_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
+RANGES = {"INPUT_SCALE": (0, 32), "TUBE_ANGLE": (0, 90), "REVIEW_SHARE": (0, 1), "PATCH": (32, 8192), "PAIRS": (2, 1e9)}
 _FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
 def literal(text: str) -> object:
-    """A command-line value as Python reads it (1e-4 is a float, True a bool); other words are strings."""
+    """A command-line value as Python reads it (1e-4 is a float, True a bool); all else is a string, as 60,325,1 is."""
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return value if isinstance(value, (int, float, str)) else text
 
 
 def notebook_parameters(path: Path) -> dict[str, object]:
@@ -62,7 +65,8 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
         if name in PARSERS:
             PARSERS[name](str(value))
         if kind in (int, float):
-            checked(f"parameter {name}", value, int(bool(_FROM_ONE.search(name))))
+            low, high = RANGES.get(name, (int(bool(_FROM_ONE.search(name))), math.inf))
+            checked(f"parameter {name}", value, low, high, above=name in ("INPUT_SCALE", "TUBE_ANGLE"))
         typed[name] = kind(value)  # also of a str: a folder may be called 2024
     return typed
 
