@@ -393,6 +393,12 @@ CASES = [
         "refused",
         "out holds files that were not written here (first: good-mask.png)",
     ),
+    Case(
+        "out of other settings under which all failed",
+        lambda b: (b.segment(exclude="0,0,64,64"), b.segment(exclude="0,0,9,9"))[1],
+        "right",
+        lambda b, report: len(report.rows) == 1 and not report.failed,
+    ),
     Case("out of other settings", lambda b: (b.segment(), b.segment(dpi=600)), "refused", "other settings (dpi)"),
     Case(
         "two images, one name",
