@@ -23,7 +23,13 @@ PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
 CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
 PARSERS = {"CLICKS": parse_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
-RANGES = {"INPUT_SCALE": (0, 32), "TUBE_ANGLE": (0, 90), "REVIEW_SHARE": (0, 1), "PATCH": (32, 8192), "PAIRS": (2, 1e9)}
+RANGES = {
+    "INPUT_SCALE": (0, 32),
+    "TUBE_ANGLE": (0, 90),
+    "REVIEW_SHARE": (0, 1),
+    "PATCH": (32, 8192),
+    "PAIRS": (2, math.inf),
+}
 _FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
