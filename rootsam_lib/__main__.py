@@ -14,6 +14,7 @@ What a command needs is imported when it is chosen: torch and the notebook packa
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -75,6 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--without-detail", action="store_true", help="leave a detail path out, which is lossy")
     export.add_argument("--scan", type=Path, help="an image on which to say what leaving it out costs")
     options = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Do what the command line asks; 2, after a sentence, for what was mistyped."""
     try:
         if options.command in ("segment", "merge"):
             from rootsam_lib.apps import segment
@@ -100,11 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)
     except (ValueError, OSError) as error:
-        said = str(error)
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            said = f"{error.filename}: {error.strerror}"
-            said += "" if ": " in error.strerror else ": check the path, and whether you may write there."
-        print(f"error: {said}", file=sys.stderr)
+        from rootsam_lib.results import told
+
+        print(f"error: {told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it was.", file=sys.stderr)

@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -175,14 +176,21 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
     return model.to(pick_device())
 
 
-def load_weights(model: RootSAM, path: str | Path) -> None:
-    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly, detail path included.
-
-    Raises FileNotFoundError when it is missing and ValueError when it is another model's or damaged.
-    """
+def _checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} may not be read: give yourself the right to, or ask its owner.")
+    return path
+
+
+def load_weights(model: RootSAM, path: str | Path) -> None:
+    """Load a checkpoint of the whole model (.safetensors, or Meta's .pt), strictly, detail path included.
+
+    Raises FileNotFoundError or PermissionError, and ValueError when it is another model's or damaged.
+    """
+    path = _checkpoint(path)
     try:
         state = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)["model"]
@@ -216,11 +224,9 @@ def save_checkpoint(model: RootSAM, path: str | Path, about: Mapping[str, object
 def read_about(path: str | Path) -> dict[str, object]:
     """What a checkpoint says of itself: see `save_checkpoint`.
 
-    Raises FileNotFoundError when it is missing, ValueError when it is damaged or says nothing.
+    Raises FileNotFoundError or PermissionError, and ValueError when it is damaged or says nothing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
+    path = _checkpoint(path)
     try:
         with safe_open(path, "pt") as opened:
             about = json.loads((opened.metadata() or {}).get("rootsam", "null"))

@@ -280,7 +280,7 @@ class Predictor:
                 f"point_coords and point_labels are {got}: give (N, 2) places and (N,) labels, or neither."
             )
         points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
-        clicks = [self._checked((*place, label)) for place, label in points if label != -1]
+        clicks = [self.checked_click((*place, label)) for place, label in points if label != -1]
         if self._automatic is None and (self.select or not clicks):
             logits, iou = self._ask(())
             self._automatic = self._without_specks(logits), iou
@@ -325,7 +325,7 @@ class Predictor:
         self._needs_image()
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
-        clicks = tuple(self._checked(click) for click in clicks)
+        clicks = tuple(self.checked_click(click) for click in clicks)
         for part in self._parts([tile for tile in self._tiles if start != self._start or tile.answer is None]):
             self._begin(part, start)
         for tile in self._tiles:
@@ -356,12 +356,10 @@ class Predictor:
         if self._source is None:
             raise ValueError("there is no image to answer for: call set_image(image) first.")
 
-    def _checked(self, click: Sequence[float]) -> Click:
-        if len(click) != 3:
-            raise ValueError(f"click {click!r} has {len(click)} values: give x, y and label.")
+    def checked_click(self, click: Sequence[float]) -> Click:
+        if np.shape(click) != (3,) or any(isinstance(value, str) or value is None for value in click):
+            raise ValueError(f"click {click!r} is no click: give x, y and label, three numbers.")
         x, y, label = click
-        if any(isinstance(value, str) or value is None for value in (x, y)):
-            raise ValueError(f"click {click!r} is no place: give x and y as numbers.")
         height, width = self.shape
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width} × {height} px.")

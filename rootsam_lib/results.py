@@ -291,6 +291,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
 
 
+def told(error: Exception) -> str:
+    """An error in one line for people; those of the operating system name their file and what to look at."""
+    if not (isinstance(error, OSError) and error.strerror and error.filename):
+        return " ".join(str(error).split()) or type(error).__name__
+    todo = "" if ": " in error.strerror else ": check the path, and whether you may read and write there."
+    return f"{shown(error.filename)}: {error.strerror}{todo}"
+
+
 def shown(path: str | Path) -> str:
     """A path as people should see it: relative to the project where it lies inside, and fit to print."""
     path = Path(path)
@@ -329,26 +337,29 @@ def lock_folder(folder: str | Path, again: bool = False) -> FileLock:
 def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], again: bool = False) -> FileLock:
     """Make a folder this program's own, and hold it (see `lock_folder`). The settings are noted in the file `marker`.
 
-    Raises ValueError for a folder that holds other files, which could be overwritten, or results of other settings, or
-    that another process holds.
+    Settings under which nothing was made yet, as where every scan failed, give way. Raises ValueError for a folder that
+    holds other files, which could be overwritten, or results of other settings, or that another process holds.
     """
     folder = Path(folder)
     note = folder / marker
+
+    def made() -> list[str]:
+        names = [file.name for file in folder.iterdir()]
+        return sorted(name for name in names if not (name[0] == "." or name == marker or _PARTIAL.search(name)))
+
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{shown(folder)} is a file: give a folder.")
-    if folder.is_dir() and not note.is_file():
-        kept = sorted(file.name for file in folder.iterdir() if not (file.name[0] == "." or _PARTIAL.search(file.name)))
-        if kept:
-            raise ValueError(
-                f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be "
-                "overwritten: give a new or an empty folder."
-            )
+    if folder.is_dir() and not note.is_file() and (kept := made()):
+        raise ValueError(
+            f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be overwritten: "
+            "give a new or an empty folder."
+        )
     lock = lock_folder(folder, again)
     try:
         for torn in folder.rglob("*.partial*"):  # of a process that was killed; none other writes here now
             if _PARTIAL.search(torn.name):
                 torn.unlink()
-        if not note.is_file():
+        if not made():
             write_json(note, settings)
         before = read_json(note)
         if other := [name for name, value in _plain(settings).items() if before.get(name) != value]:

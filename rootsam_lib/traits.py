@@ -8,7 +8,6 @@ A trait is only as good as its mask: judge a model's traits against those of the
 """
 
 import itertools
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter1d, label
 from skan import Skeleton
 
-from rootsam_lib import checked
+from rootsam_lib import checked, checked_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import EIGHT, thinned
 from rootsam_lib.results import read_csv, read_json, shown
@@ -76,10 +75,10 @@ def trace(
     all angles it is 0 to 0.4 px too large on average, on lines of one pixel by one. Raises ValueError for what is no
     mask, or a pixel without size.
     """
-    if mask.ndim != 2 or mask.dtype != bool:
-        raise ValueError(f"the mask is {mask.dtype} {mask.shape}, but must be bool (H, W): threshold it first.")
-    if mm_per_px is not None and not 0 < mm_per_px < math.inf:
-        raise ValueError(f"mm_per_px is {mm_per_px}: give the edge of a pixel in mm, 25.4 / dpi (300 dpi: 0.0847).")
+    if checked_mask(mask).ndim != 2:
+        raise ValueError(f"the mask is {mask.dtype} {mask.shape}, but must be bool (H, W): give one mask.")
+    if mm_per_px is not None:
+        checked("mm_per_px, the edge of a pixel (25.4 / dpi),", mm_per_px, 0, above=True)
     smallest = cleaning.speck_px if mm_per_px is None else cleaning.speck_mm2 / mm_per_px**2
     window = np.True_ if excluded is None else ~excluded
     mask = ~_without_specks(~_without_specks(mask & window, smallest, EIGHT), smallest) & window
@@ -270,6 +269,11 @@ def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
 
     Raises FileNotFoundError, or ValueError that names the file and what it lacks.
     """
+    for file in ("segment.json", "traits.csv"):
+        if not (roots / file).is_file():
+            raise FileNotFoundError(
+                f"{shown(roots)} holds no {file}: give the folder that segment wrote (without --out: FOLDER-roots)."
+            )
     rows, settings = read_csv(roots / "traits.csv", ("scan", "tube", "date")), read_json(roots / "segment.json")
     for file, found, wanted in (
         ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -23,16 +24,19 @@ from rootsam_lib.apps import segment
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
 from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
+from rootsam_lib.apps.timeseries import align
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
-from rootsam_lib.data.datasets import read_folder
+from rootsam_lib.data.datasets import load_scans, read_folder
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.evaluation.bootstrap import tube_weights
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
 from rootsam_lib.metrics import betti0_error, boundary_f, cl_dice, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
 from rootsam_lib.training.config import stage1
+from rootsam_lib.traits import measure
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 IMAGE[20:26, 4:60] = 255
@@ -110,6 +114,14 @@ class Bench:
         self.capsys.readouterr()
         assert main([command, str(self.out)]) == 2
         raise ValueError(self.capsys.readouterr().err.removeprefix("error: ").rstrip("\n"))
+
+    def warned(self) -> None:
+        self.image("T001_L001_2017-04-11.png")
+        (self.scans / "a.gif").touch()
+        self.segment()
+        main(["timeseries", str(self.scans), "--roots", str(self.out)])
+        self.said = [line for line in self.capsys.readouterr().err.splitlines() if "a.gif" in line]
+        assert not any("UserWarning" in line for line in self.said)
 
     def prompts(self, content: bytes | str) -> Report:
         return self.segment(prompts=read_prompts(self.file("points.csv", content)))
@@ -225,6 +237,42 @@ def unreadable(bench: Bench) -> None:
     bench.segment()
 
 
+def closed_model(bench: Bench) -> None:
+    path = checkpoint(bench)
+    bench.patch.setattr(os, "access", lambda path, *_: Path(path).suffix != ".safetensors")
+    with pytest.raises(PermissionError, match="may not be read"):
+        load_weights(build_sam("nano", None), path)
+    load_predictor(path)
+
+
+def closed_image(bench: Bench) -> Report:
+    def closed(path: Path, _open: Callable = Image.open, **how: object) -> Image.Image:
+        if Path(path).name == "bad.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return _open(path, **how)
+
+    bench.image("bad.png")
+    bench.patch.setattr(Image, "open", closed)
+    return bench.segment()
+
+
+def closed_file(bench: Bench) -> Report:
+    def closed(path: Path, _hash: Callable = segment.file_hash) -> str:
+        if Path(path).name == "bad.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return _hash(path)
+
+    bench.image("bad.png")
+    bench.patch.setattr(segment, "file_hash", closed)
+    return bench.segment()
+
+
+def two_channels(path: Path) -> Path:
+    how = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unspecified"]}
+    tifffile.imwrite(path, np.dstack([BYTES, BYTES]), **how)
+    return path
+
+
 def full_disk(bench: Bench) -> None:
     """torch and safetensors have errors of their own for it."""
     bench.patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -276,6 +324,7 @@ CASES = [
     option("--shard", "3/2", what="shard is '3/2': give its number"),
     option("--exclude", "", what="exclude is '': give rectangles"),
     # --- Models
+    Case("a model that may not be read", closed_model, "refused", "model.safetensors may not be read"),
     Case("a patch size of None", lambda b: of_patch(b, None), "refused", "patch_size of m.safetensors is None"),
     Case(
         "a tensor as Meta's checkpoint",
@@ -313,6 +362,20 @@ CASES = [
     Case(
         "a file as folder", lambda b: segment_folder(b.file("f", ""), StubPredictor()), "refused", "f is not a folder"
     ),
+    Case(
+        "a folder of masks",
+        lambda b: (os.rename(b.scans / "good.png", b.scans / "good-mask.png"), b.segment()),
+        "refused",
+        ", but 1 masks: check the folder's name",
+    ),
+    Case(
+        "an option of folders for drawn scans",
+        lambda b: load_scans("synthetic", "train", limit=1, size=(64, 64), dpi=300),
+        "refused",
+        "dpi is for source 'folder' only",
+    ),
+    Case("a shard that is none", lambda b: b.segment(shard=(3, 2)), "refused", "shard is 3: give a whole number"),
+    Case("a warning of a command", lambda b: b.warned(), "said", "warning: "),
     Case("an empty folder", lambda b: ((b.scans / "good.png").unlink(), b.segment()), "refused", "holds no images"),
     Case("out is a file", lambda b: (b.file("out", ""), b.segment()), "refused", "out is a file: give a folder"),
     Case(
@@ -329,6 +392,12 @@ CASES = [
         lambda b: (b.file("out/good-mask.png", "mine"), b.segment()),
         "refused",
         "out holds files that were not written here (first: good-mask.png)",
+    ),
+    Case(
+        "out of other settings under which all failed",
+        lambda b: (b.segment(exclude="0,0,64,64"), b.segment(exclude="0,0,9,9"))[1],
+        "right",
+        lambda b, report: len(report.rows) == 1 and not report.failed,
     ),
     Case("out of other settings", lambda b: (b.segment(), b.segment(dpi=600)), "refused", "other settings (dpi)"),
     Case(
@@ -359,6 +428,14 @@ CASES = [
         "said",
         "a.png is transparent in parts",
     ),
+    Case(
+        "a channel that is not named",
+        lambda b: read_image(two_channels(b.place / "a.tif")),
+        "said",
+        "a.tif holds 2 channels, of which only the first is read",
+    ),
+    Case("an image that may not be opened", closed_image, "failed", "bad.png may not be read"),
+    Case("an image that may not be read", closed_file, "failed", "bad.png: Permission denied: check the path, and"),
     Case(
         "an exclusion of all",
         lambda b: (b.image("bad.png", IMAGE[:9, :9]), b.segment(exclude="0,0,9,9"))[1],
@@ -561,7 +638,12 @@ CASES = [
     Case("labels without places", lambda b: asked(None, [1]), "refused", "point_coords and point_labels are"),
     Case("more places than labels", lambda b: asked([[3, 3], [4, 4]], [1]), "refused", "point_coords and point_labels"),
     Case("a list for an image", lambda b: nano().set_image([[0]]), "refused", "the image is a list"),
-    Case("a click of two values", lambda b: nano()._checked((3, 4)), "refused", "click (3, 4) has 2 values"),
+    Case(
+        "a click of two values",
+        lambda b: nano().checked_click((3, 4)),
+        "refused",
+        "click (3, 4) is no click: give x, y and label",
+    ),
     Case("a mask of 0 and 255 for points", lambda b: sample_points(BYTES, 1, 1, RNG), "refused", "the mask is uint8"),
     Case(
         "a mask of 0 and 255 for EDT",
@@ -594,7 +676,23 @@ CASES = [
     ),
     Case("masks at once for EDT", lambda b: edt_map(np.stack([MASK, MASK])), "refused", "must be (H, W)"),
     Case("half a point", lambda b: sample_points(MASK, 1.5, 1, RNG), "refused", "n_root is 1.5"),
-    Case("a place of words", lambda b: asked([["a", "b"]], [1]), "refused", "is no place: give x and y as numbers"),
+    Case(
+        "a place of words",
+        lambda b: asked([["a", "b"]], [1]),
+        "refused",
+        "is no click: give x, y and label, three numbers",
+    ),
+    Case("a click alone", lambda b: b.session("a").apply((3, 3, 1)), "refused", "click 3 is no click: give x, y and"),
+    Case("a click with a label of text", lambda b: b.session("a").apply([(3, 3, "1")]), "refused", "is no click"),
+    Case("one path as image files", lambda b: ImageFiles(b.scans), "refused", "scans is one path: give a list, such"),
+    Case("a scan of lists", lambda b: Scan(IMAGE.tolist(), None, "a", ""), "refused", "a: the image is a list"),
+    Case("a scan with a mask of PIL", lambda b: Scan(IMAGE, Image.new("1", (9, 9)), "a", ""), "refused", "the mask is"),
+    Case("a date by points", lambda b: Scan(IMAGE, None, "a", "", "11.04.2017"), "refused", "the date is '11.04.2017'"),
+    Case("an edge below 0", lambda b: Scan(IMAGE, None, "a", "", "", -0.1), "refused", "mm_per_px of a is -0.1"),
+    Case("an edge of text", lambda b: measure(MASK, "0.1"), "refused", "the edge of a pixel (25.4 / dpi), is '0.1'"),
+    Case("a mask of lists", lambda b: measure(MASK.tolist(), 0.1), "refused", "the mask is list, but must be a bool"),
+    Case("no draws", lambda b: tube_weights(["a"], RNG, 0), "refused", "draws is 0: give a whole number, 1 or more"),
+    Case("two images of one pixel", lambda b: align(IMAGE, IMAGE[:1, :1]), "right", lambda b, found: found.match == 0),
     Case("a text for True", lambda b: stage1(detail="False"), "refused", "detail is 'False': give True or False"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
     Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),

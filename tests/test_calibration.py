@@ -103,6 +103,13 @@ def test_a_calibration_belongs_to_a_model_and_is_said(tmp_path):
         read_calibration(tmp_path / "none.json", MODEL, said.append)
     with pytest.raises(ValueError, match="is no calibration"):
         read_calibration(write_json(path, {"a": 1}), MODEL, said.append)
+    fitted = fit_calibration(good, good, ["a", "b"], 0.1, MODEL)
+    for wrong, message in (
+        ({"mm_per_px": 0}, "mm_per_px is 0"),
+        ({"factors": {"tips": [1, 1, 1]}}, "tips is no trait"),
+    ):
+        with pytest.raises(ValueError, match=rf"calibration.json is damaged \(ValueError: {message}"):
+            read_calibration(write_json(path, fitted | wrong), MODEL, said.append)
 
 
 def annotated(folder, count: int, first: int = 0) -> None:
@@ -120,10 +127,26 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     monkeypatch.setattr(segment, "load_predictor", lambda *_, **__: StubPredictor())
     annotated(tmp_path / "mine", 3)
     annotated(tmp_path / "others", 2, first=3)
+    assert main(["calibrate", str(tmp_path / "mine")]) == 2
+    assert "mine holds no segment.json: give the folder that segment wrote" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "mine", tmp_path / "bare", ignore=shutil.ignore_patterns("*-mask.png"))
+    segment_folder(tmp_path / "bare", StubPredictor(), dpi=300, say=str)
+    assert main(["calibrate", str(tmp_path / "bare-roots")]) == 2
+    assert "bare-roots holds no scores.csv, for no scan had a mask: lay masks" in capsys.readouterr().err
     segment_folder(tmp_path / "mine", StubPredictor(), dpi=300, say=str)
     assert main(["calibrate", str(tmp_path / "mine-roots")]) == 0
     assert "from 3 scans, tubes: 3, at 300 dpi" in capsys.readouterr().out
     file = tmp_path / "mine-roots" / "calibration.json"
+    assert main(["calibrate", str(tmp_path / "mine-roots"), "--out", str(tmp_path / "mine")]) == 2
+    assert "mine must end in .json" in capsys.readouterr().err
+    for name in ("scores.csv", "traits.csv"):
+        table = tmp_path / "mine-roots" / name
+        text = table.read_text()
+        length = str(read_csv(table)[1]["root_length_mm"])
+        table.write_text(text.replace(length, f"{length}x"))
+        assert main(["calibrate", str(tmp_path / "mine-roots")]) == 2
+        assert f"{name}: root_length_mm of a_T001_L001 is '{length}x', no number" in capsys.readouterr().err
+        table.write_text(text)
     factors = read_json(file)["factors"]
     assert factors["root_area_mm2"][0] == pytest.approx(4 / 6, rel=0.03) and factors["mean_diameter_mm"][0] < 0.8
     assert len(list((tmp_path / "mine-roots").glob("agreement-*.png"))) == 3

@@ -179,7 +179,7 @@ def test_command_turns_a_finished_folder_into_the_field_s_files(tmp_path, capsys
         assert not any("mm" in name for name in rows[0]) or unit == "mm"
         assert sorted(path.stem for path in (tmp_path / unit).glob("*.rsml")) == ["a_T001_L001_11.04.17", "b"]
         check_schema(minidom.parse(str(tmp_path / unit / "b.rsml")))
-    assert main(["rsml", str(folder)]) == 2 and "does not exist" in capsys.readouterr().err
+    assert main(["rsml", str(folder)]) == 2 and "give the folder that segment wrote" in capsys.readouterr().err
 
 
 # --- What is excluded

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -589,7 +590,10 @@ def test_command_line(tmp_path, capsys):
     (scans / "bad.png").write_bytes(b"nothing")
     assert main(call) == 1
     said = capsys.readouterr()
-    assert "bad.png cannot be read" in said.err and "1 scan failed: bad" in said.err and "Traceback" not in said.err
+    assert "bad.png cannot be read" in said.err and "Traceback" not in said.err
+    assert "1 scan failed: bad; mend what is said above and run it again: what is done is not done anew" in said.err
+    shutil.copy(scans / "0.png", scans / "bad.png")
+    assert main(call) == 0 and "3 scans done (2 of them before)" in capsys.readouterr().out
     assert main([*call, "--tile", "32"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "other settings (tile_size, overlap)" in error

@@ -120,6 +120,10 @@ def test_jpeg_masks_of_0_and_1(tmp_path):
             assert "which JPEG may have blurred (export PNG)" in str(refused)
     with pytest.warns(UserWarning, match=r"only 0\.00% of the pixels are root\. A JPEG of small values such as 0/1"):
         read_mask(write(tmp_path / "c.jpg", MASK.astype(np.uint8), quality=30))
+    with pytest.warns(
+        UserWarning, match=r"only 0\.00% of the pixels are root\. If something is drawn there, give another"
+    ):
+        read_mask(write(tmp_path / "c.png", MASK.astype(np.uint8) * 0))
 
 
 def test_jpeg_of_0_and_255_is_thresholded_above_127_exactly(tmp_path):

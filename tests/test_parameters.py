@@ -15,7 +15,12 @@ DEFAULTS = {
     "DATA_DIR": "",
     "EPOCHS": 3,
     "CLICKS": "",
+    "EDITS": "",
+    "VARIANT_NAMES": "all",
     "FLAG": True,
+    "INPUT_SCALE": 1.0,
+    "TUBE_ANGLE": 45.0,
+    "PAIRS": 8,
 }
 
 
@@ -37,6 +42,9 @@ def test_values_become_the_types_of_the_defaults():
         ("EPOCHS", 0, "give a number, 1 or more"),
         ("LR", -1e-3, "give a number, 0 or more"),
         ("LR", float("nan"), "give a number, 0 or more"),
+        ("INPUT_SCALE", 0.0, "give a number, greater than 0 and at most 32"),
+        ("TUBE_ANGLE", 100.0, "give a number, greater than 0 and at most 90"),
+        ("PAIRS", 1, "give a number, 2 or more"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
@@ -44,10 +52,15 @@ def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
         check_parameters({name: value}, DEFAULTS)
     with pytest.raises(ValueError, match="click '3,4' is not x,y,label"):
         check_parameters({"CLICKS": "3,4"}, DEFAULTS)
+    with pytest.raises(ValueError, match="edit 'trace,3,4' is not tool,x,y"):
+        check_parameters({"EDITS": "trace,3,4"}, DEFAULTS)
+    with pytest.raises(ValueError, match="variant 'seed 3' is unknown"):
+        check_parameters({"VARIANT_NAMES": "seed 1, seed 3"}, DEFAULTS)
 
 
 def test_command_line_values_are_read_as_python_does():
     assert [literal(text) for text in ("1e-4", "3", "True", "-2", "folder")] == [1e-4, 3, True, -2, "folder"]
+    assert check_parameters({"CLICKS": literal("60,325,1")}, DEFAULTS) == {"CLICKS": "60,325,1"}, "one click, no tuple"
 
 
 def test_literals_of_a_cell():

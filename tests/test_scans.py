@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rootsam_lib import CHECKOUT
 from rootsam_lib.data import datasets
 from rootsam_lib.data.datasets import load_parts, load_scans, read_folder, read_segroot, segroot_index
+from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import (
     Scan,
     describe_groups,
@@ -190,7 +193,7 @@ def test_broken_folders_are_refused_by_the_files_name(harm, message, tmp_path):
 
 def test_missing_and_empty_folders_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("ROOTSAM_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; set data_dir"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: give a folder of images"):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no images"):
         read_folder(tmp_path)
@@ -281,6 +284,23 @@ def test_large_scans_are_named(tmp_path):
 
 
 # ---------------------------------------------------------------- groups
+
+
+def test_a_picture_encoded_anew_is_the_same_and_another_date_of_its_window_is_not(tmp_path):
+    first, second = sorted((CHECKOUT / "data" / "real").glob("*.tiff"))
+    images = {"train/T1": first, "train/T2": second, "test/T3": second}
+    for place, source in images.items():
+        image, name = read_image(source)[:512, :512], tmp_path / f"{place}_crop.png"
+        write(name, np.roll(image, 1, axis=1) if place == "test/T3" else image)
+        write(name.with_name(f"{name.stem}-mask.png"), image[..., 0] > 50)
+    load = partial(load_parts, "folder", "test", tmp_path, mask_coding="0/255", say=str)
+    assert len(load()["test"]) == 1  # nor is a picture that moved by a pixel
+    (tmp_path / "test/T3_crop.png").unlink()
+    for ending, quality in (("jpg", 30), ("webp", 80)):
+        again = write(tmp_path / f"test/T3_crop.{ending}", read_image(first)[:512, :512], quality=quality)
+        with pytest.raises(ValueError, match=r"T1_crop \((train|val)\) and T3_crop \(test\) are the same picture"):
+            load()
+        again.unlink()
 
 
 def test_time_points_are_told_from_tubes(tmp_path):

@@ -251,11 +251,11 @@ def test_foreign_logs_are_refused_in_one_sentence(tmp_path, nano):
     copied = tmp_path / "copied"
     shutil.copytree(tmp_path / "clicks", copied / "clicks")
     write_json(copied / "session.json", larger.about | {"start": "automatic"})
-    refused(ValueError, "another input_scale .1.0 there, 2.0 here", lambda: Session(copied, [scan], larger))
-    refused(ValueError, "weights", lambda: replay(stranger, scan.image, path))
-    refused(ValueError, "belongs to another image", lambda: replay(nano.model, other.image, path))
+    refused(ValueError, "does not fit .input_scale: 1.0 there, 2.0 here", lambda: Session(copied, [scan], larger))
+    refused(ValueError, "does not fit .weights: ", lambda: replay(stranger, scan.image, path))
+    refused(ValueError, "does not fit .image: ", lambda: replay(nano.model, other.image, path))
     swapped = Scan(other.image, None, scan.name, scan.tube)
-    refused(ValueError, "belongs to another image", lambda: Session(tmp_path, [swapped], nano))
+    refused(ValueError, "does not fit .image: ", lambda: Session(tmp_path, [swapped], nano))
 
 
 def test_a_refused_image_leaves_the_session_where_it_was(tmp_path, nano):
@@ -266,7 +266,7 @@ def test_a_refused_image_leaves_the_session_where_it_was(tmp_path, nano):
     session.open(0)
     session.add(8, 8, 1)
     session.scans = [scans[0], Scan(scans[0].image, None, "i001", "T001")]
-    with pytest.raises(ValueError, match="belongs to another image"):
+    with pytest.raises(ValueError, match=r"does not fit .image: "):
         session.next()
     assert session.name == "i000" and session.mask.shape == (64, 64)
     session.undo()

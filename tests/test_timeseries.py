@@ -142,5 +142,5 @@ def test_command_writes_one_table_and_one_figure(grown, tmp_path, capsys):
     assert rows[1]["new_length_mm"] == pytest.approx(expected[1]["new_length_mm"], rel=0.1)
     assert rows[1]["window_cm2"] == pytest.approx(expected[1]["window_cm2"])
     assert Image.open(roots / "timeseries.png").width > 1000
-    with pytest.raises(FileNotFoundError, match=r"traits.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"holds no segment.json: give the folder that segment wrote"):
         follow_folder(folder, tmp_path)

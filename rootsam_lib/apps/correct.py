@@ -67,6 +67,8 @@ class ImageFiles(Sequence):
     """Image files as scans without masks, each read when it is asked for: for sessions larger than memory."""
 
     def __init__(self, paths: Iterable[str | Path]):
+        if isinstance(paths, (str, Path)):
+            raise ValueError(f"{shown(paths)} is one path: give a list, such as sorted(Path(folder).glob('*.png')).")
         self.paths = [Path(path) for path in paths]
         self.names = [path.stem for path in self.paths]
 
@@ -115,8 +117,8 @@ def _refuse_foreign(log: Mapping, image: np.ndarray, setting: Mapping[str, objec
     for name, here in {"image": image_hash(image), **setting}.items():
         if there.get(name) != here:
             raise ValueError(
-                f"the click log of {log['image']['name']} belongs to another {name} ({there.get(name)} there, {here} "
-                "here): take the one that it was made with, or another folder."
+                f"the click log of {log['image']['name']} does not fit ({name}: {there.get(name)} there, {here} here): "
+                "take what it was made with, or another folder."
             )
 
 
@@ -325,7 +327,8 @@ class Session:
         """The headless path: add these clicks and edits one after the other, without those that are there already."""
         there = {click[:3] if click.tool == "click" else click_edit(click) for click in self.clicks}
         for click in clicks:
-            if tuple(click) not in there:
+            click = click if isinstance(click, Edit) else self.predictor.checked_click(click)
+            if click not in there:
                 (self.use if isinstance(click, Edit) else self.add)(*click)
 
     def _known(self, number: int) -> None:

@@ -65,6 +65,7 @@ from rootsam_lib.results import (
     read_csv,
     read_json,
     shown,
+    told,
     write_csv,
     write_image,
     write_mask,
@@ -183,6 +184,8 @@ def segment_folder(
         checked("window_mm", window_mm, 0, above=True)
     checked("tube_angle", tube_angle, 0, 90, above=True)
     checked("workers", workers, 0, whole=True)
+    if shard:
+        checked("shard", shard[0], 1, shard[1], whole=True)
     entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
     prompts = dict(prompts or {})
     if strange := set(prompts) - {entry.name for entry in entries}:
@@ -484,7 +487,7 @@ def _cell(value: object) -> object:
 
 def _reason(error: Exception, entry: Entry) -> str:
     """What happened to a scan, in one sentence that names its file or what was wrong with it."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = told(error)
     if isinstance(error, MemoryError) or "out of memory" in said:
         return f"{entry.image} does not fit into memory ({said}): use smaller tiles, or cut the image."
     return said if isinstance(error, (ValueError, OSError)) else f"{entry.image}: {type(error).__name__}: {said}"
@@ -551,20 +554,20 @@ def segment_command(options: argparse.Namespace) -> int:
         predictor = predictor.for_width(options.root_width)
     most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
     beside = Path(options.model).expanduser() / "calibration.json"
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: say(f"warning: {message}")
-        report = segment_folder(
-            options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-            max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
-            exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
-            workers=min(cores, 8) if options.workers is None else options.workers, say=say,
-        )  # fmt: skip
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    report = segment_folder(
+        options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
+        max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
+        exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
+        workers=min(cores, 8) if options.workers is None else options.workers, say=say,
+    )  # fmt: skip
     if state:
         state.wait_for_everyone()
         report = merge_shards(options.folder, options.out) if state.is_main_process else None
         state.wait_for_everyone()  # whoever ends with an error ends the others
         state.destroy_process_group()
-    return _say_report(report) if report else 0
+    again = "; mend what is said above and run it again: what is done is not done anew" if not state else ""
+    return _say_report(report, again) if report else 0
 
 
 def merge_command(options: argparse.Namespace) -> int:
@@ -580,13 +583,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _say_report(report: Report) -> int:
+def _say_report(report: Report, todo: str = "") -> int:
     if report.rows or not report.failed:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
         print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
     if report.failed:
         first = ", ".join(list(report.failed)[:5]) + (", …" if len(report.failed) > 5 else "")
-        print(f"{_scans(len(report.failed))} failed: {first}", file=sys.stderr)
+        print(f"{_scans(len(report.failed))} failed: {first}{todo}", file=sys.stderr)
     return int(bool(report.failed))
 
 

@@ -47,6 +47,8 @@ def align(before: np.ndarray, after: np.ndarray) -> Alignment:
 
     Brightness, and what changes slowly over the image, is taken out first. scikit-image, upsampled to one pixel.
     """
+    if min(*before.shape[:2], *after.shape[:2]) < 2:
+        return Alignment((0, 0), 0.0)
     shape = np.max([before.shape[:2], after.shape[:2]], axis=0) // 2
     first, second = (_contrast(image, shape) for image in (before, after))
     taper = np.outer(*(np.hanning(side) for side in shape)).astype(np.float32)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import pooch
 
@@ -23,6 +24,9 @@ from rootsam_lib.results import cache_dir, downloader, progress, shown
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
 SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
+# JPEG of quality 30 moves the grey of no cell by more than 2.4. Two dates of one window differ by 38 somewhere, any two
+# of 52 SegRoot scans by 150, and a scan that moved by one pixel by more than 3.
+SAME_GREY = 3.0
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
@@ -66,6 +70,8 @@ def load_scans(
     Raises ValueError for an unknown source or split, and what the readers raise.
     """
     _check(split, limit, seed)
+    if source in ("synthetic", "segroot") and (strange := sorted(options.keys() - {"say"})):
+        raise ValueError(f"{strange[0]} is for source 'folder' only: leave it out of source {source!r}.")
     if source == "synthetic":
         parts = SYNTHETIC_COUNTS if split == "all" else [split]
         scans = [s for part in parts for s in synthetic_scans(part, limit or SYNTHETIC_COUNTS[part], seed, *size)]
@@ -94,7 +100,7 @@ def load_parts(
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
-    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names.
+    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names and encodings.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -110,16 +116,34 @@ def load_parts(
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     options["say"] = lambda sentence: None  # of the whole folder, and said already
     parts |= {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
-    seen: dict[str, tuple[str, str]] = {}
+    seen: list[tuple[str, Scan, np.ndarray]] = []
     for part, scans in parts.items():
         for scan in scans:
-            there = seen.setdefault(hashlib.sha256(scan.image.tobytes()).hexdigest(), (part, scan.name))
-            if there[0] != part:
-                raise ValueError(
-                    f"{there[1]} ({there[0]}) and {scan.name} ({part}) are the same picture, and scores would be of "
-                    "what was trained on: take one out, or put both into one part."
-                )
+            small = _cells(scan.image)
+            for other, there, its in seen:
+                if other != part and _same_picture(there.image, its, scan.image, small):
+                    raise ValueError(
+                        f"{there.name} ({other}) and {scan.name} ({part}) are the same picture, and scores would be of "
+                        "what was trained on: take one out, or put both into one part."
+                    )
+            seen.append((part, scan, small))
     return parts
+
+
+def _cells(image: np.ndarray) -> np.ndarray:
+    """The mean grey of each cell of about 16 x 16 px, float32: what an encoding with losses hardly changes."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    size = tuple(max(1, side // 16) for side in reversed(grey.shape))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+
+
+def _same_picture(one: np.ndarray, cells: np.ndarray, other: np.ndarray, its: np.ndarray) -> bool:
+    """Whether two images, uint8 (H, W, 3), are one picture, also where one was encoded anew, as JPEG: every cell (see
+    `_cells`) agrees within `SAME_GREY`. Where grey varies too little over the cells to tell, only equal pixels count.
+    """
+    if one.shape != other.shape or abs(cells[0, 0] - its[0, 0]) > SAME_GREY or np.abs(cells - its).max() > SAME_GREY:
+        return False
+    return bool(np.ptp(cells) > 8 * SAME_GREY or np.array_equal(one, other))
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
@@ -292,7 +316,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
     Every entry has a name of its own, in UTF-8 and of at most 200 bytes, so that results can be called by it.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"{shown(root)} is not a folder; set data_dir to a folder of images.")
+        raise FileNotFoundError(f"{shown(root)} is not a folder: give a folder of images.")
     try:
         pattern = None if group_by is None else re.compile(group_by)
     except (re.error, TypeError) as error:
@@ -327,7 +351,10 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         what = f"{len(unread)} files are of a kind that is not read (first: {shown(unread[0])})"
         warnings.warn(f"{shown(root)}: {what}: save them as PNG.", stacklevel=3)
     if not images:
-        raise FileNotFoundError(f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}); check data_dir.")
+        only = f", but {len(masks)} masks" if masks else ""
+        raise FileNotFoundError(
+            f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}){only}: check the folder's name."
+        )
     bare = [path for key, path in images.items() if key not in masks]
     if need_masks and bare:
         none = f"has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}."

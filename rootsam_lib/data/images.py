@@ -25,7 +25,7 @@ BITS = (8, 10, 12, 14, 16, 24, 31)
 # What is read, whatever the file's ending says. Pillow knows more, and would run a program (Ghostscript) on PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # TIFF and EXIF tags
-BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0128
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, CHANNELS, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0115, 0x0128
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
 # Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
@@ -43,6 +43,8 @@ def header(path: str | Path) -> Iterator[Image.Image]:
         opened = Image.open(path, formats=FORMATS) if path.is_file() or not path.exists() else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
+    except PermissionError:
+        raise PermissionError(f"{shown(path)} may not be read: give yourself the right to, or take it out.") from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything at damaged files
@@ -93,6 +95,10 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             raise ValueError(
                 f"{shown(path)} holds {pages} pages or frames: save the one that is meant as a file of its own."
             )
+        channels = opened.tag_v2.get(CHANNELS, 1) if opened.format == "TIFF" else 1
+        if channels > (read := len(opened.getbands())):
+            what = f"{channels} channels, of which only the first {f'{read} are' if read > 1 else 'is'} read"
+            warnings.warn(f"{shown(path)} holds {what}: if another is meant, save that alone.", stacklevel=2)
         opened.info |= {"deep": deep, "orientation": turned}
         return opened
 
@@ -158,7 +164,7 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         bits = next(bits for bits in BITS if top < 2**bits)
         full, said = 2**bits - 1, f"{bits}-bit values"
     if full != 65535:
-        warnings.warn(f"{kind} images hold {said}: scaled so that {full} becomes 255.", stacklevel=3)
+        warnings.warn(f"{shown(path)} ({kind}) holds {said}: scaled so that {full} becomes 255.", stacklevel=3)
     return np.clip(values * np.float32(255 / full) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 

@@ -112,7 +112,9 @@ def find_coding(
     share = float(np.mean(shares))
     small = any(one.lossy and not one.painted and 0 < max(one.levels) < 10 for one in seen)
     if share < _NEARLY_EMPTY or small:
-        lost = "A JPEG of small values such as 0/1 loses them: export PNG, or give another mask_coding."
+        lost = "If something is drawn there, give another mask_coding."
+        if any(one.lossy for one in seen):
+            lost = "A JPEG of small values such as 0/1 loses them: export PNG, or give another mask_coding."
         warnings.warn(f"{files}: only {share:.2%} of the pixels are root. {lost}", stacklevel=2)
     return coding, f"masks {how}, root share {float(f'{100 * share:.2g}'):g} % ({files})"
 

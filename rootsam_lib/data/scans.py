@@ -31,7 +31,7 @@ class Scan:
     tube; `date` is ISO yyyy-mm-dd or ""; `mm_per_px` is the edge of a pixel in mm, or None where it is not known;
     `excluded` (H, W) bool is what counts neither as root nor as window, such as tape (see `masks.read_exclusion`).
 
-    Raises ValueError for arrays of another shape or dtype."""
+    Raises ValueError for arrays of another shape or dtype, and for another date or edge."""
 
     image: np.ndarray
     mask: np.ndarray | None
@@ -43,6 +43,10 @@ class Scan:
 
     def __post_init__(self) -> None:
         image = self.image
+        for what in ("image", "mask", "excluded"):
+            array = getattr(self, what)
+            if not isinstance(array, np.ndarray if what == "image" else np.ndarray | None):
+                raise ValueError(f"{self.name}: the {what} is a {type(array).__name__}: make it an array first.")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{image.shape} {image.dtype}"
             raise ValueError(f"{self.name}: the image must be (H, W, 3) uint8, but is {got}; convert it to RGB first.")
@@ -50,6 +54,10 @@ class Scan:
             if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
                 want, got = f"{image.shape[:2]} bool", f"{mask.shape} {mask.dtype}"
                 raise ValueError(f"{self.name}: the {what} must be {want}, but is {got}; threshold or resize it first.")
+        if self.date != parse_date(self.date):
+            raise ValueError(f"{self.name}: the date is {self.date!r}: give it as 2017-04-11, or '' for none.")
+        if self.mm_per_px is not None:
+            checked(f"mm_per_px of {self.name}", self.mm_per_px, 0, above=True)
 
 
 @dataclass(frozen=True, eq=False)

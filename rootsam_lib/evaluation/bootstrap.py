@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rootsam_lib import checked
+
 NAN = float("nan")
 
 
@@ -68,8 +70,9 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def tube_weights(tubes: Sequence[str], rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
     """How often each image counts in each bootstrap sample: int (draws, images), images of one tube always alike.
 
-    Raises ValueError for no image.
+    Raises ValueError for no image, or no draw.
     """
+    checked("draws", draws, 1, whole=True)
     if not len(tubes):
         raise ValueError("there is no image to draw from: check the split and the limit.")
     names, home = np.unique(list(tubes), return_inverse=True)

@@ -13,6 +13,7 @@ others (or lay calibration.json into the model's folder, where `segment` finds i
 """
 
 import argparse
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -144,6 +145,10 @@ def read_calibration(path: str | Path, about: Mapping[str, object], say: Callabl
             checked("slope", contrast["slope"][0], -100, 100)
             for level in (contrast["at"], *contrast["range"]):
                 checked("contrast", level, 0, above=True)
+        if strange := set(found["factors"]) - set(calibrated_traits(found["factors"])):
+            raise ValueError(f"{min(strange)} is no trait that is calibrated")
+        if found["mm_per_px"] is not None:
+            checked("mm_per_px", found["mm_per_px"], 0, above=True)
         found["model"].get("weights")
         describe_calibration(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -194,9 +199,16 @@ def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequ
 def calibrate_command(options: argparse.Namespace) -> int:
     """Fit a calibration on a folder that `segment` wrote from scans with masks; write it and the agreement figures."""
     roots = Path(options.roots).expanduser()
-    text = ("scan", "tube", "date")
-    scores = read_csv(roots / "scores.csv", text)
+    path, text = Path(options.out or roots / "calibration.json").expanduser(), ("scan", "tube", "date")
+    if path.suffix != ".json":
+        raise ValueError(f"{shown(path)} must end in .json: give a file, such as calibration.json.")
     done, settings = read_done(roots)
+    if not (roots / "scores.csv").is_file():
+        raise FileNotFoundError(
+            f"{shown(roots)} holds no scores.csv, for no scan had a mask: lay masks beside the images (X-mask.png "
+            "beside X.png), segment again, and then calibrate."
+        )
+    scores = read_csv(roots / "scores.csv", text)
     measured = {row["scan"]: row for row in done}
     traits = calibrated_traits(scores[0]) if scores else []
     if len(traits) < 3:
@@ -204,14 +216,21 @@ def calibrate_command(options: argparse.Namespace) -> int:
     if gone := [row.get("scan") for row in scores if row.get("scan") not in measured]:
         raise ValueError(f"{shown(roots)}: {gone[0]} is in scores.csv, but not in traits.csv: segment it again.")
     rows, tubes = [measured[row["scan"]] for row in scores], [row["tube"] for row in scores]
-    size = rows[0]["mm_per_px"]
+    size, names = rows[0]["mm_per_px"], [*traits, *(f"true_{name}" for name in traits)]
+    for file, table, wanted in (("scores.csv", scores, names), ("traits.csv", rows, traits)):
+        for row, name in itertools.product(table, wanted):
+            try:
+                float(row[name] or 0)
+            except (KeyError, ValueError):
+                what = f"{name} of {row['scan']} is {row.get(name)!r}, no number"
+                raise ValueError(f"{shown(roots / file)}: {what}: segment the folder anew into another one.") from None
     for row in rows:
         check_resolution({"mm_per_px": size}, row["mm_per_px"])
     true = [{name: row[f"true_{name}"] for name in traits} for row in scores]
     own = ("dpi", "window_mm", "tube_angle", "cleaning", "prompts", "exclude", "calibration")
     made_by = {name: value for name, value in settings.items() if name not in own}
     fitted = fit_calibration(rows, true, tubes, size, made_by) | {"cleaning": settings["cleaning"]}
-    path = write_json(Path(options.out or roots / "calibration.json").expanduser(), fitted)
+    write_json(path, fitted)
     for trait in traits if len(scores) > 1 else ():
         pairs = [(row[trait], row[f"true_{trait}"], row["tube"]) for row in scores]
         pairs = [pair for pair in pairs if None not in pair]

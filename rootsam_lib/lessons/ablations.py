@@ -49,6 +49,14 @@ VARIANTS = {
 }
 
 
+def parse_variants(text: str) -> list[str]:
+    """Variants from a parameter: names joined by ",", or "all". Raises ValueError for an unknown name."""
+    names = list(VARIANTS) if text == "all" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise ValueError(f"variant {unknown[0]!r} is unknown: choose from {', '.join(VARIANTS)}.")
+    return names
+
+
 def train_variants(
     names: Sequence[str],
     stages: tuple[StageConfig, StageConfig],
@@ -60,11 +68,8 @@ def train_variants(
 
     Raises ValueError for an unknown name, before anything is trained.
     """
-    for name in names:
-        if name not in VARIANTS:
-            raise ValueError(f"variant {name!r} is unknown: choose from {', '.join(VARIANTS)}.")
     predictors = {}
-    for name in dict.fromkeys((REFERENCE, *names)):
+    for name in parse_variants(", ".join(dict.fromkeys((REFERENCE, *names)))):
         variant = VARIANTS[name]
         config = replace(stages[0], **variant.changes)
         stage = train_stage(config, train, val, runs)

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS
 from rootsam_lib.data.datasets import SOURCES
+from rootsam_lib.evaluation.tools import parse_edits
+from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
 from rootsam_lib.results import assigned
 from rootsam_lib.training.config import PRESETS, SCHEDULES
@@ -19,15 +22,24 @@ from rootsam_lib.training.config import PRESETS, SCHEDULES
 PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
 CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
+PARSERS = {"CLICKS": parse_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
+RANGES = {
+    "INPUT_SCALE": (0, 32),
+    "TUBE_ANGLE": (0, 90),
+    "REVIEW_SHARE": (0, 1),
+    "PATCH": (32, 8192),
+    "PAIRS": (2, math.inf),
+}
 _FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
 
 
 def literal(text: str) -> object:
-    """A command-line value as Python reads it (1e-4 is a float, True a bool); other words are strings."""
+    """A command-line value as Python reads it (1e-4 is a float, True a bool); all else is a string, as 60,325,1 is."""
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return value if isinstance(value, (int, float, str)) else text
 
 
 def notebook_parameters(path: Path) -> dict[str, object]:
@@ -56,10 +68,11 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
             raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
         if name in CHOICES and value not in CHOICES[name]:
             raise ValueError(f"parameter {name} is {value!r}: choose one of {', '.join(CHOICES[name])}.")
-        if name == "CLICKS":
-            parse_clicks(str(value))
+        if name in PARSERS:
+            PARSERS[name](str(value))
         if kind in (int, float):
-            checked(f"parameter {name}", value, int(bool(_FROM_ONE.search(name))))
+            low, high = RANGES.get(name, (int(bool(_FROM_ONE.search(name))), math.inf))
+            checked(f"parameter {name}", value, low, high, above=name in ("INPUT_SCALE", "TUBE_ANGLE"))
         typed[name] = kind(value)  # also of a str: a folder may be called 2024
     return typed
 
