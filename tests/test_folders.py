@@ -431,20 +431,11 @@ def test_two_launched_processes_write_what_one_does(tmp_path):
     (folder / "s_T003.png").write_bytes(b"nothing")
     call = ["segment", str(folder), "--model", "nano", "--tile", "64", "--dpi", "300", "--out"]
     assert main([*call, str(tmp_path / "one")]) == 1
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rootsam_lib"]
-    launched = subprocess.run([*launch, *call, str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["-m", "rootsam_lib", *call, str(tmp_path / "two")]
+    launched = subprocess.run(launch, capture_output=True, text=True, timeout=300)
     assert launched.returncode == 1 and "4 scans done" in launched.stdout, launched.stderr
-    assert "1 scan failed: s_T003" in launched.stderr
+    assert "1 scan failed: s_T003" in launched.stderr and launched.stderr.count("resolution: 300 dpi as given") == 2
     assert contents(tmp_path / "two") == contents(tmp_path / "one") and not list(tmp_path.glob("two-*"))
 
 

@@ -7,9 +7,10 @@ On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same
     report = segment_folder("my_scans", load_predictor("runs/quick/stage2-0123abcd"), "my_roots", dpi=300)
     print(report.failed or "all scans are done", report.table)
 
-Many processes, on one machine or on many with a common disk, share the scans of a folder:
+Many processes, on one machine or on many with a common disk, share the scans of a folder: one a GPU, or without one up
+to one a core, for each then has one thread (OMP_NUM_THREADS) and `accelerate launch` would start a single one:
 
-    accelerate launch --num_processes 8 -m rootsam_lib segment FOLDER --model RUN
+    torchrun --standalone --nproc-per-node 8 -m rootsam_lib segment FOLDER --model RUN
 
 and where they cannot talk to each other, as jobs of their own, with `python -m rootsam_lib merge FOLDER` at the end:
 
@@ -70,6 +71,7 @@ from rootsam_lib.results import (
     write_image,
     write_mask,
 )
+from rootsam_lib.training.devices import keep_freed_memory
 from rootsam_lib.traits import CLEANING, Cleaning, trait_row
 
 SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one
@@ -535,12 +537,13 @@ def segment_command(options: argparse.Namespace) -> int:
         None if options.shard is None else parse_shard(options.shard),
     )
     state = None
-    if processes > 1:  # started by `accelerate launch` or torchrun
+    if processes > 1:  # started by torchrun or `accelerate launch`
         from accelerate import PartialState
 
         if shard:
             raise ValueError("--shard is for processes that know nothing of each other: leave it out when launched.")
-        state = PartialState(timeout=timedelta(days=30))  # what the slowest process may take longer
+        # Without being told so, accelerate takes each process on a CPU for the only one.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # what one may take longer
         shard = state.process_index + 1, processes
         if not state.is_main_process:
             os.environ["ROOTSAM_PROGRESS"] = "0"
@@ -549,6 +552,8 @@ def segment_command(options: argparse.Namespace) -> int:
     asked = {"input_scale": options.input_scale, "tile_size": options.tile, "batch": options.batch}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
+    if predictor.model.device.type == "cpu":
+        keep_freed_memory()
     fit = options.input_scale is None and options.root_width is None
     if options.root_width is not None:
         predictor = predictor.for_width(options.root_width)
