@@ -410,6 +410,21 @@ def test_one_shard_finds_the_scale_for_all(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scans"]
 
 
+def test_what_was_merged_is_not_done_again(tmp_path):
+    folder, out = many(tmp_path, 5), tmp_path / "out"
+    for number in (1, 2):
+        run(folder, shard=(number, 2))
+    before = {row["scan"]: row for row in merge_shards(folder, out).rows}
+    Image.open(folder / "s_T001.png").rotate(180).save(folder / "s_T009.png")
+    with pytest.raises(ValueError, match=r"out holds results of other settings \(dpi\)"):
+        run(folder, shard=(1, 2), dpi=600)
+    reports = [run(folder, shard=(number, 2))[0] for number in (1, 2)]
+    assert [report.skipped for report in reports] == [3, 2] and [len(report.rows) for report in reports] == [0, 1]
+    after = {row["scan"]: row for row in merge_shards(folder, out).rows}
+    assert list(after) == [*before, "s_T009"] and all(after[name] == row for name, row in before.items())
+    assert not list(tmp_path.glob("out-*"))
+
+
 def test_shards_of_other_settings_are_not_merged(tmp_path):
     folder = many(tmp_path, 4)
     run(folder, shard=(1, 2))

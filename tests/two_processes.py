@@ -4,12 +4,12 @@ python tests/two_processes.py FOLDER
 """
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import debug_launcher
 from killed_training import CONFIG, scans
 
 from rootsam_lib.checkpoints import build_sam, save_checkpoint
@@ -28,12 +28,12 @@ def work(folder: str, name: str) -> None:
 
 def main(folder: Path) -> None:
     """Leave one.json and two.json, the histories."""
-    torch.set_num_threads(1)  # processes are forked, which threads do not survive
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(build_sam("nano", weights=None, seed=0), folder / "base.safetensors")
-    debug_launcher(work, (str(folder), "two"), num_processes=2)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, __file__, str(folder), "two"], check=True)
     work(str(folder), "one")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(*sys.argv[1:]) if sys.argv[2:] else main(Path(sys.argv[1]))

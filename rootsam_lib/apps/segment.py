@@ -201,7 +201,7 @@ def segment_folder(
 
     with ExitStack() as held:
         fit = fit and predictor.root_width > 0
-        with fit_lock(whole) if fit and shard else contextlib.nullcontext():  # one shard finds the scale for all
+        with fit_lock(whole) if shard else contextlib.nullcontext():  # one shard finds the scale for all
             if fit:
                 places = [out, whole, *shards_of(whole)] if shard else [out]
                 predictor = fit_to_folder(predictor, all_entries, places, max_megapixels, say)
@@ -209,12 +209,16 @@ def segment_folder(
             factors = read_calibration(calibration, predictor.about, say) if calibration else None
             settings |= {"exclude": excluded, "calibration": factors}
             given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
-            held.callback(claim_folder(out, "segment.json", settings | {"prompts": given}).release)
+            settings |= {"prompts": given}
+            if shard and whole.exists():  # merged before, under these settings: what it holds is done
+                claim_folder(whole, "segment.json", settings).release()
+            held.callback(claim_folder(out, "segment.json", settings).release)
         traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
-        left = [entry for entry in entries if not is_done(entry, out, traits, scores, mask_coding)]
+        places = {out: (traits, scores), whole: (Table(whole / "traits.csv"), Table(whole / "scores.csv"))}
+        left = [e for e in entries if not any(is_done(e, place, *places[place], mask_coding) for place in places)]
         done = set(names) - {entry.name for entry in left}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)

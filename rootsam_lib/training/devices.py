@@ -51,7 +51,9 @@ def build_accelerator(precision: str = "auto") -> Accelerator:
     # accelerate refuses a second precision in one process, and a notebook may well try another one.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
+    # Without being told so, accelerate takes each process that torchrun starts on a CPU for the only one.
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=launched)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
