@@ -53,7 +53,7 @@ def hardware_table(quick: Mapping, real: Mapping, checked: Mapping) -> str:
     device = quick["provenance"]["device"]
     spent = [f"{sum(results['minutes'].values()):.0f} minutes" for results in (quick, real)]
     lessons = ", ".join(sorted(name[:2] for name in real["minutes"]))
-    gpu, link = PRESETS["t4"], "[steps](data/results/README.md#on-a-gpu) run"
+    gpu, link = PRESETS["t4"], "steps run"
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
         ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
