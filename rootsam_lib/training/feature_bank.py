@@ -266,7 +266,8 @@ class FeatureBank:
 
     def _drawn(self, slots: np.ndarray, wanted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """The views of some slots: image and mask."""
-        pipeline = copy.deepcopy(self.pipeline)  # each thread's own: transforms hold the state of their draws
+        # Transforms hold the state of their draws: each of several threads needs its own.
+        pipeline = self.pipeline if preparing_threads(self.model.device) == 1 else copy.deepcopy(self.pipeline)
         views = []
         for patch, view, generation in zip(*np.divmod(slots, self.views), wanted[slots], strict=True):
             image, mask = self.patches[patch].image, self.patches[patch].mask
