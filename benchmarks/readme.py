@@ -139,6 +139,19 @@ def few_line() -> str:
     )
 
 
+def folder_table(results: Mapping) -> str:
+    """Seconds a scan of whole folders: by the way that they are done, and by their number."""
+    rows = [
+        [f"2550 x 2273 px, {row['way']}", f"{row['seconds_a_scan']:.1f}", row["mask_pixels_that_differ"]]
+        for row in results["ways"]
+    ]
+    rows += [
+        [f"small, a model that costs nothing, {row['scans']} scans", f"{row['first_s_a_scan']:.3f}", "–"]
+        for row in results["growth"]
+    ]
+    return table([results["provenance"]["device"], "seconds a scan", "mask pixels that differ"], rows)
+
+
 def limit_line() -> str:
     """How far one click could come with the automatic masks of Stage 1."""
     mean, low, high = read_json(RESULTS / "segroot-whole.json")["seeds"]["stage1"]["perfect_selection"]
@@ -399,6 +412,7 @@ def blocks() -> dict[str, str]:
         "context": context_table(),
         "curve": curve_table(),
         "limit": limit_line(),
+        "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
         "few": few_line(),
         "select": select_table(),
         "width": width_table(read_json(RESULTS / "root-width.json")),
