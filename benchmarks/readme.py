@@ -142,7 +142,7 @@ def few_line() -> str:
 def folder_table(results: Mapping) -> str:
     """Seconds a scan of whole folders: by the way that they are done, and by their number."""
     rows = [
-        [f"2550 x 2273 px, {row['way']}", f"{row['seconds_a_scan']:.1f}", row["mask_pixels_that_differ"]]
+        [f"2550 x 2273 px, {row['way']}", f"{row['seconds_a_scan']:.1f}", str(row["mask_pixels_that_differ"])]
         for row in results["ways"]
     ]
     rows += [
