@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from rootsam_lib import checkpoints as zoo
+from rootsam_lib import model as model_file
 from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
 from rootsam_lib.model import resize_logits
 
@@ -58,6 +59,25 @@ def test_the_encoder_is_frozen_and_stays_in_eval_mode(nano):
     assert nano.sam.sam_mask_decoder.training
     first, second = nano.encode(images()), nano.encode(images())
     assert all(a.equal(b) and not a.requires_grad for a, b in zip(first.maps, second.maps, strict=True))
+
+
+def test_folded_norms_change_rounding_alone_and_no_weight():
+    model, images = build_sam("nano").eval(), np.random.default_rng(0).integers(0, 255, (1, 96, 128, 3), np.uint8)
+    before, weights = model.encode(images).maps, weights_hash(model)
+    norms = sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.sam.image_encoder.trunk.modules())
+    model.fold_norms()
+    (folded,) = model._folded
+    assert norms > 40 and not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+    for old, new in zip(before, model.encode(images).maps, strict=True):
+        assert 0 < (old - new).abs().max() < 1e-4 * old.abs().max()
+    assert weights_hash(model) == weights and not any("_folded" in name for name in model.state_dict())
+
+
+def test_a_trunk_whose_answer_would_change_is_not_folded(monkeypatch):
+    model = build_sam("nano").eval()
+    monkeypatch.setattr(model_file, "fuse_conv_bn_eval", lambda conv, norm: conv)
+    model.fold_norms()
+    assert model._folded == ()
 
 
 def test_gradients_reach_the_decoder_through_kept_features(nano):

@@ -558,6 +558,7 @@ def segment_command(options: argparse.Namespace) -> int:
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
     if predictor.model.device.type == "cpu":
         keep_freed_memory()
+        predictor.model.fold_norms()
     fit = options.input_scale is None and options.root_width is None
     if options.root_width is not None:
         predictor = predictor.for_width(options.root_width)
