@@ -5,6 +5,7 @@ python tests/stub_predictor.py FOLDER OUT [WORKERS]
 
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class StubPredictor:
             "tta": False,
         }
         self.root_width = 0.0
+        self.model = SimpleNamespace(device=SimpleNamespace(type="cpu"), fold_norms=lambda: None)
         self.faults = {int(number.strip("_")): error for number, error in faults.items()}
         self.shapes: list[tuple[int, ...]] = []
         self.points: list[object] = []
