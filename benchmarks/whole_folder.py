@@ -28,7 +28,7 @@ SCAN = (2273, 2550)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WAYS = {
     "one process": ([sys.executable], ["--workers", "0"]),
-    "with workers": ([sys.executable], []),
+    "with workers": ([sys.executable], ["--workers", "2"]),
     "two launched processes": (LAUNCH, ["--workers", "0"]),
 }
 

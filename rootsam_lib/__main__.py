@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     fitting.add_argument("roots", type=Path, help="the folder that segment wrote from scans with masks")
     fitting.add_argument("--out", type=Path, help="where to write (default: calibration.json in that folder)")
     scans.add_argument("--batch", type=int, help="tiles looked at together (default: by the GPU's size; 1 on a CPU)")
-    scans.add_argument("--workers", type=int, help="processes that read and measure (default: one a core, at most 8)")
+    few = "processes that read and measure (default: one a core up to 8; none on under 4 cores without a GPU)"
+    scans.add_argument("--workers", type=int, help=few)
     scans.add_argument("--shard", help="do part 2 of 8 of the scans: 2/8; `merge` puts the parts together")
     merge = commands.add_parser("merge", help="put the shards of a folder together")
     merge.add_argument("folder", type=Path, help="the folder of scans that the shards were given")

@@ -556,9 +556,12 @@ def segment_command(options: argparse.Namespace) -> int:
     asked = {"input_scale": options.input_scale, "tile_size": options.tile, "batch": options.batch}
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
+    workers = min(cores, 8)
     if predictor.model.device.type == "cpu":
         keep_freed_memory()
         predictor.model.fold_norms()
+        if cores < 4:  # the model has all of them busy: workers would only take from it
+            workers = 0
     fit = options.input_scale is None and options.root_width is None
     if options.root_width is not None:
         predictor = predictor.for_width(options.root_width)
@@ -569,7 +572,7 @@ def segment_command(options: argparse.Namespace) -> int:
         options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
         max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
         exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
-        workers=min(cores, 8) if options.workers is None else options.workers, say=say,
+        workers=workers if options.workers is None else options.workers, say=say,
     )  # fmt: skip
     if state:
         state.wait_for_everyone()
