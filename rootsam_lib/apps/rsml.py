@@ -21,6 +21,7 @@ import numpy as np
 from scipy.ndimage import convolve, label
 from skimage.measure import perimeter
 
+from rootsam_lib.data.images import header
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import progress, shown, write_csv, write_text
@@ -144,7 +145,14 @@ def export_roots(
     written = 0
     for row in progress(done, f"export {roots.name}", "scan"):
         name, size, start = row["scan"], row["mm_per_px"], time.perf_counter()
-        mask = read_mask(roots / f"{name}-mask.png", "0/255")
+        mask, overlay = read_mask(roots / f"{name}-mask.png", "0/255"), roots / f"{name}-overlay.jpg"
+        if overlay.is_file():
+            with header(overlay) as scan:
+                if scan.size != (mask.shape[1], mask.shape[0]):
+                    raise ValueError(
+                        f"{shown(roots / f'{name}-mask.png')} is of {mask.shape[1]} x {mask.shape[0]} px, its scan of "
+                        f"{scan.width} x {scan.height}: save the mask in its scan's size."
+                    )
         tracing = trace(mask, size, Cleaning(**settings["cleaning"]))
         seconds = time.perf_counter() - start
         tables["rhizovision.csv" if size else "rhizovision-px.csv"].append(

@@ -26,6 +26,7 @@ BITS = (8, 10, 12, 14, 16, 24, 31)
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # TIFF and EXIF tags
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, CHANNELS, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0115, 0x0128
+SAMPLE_FORMAT, SIGNED = 0x0153, 2
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
 # Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
@@ -81,6 +82,12 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
                 bits != 8 and opened.mode[0] == "I" and opened.tag_v2.get(PHOTOMETRIC) == 0
             ):  # Pillow would invert 8 bits
                 raise ValueError("more than 8 bits, and 0 is white")
+            if (
+                opened.format == "TIFF"
+                and opened.mode == "L"
+                and np.any(np.equal(opened.tag_v2.get(SAMPLE_FORMAT), SIGNED))
+            ):
+                raise ValueError("signed values of 8 bits, which would be read as unsigned")
             turned = _orientation(opened)
             if turned != 1 and (deep or opened.mode[0] in "IF"):
                 raise ValueError(f"more than 8 bits and EXIF orientation {turned} at once: turn it upright")
