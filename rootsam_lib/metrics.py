@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation, distance_transform_edt, label
+from scipy.ndimage import binary_dilation, label
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from rootsam_lib import checked_mask
+from rootsam_lib.prompts import edt_map
 
 EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong to one root
 MIN_ROOT_PX = 20  # a smaller piece is noise of a mask's drawing, and no root of its own
@@ -122,7 +123,7 @@ def thinned(mask: np.ndarray) -> np.ndarray:
 
 def root_widths(mask: np.ndarray) -> np.ndarray:
     """How wide a mask, bool (H, W), is along its centre lines: twice their distance to soil, in px, float (N,)."""
-    return 2 * distance_transform_edt(mask)[thinned(mask)]
+    return 2 * edt_map(mask)[thinned(mask)]
 
 
 def cl_dice(

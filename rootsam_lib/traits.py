@@ -21,6 +21,7 @@ from skan import Skeleton
 from rootsam_lib import checked, checked_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import EIGHT, thinned
+from rootsam_lib.prompts import edt_map
 from rootsam_lib.results import read_csv, read_json, shown
 
 METHODS = ("smoothed", "kimura", "chain")
@@ -83,8 +84,7 @@ def trace(
     window = np.True_ if excluded is None else ~excluded
     mask = ~_without_specks(~_without_specks(mask & window, smallest, EIGHT), smallest) & window
     centre_lines = thinned(mask)
-    # OpenCV's is as exact as scipy's, in a tenth of the time; where nothing is soil it says infinite.
-    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).clip(0, max(mask.shape))
+    distance = edt_map(mask)
     while (skeleton := _skeleton(centre_lines)) is not None:
         spurs = _spurs(skeleton, distance, cleaning.spur_diameters)
         if not len(spurs):
@@ -202,7 +202,7 @@ def root_contrast(image: np.ndarray, mask: np.ndarray, excluded: np.ndarray | No
     image: uint8 (H, W, 3); mask, excluded: bool (H, W). The soil is what lies 4 to 12 px from the mask. None without
     root, or without soil of several levels. The fainter roots are, the more of them a model misses (`calibration`).
     """
-    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    away = edt_map(~mask)
     grey, kept = image.mean(axis=2, dtype=np.float32), np.True_ if excluded is None else ~excluded
     root, soil = grey[mask & kept], grey[(away > 4) & (away <= 12) & kept]
     return float((root.mean() - soil.mean()) / soil.std()) if root.size and soil.size and soil.std() else None

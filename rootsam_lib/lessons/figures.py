@@ -406,7 +406,7 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
                 ax.plot([number] * len(own), own, marker, color=colour, mfc="white", markersize=6)
             means = {number: float(np.mean(own)) for number, own in values.items()}
             ax.plot(list(means), list(means.values()), style, color=colour, label=model)
-            told.append(f"{label}, {model}: " + ", ".join(f"{n} scans {v:.2f}" for n, v in means.items()))
+            told.append(f"{label} by number of scans, {model}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
         ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
         ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
         ax.minorticks_off()
