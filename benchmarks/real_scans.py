@@ -208,15 +208,17 @@ def main() -> None:
     parser.add_argument(
         "--kept", action="store_true", help="only rows whose masks are there, such as another machine's"
     )
+    parser.add_argument("--only", default="", metavar="TEXT", help='only rows whose name holds this, as "10 scans"')
     options = parser.parse_args()
     parts = load_parts("segroot", "valid")
     scans = parts["test"]
     weights = tube_weights([scan.tube for scan in scans], np.random.default_rng(0), 2000)
-    results = read_json(FILE) if FILE.is_file() else {"rows": {}, "models": {}, "differences": {}}
+    before = read_json(FILE) if FILE.is_file() else {}
+    results = {part: before.get(part, {}) for part in ("rows", "models", "differences")}
     terms = {}
     for word in options.rows:
         for name, make in ROWS[word](parts, options.seeds):
-            if options.kept and not (FOLDER / "masks" / name / "about.json").is_file():
+            if options.only not in name or (options.kept and not (FOLDER / "masks" / name / "about.json").is_file()):
                 continue
             masks, made_by = masks_of(name, make, scans)
             terms[name] = collect([scores(mask, scan) for mask, scan in zip(masks, scans, strict=True)])
@@ -227,7 +229,8 @@ def main() -> None:
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
             about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
-            write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"]), "select": select_scores()})
+            ranges, select = seed_ranges(results["rows"]), select_scores() or before.get("select", [])
+            write_json(FILE, about | results | {"seeds": ranges, "select": select})
             row = results["rows"][name]
             print(name, {key: round(row[key][0], 3) for key in ("pooled_dice", "root_iou", "cl_dice")}, flush=True)
 
