@@ -45,7 +45,8 @@ Row = tuple[str, Callable[[], Predictor]]
 def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
     """Both stages as the profile sets them."""
     profile = load_profile("segroot")
-    given = {name.lower(): profile[name] for name in ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE")}
+    names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE", "FAMILIES")
+    given = {name.lower(): profile[name] for name in names if name in profile}
     return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given, seed=seed)
 
 

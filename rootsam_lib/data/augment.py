@@ -1,4 +1,4 @@
-"""The five augmentation families of the poster: geometric, colour jitter, noise, elastic, occlusion.
+"""The five augmentation families of the poster: geometric, colour jitter, noise, elastic, occlusion; and tint.
 
 albumentations ignores the global seeds, and its DataLoader workers repeat each other's draws. So every call names its
 own seed: the result depends on the seed alone, with or without workers.
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 REFLECT = cv2.BORDER_REFLECT_101
+POSTER = ("geometric", "colour jitter", "noise", "elastic", "occlusion")
 
 
 def augmentation_families(size: int) -> dict[str, list[A.BasicTransform]]:
@@ -32,20 +33,22 @@ def augmentation_families(size: int) -> dict[str, list[A.BasicTransform]]:
                                        border_mode=REFLECT, p=0.1)],
         # fill_mask=None keeps the root in the mask: the model should trace it behind what hides it.
         "occlusion": [A.CoarseDropout((1, 4), hole, hole, fill="random_uniform", fill_mask=None, p=0.2)],
+        # Not the poster's: other cameras and lights. Each channel is dimmed or lit by itself, or all become grey.
+        "tint": [A.MultiplicativeNoise((0.6, 1.4), per_channel=True, elementwise=False, p=0.5), A.ToGray(p=0.2)],
     }  # fmt: skip
 
 
 def build_augmentation(size: int, families: tuple[str, ...] | None = None) -> A.Compose:
-    """One pipeline of the named families (None: all five) for patches of size x size px.
+    """One pipeline of the named families (None: the poster's five) for patches of size x size px.
 
     Raises ValueError for an unknown family.
     """
     available = augmentation_families(size)
-    for family in families or ():
+    families = POSTER if families is None else families
+    for family in families:
         if family not in available:
             raise ValueError(f"augmentation family {family!r} is unknown: choose from {', '.join(available)}.")
-    chosen = [t for family in (families if families is not None else available) for t in available[family]]
-    return A.Compose(chosen, strict=True)
+    return A.Compose([t for family in families for t in available[family]], strict=True)
 
 
 def augment(pipeline: A.Compose, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ class StageConfig:
     schedule: str = "plateau"  # how the rate falls: when validation stalls, or after a warm-up as a cosine to 0
     patience: int = 1  # plateau: epochs without a better validation score before the rate is halved
     soil_share: float = 0.15  # of the training patches hold no root
-    families: tuple[str, ...] | None = None  # augmentation families; None: all five
+    families: tuple[str, ...] | None = None  # augmentation families; None: the poster's five
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,12 +118,15 @@ def stage_pair(
 ) -> tuple[StageConfig, StageConfig]:
     """Both stages with common settings: lr is Stage 1's (0: the model's own), Stage 2 takes a tenth.
 
-    hardware: a key of `PRESETS`, for batch size, room for the feature bank and precision.
+    hardware: a key of `PRESETS`, for batch size, room for the feature bank and precision. families: also as one text,
+    joined by commas; "" for the poster's.
     """
     if hardware not in PRESETS:
         raise ValueError(f"hardware {hardware!r} is unknown: choose one of {', '.join(PRESETS)}.")
     preset = PRESETS[hardware]
     own = {name: getattr(preset, name) for name in ("micro_batches", "bank_gb", "precision")} | changes
+    if isinstance(families := own.get("families"), str):
+        own["families"] = tuple(name.strip() for name in families.split(",")) if families.strip() else None
     rates = ({"lr": lr}, {"lr": lr / 10}) if checked("lr", lr, 0) else ({}, {})
     return (
         stage1(model, **{"epochs": epochs[0], "batch_size": preset.batch_size, **rates[0], **own}),
