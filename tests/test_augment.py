@@ -1,4 +1,4 @@
-"""Augmentation: five families, the same result for the same seed, with and without DataLoader workers."""
+"""Augmentation: the families, the same result for the same seed, with and without DataLoader workers."""
 
 import albumentations as A
 import numpy as np
@@ -7,6 +7,7 @@ import torch
 
 import rootsam_lib.data.augment as augment_module
 from rootsam_lib.data.augment import augment, augmentation_families, build_augmentation
+from rootsam_lib.training.config import stage_pair
 
 
 def sample(size=64):
@@ -64,10 +65,29 @@ def test_each_family_does_something_and_keeps_types(family):
     results = [augment(pipeline, image, mask, seed) for seed in range(8)]
     assert any((i != image).any() for i, _ in results)
     assert all(i.shape == image.shape and i.dtype == np.uint8 and m.dtype == bool for i, m in results)
-    if family in ("colour jitter", "noise", "occlusion"):
+    if family in ("colour jitter", "noise", "occlusion", "tint"):
         assert all((m == mask).all() for _, m in results)  # the root stays annotated, also behind a hole
     else:
         assert any((m != mask).any() for _, m in results)
+
+
+def test_tint_dims_whole_channels_or_makes_grey():
+    image, mask = sample()
+    pipeline = build_augmentation(64, ("tint",))
+    views = [augment(pipeline, image, mask, seed)[0] for seed in range(40)]
+    grey = [view for view in views if (view == view[..., :1]).all()]
+    assert 2 < len(grey) < 20
+    changed = next(v for v in views if (v != image).any() and (v != v[..., :1]).any())
+    gains = [np.median(changed[..., c][image[..., c] > 50] / image[..., c][image[..., c] > 50]) for c in range(3)]
+    expected = np.clip(image * np.array(gains), 0, 255)  # one gain for all of a channel, and another one for the next
+    assert np.abs(changed - expected).max() < 3 and np.ptp(gains) > 0.05
+
+
+def test_families_are_named_in_one_text():
+    assert stage_pair(families="")[0].families is None
+    assert stage_pair(families="colour jitter, tint")[1].families == ("colour jitter", "tint")
+    with pytest.raises(ValueError, match="'blur' is unknown"):
+        stage_pair(families="blur")
 
 
 def test_unknown_family_is_refused():
@@ -81,4 +101,4 @@ def test_arguments_are_strict(monkeypatch):
         augment_module, "augmentation_families", lambda size: {"noise": [A.GaussNoise(var_limit=(1, 2))]}
     )
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="var_limit"):
-        build_augmentation(64)
+        build_augmentation(64, ("noise",))
