@@ -1,0 +1,69 @@
+"""Do scans of another light or camera still work: `.venv/bin/python benchmarks/looks.py NAME=STAGE …`.
+
+Trained stages on one crop of 768 px of each of SegRoot's select and valid scans, and on drawn scans, as they are and as
+another camera might have seen them: darker, brighter, grey, tinted, noisy. Names tell what they were trained with. Writes
+data/results/segroot-looks.json: means over the crops, without prompt.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+from rootsam_lib import HOME
+from rootsam_lib.data.datasets import load_parts
+from rootsam_lib.data.drawn import draw_scan
+from rootsam_lib.data.scans import Scan
+from rootsam_lib.metrics import cl_dice, count, iou
+from rootsam_lib.predictor import load_predictor
+from rootsam_lib.results import progress, provenance, rows_table, write_json
+
+FILE = HOME / "data" / "results" / "segroot-looks.json"
+SIDE = 768
+Look = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+LOOKS: dict[str, Look] = {
+    "as it is": lambda image, rng: image,
+    "half as bright": lambda image, rng: image * 0.5,
+    "twice as bright": lambda image, rng: image * 2,
+    "grey": lambda image, rng: np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2),
+    "bluish": lambda image, rng: image * (0.75, 1, 1.3),
+    "noisy": lambda image, rng: image + rng.normal(0, 10, image.shape),
+}
+
+
+def crop(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of the window around the middle of a scan's roots."""
+    place = zip(np.nonzero(scan.mask), scan.mask.shape, strict=True)
+    top, left = (int(np.clip(np.median(at) - SIDE // 2, 0, length - SIDE)) for at, length in place)
+    return scan.image[top : top + SIDE, left : left + SIDE], scan.mask[top : top + SIDE, left : left + SIDE]
+
+
+def main() -> None:
+    """Score, keep, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="+", metavar="NAME=STAGE")
+    named = dict(stage.split("=", 1) for stage in parser.parse_args().stages)
+    parts = load_parts("segroot", "valid")
+    sets = {name: [crop(scan) for scan in parts[part]] for name, part in (("select", "val"), ("valid", "test"))}
+    sets["drawn"] = [crop(draw_scan(np.random.default_rng([9, i]), SIDE, SIDE)) for i in range(6)]
+    rows, models = [], {}
+    for name, folder in named.items():
+        predictor = load_predictor(folder, keep=False)
+        models[name] = predictor.about
+        for images, pairs in sets.items():
+            for look, change in progress(LOOKS.items(), f"{name}, {images}", "look"):
+                answers = [
+                    (predictor(np.clip(change(image, np.random.default_rng(i)), 0, 255).astype(np.uint8)), mask)
+                    for i, (image, mask) in enumerate(pairs)
+                ]
+                scores = {"root_iou": [iou(count(*both)) for both in answers]}
+                scores["cl_dice"] = [cl_dice(*both) for both in answers]
+                means = {score: float(np.nanmean(values)) for score, values in scores.items()}
+                rows.append({"trained_with": name, "images": images, "look": look} | means)
+        about = {"title": "Real scans and drawn ones, looks made by computing", "meaning": __doc__}
+        write_json(FILE, about | {"rows": rows, "models": models, "provenance": provenance()})
+    print(rows_table(rows))
+
+
+if __name__ == "__main__":
+    main()
