@@ -1,8 +1,8 @@
 """Do scans of another light or camera still work: `.venv/bin/python benchmarks/looks.py NAME=STAGE …`.
 
 Trained stages on one crop of 768 px of each of SegRoot's select and valid scans, and on drawn scans, as they are and as
-another camera might have seen them: darker, brighter, grey, tinted, noisy. Names tell what they were trained with. Writes
-data/results/segroot-looks.json: means over the crops, without prompt.
+another camera might have seen them: darker, brighter, grey, tinted, noisy. Names tell what they were trained with.
+Writes data/results/segroot-looks.json: means over the crops, without prompt.
 """
 
 import argparse
