@@ -272,6 +272,15 @@ def calibration_table(results: Mapping) -> str:
     return table(["annotated scans", "trait", "R²", "bias", "95 % of single calibrations"], rows)
 
 
+def looks_table(results: Mapping) -> str:
+    """Root IoU by look of the images and by what a stage was trained with."""
+    named = list(results["models"])
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in results["rows"]:
+        cells.setdefault((row["look"], row["images"]), []).append(f"{row['root_iou']:.2f} / {row['cl_dice']:.2f}")
+    return table(["look", "scans", *named], [[*key, *own] for key, own in cells.items()])
+
+
 def widths_line(results: Mapping) -> str:
     """How wide roots look in scans, model and true masks."""
     image, true, model = results["widths_px"]["mean"]
@@ -415,6 +424,7 @@ def blocks() -> dict[str, str]:
         "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
         "few": few_line(),
         "select": select_table(),
+        "looks": looks_table(read_json(RESULTS / "segroot-looks.json")),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }
