@@ -56,7 +56,7 @@ def hardware_table(quick: Mapping, real: Mapping, checked: Mapping) -> str:
     gpu, link = PRESETS["t4"], "steps run"
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
+        ["`segroot`", "nano, real scans", device, f"run here before tint: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
         ["–", f"SAM2.1 {gpu.model}, random weights", checked["provenance"]["device"], link],
     ]
@@ -273,7 +273,7 @@ def calibration_table(results: Mapping) -> str:
 
 
 def looks_table(results: Mapping) -> str:
-    """Root IoU by look of the images and by what a stage was trained with."""
+    """Root IoU and clDice by look of the images and by what a stage was trained with."""
     named = list(results["models"])
     cells: dict[tuple[str, str], list[str]] = {}
     for row in results["rows"]:

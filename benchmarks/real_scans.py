@@ -6,6 +6,7 @@ context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 
 curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
 as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
 augmentation: Stage 1 without any. dilated: Stage 1 on masks grown by one pixel, for the dilated score.
+Rows already in the results file stay as they are; since the profile has changed (`FAMILIES`), make all anew together.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
@@ -46,7 +47,7 @@ def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
     """Both stages as the profile sets them."""
     profile = load_profile("segroot")
     names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE", "FAMILIES")
-    given = {name.lower(): profile[name] for name in names if name in profile}
+    given = {name.lower(): profile[name] for name in names}
     return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given, seed=seed)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
+from looks import SIDE, crop
 
 from rootsam_lib import HOME
 from rootsam_lib.data.datasets import load_parts
@@ -20,7 +21,7 @@ from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.results import provenance, write_json
 
 FILE = HOME / "data" / "results" / "root-width.json"
-THICKNESS, RESAMPLED, SIDE = (0.5, 1, 2, 4, 7, 10), (0.5, 1, 2, 4), 768
+THICKNESS, RESAMPLED = (0.5, 1, 2, 4, 7, 10), (0.5, 1, 2, 4)
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -29,13 +30,7 @@ def image_sets(crops: int) -> Iterator[tuple[str, Pairs]]:
     for thickness in THICKNESS:
         scans = [draw_scan(np.random.default_rng([9, i]), SIDE, SIDE, thickness=thickness) for i in range(crops)]
         yield f"drawn, roots × {thickness:g}", [(scan.image, scan.mask) for scan in scans]
-    middle = []
-    for scan in load_parts("segroot", "valid")["val"][:crops]:
-        rows, columns = np.nonzero(scan.mask)
-        place = zip((rows, columns), scan.mask.shape, strict=True)
-        top, left = (int(np.clip(np.median(at) - SIDE // 2, 0, length - SIDE)) for at, length in place)
-        window = (slice(top, top + SIDE), slice(left, left + SIDE))
-        middle.append((scan.image[window], scan.mask[window]))
+    middle = [crop(scan) for scan in load_parts("segroot", "valid")["val"][:crops]]
     for factor in RESAMPLED:
         size, smaller = (int(SIDE * factor),) * 2, factor < 1
         yield (
