@@ -5,8 +5,8 @@ seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one 
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
 curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
 as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
-augmentation: Stage 1 without any. dilated: Stage 1 on masks grown by one pixel, for the dilated score.
-Rows already in the results file stay as they are; since the profile has changed (`FAMILIES`), make all anew together.
+augmentation: Stage 1 without any, and with the poster's five. dilated: Stage 1 on masks grown by one pixel, for
+the dilated score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt
 
 from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.data.augment import POSTER
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan, tile
@@ -110,10 +111,11 @@ def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
 
 
 def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
-    """Stage 1 on the patches as they are."""
+    """Stage 1 on the patches as they are, and with the poster's augmentation."""
     for seed in seeds:
-        config = replace(profile_pair(seed)[0], families=())
-        yield f"stage1 without augmentation, seed {seed}", lambda c=config: ask(trained(c, parts))
+        for name, families in (("without augmentation", ()), ("with the poster's five families", POSTER)):
+            config = replace(profile_pair(seed)[0], families=families)
+            yield f"stage1 {name}, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
 def trained(config: StageConfig, parts: Mapping) -> Stage:
