@@ -1,12 +1,13 @@
 """Whole real scans without any prompt: `.venv/bin/python benchmarks/real_scans.py WORDS`: see below.
 
-What each word trains, all with the profile `segroot`, on SegRoot's train split, scored on its valid split:
+What each word trains, all with the profile `segroot` but the poster's augmentation, on SegRoot's train split, scored on
+its valid split:
 seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
 curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
 as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
-augmentation: Stage 1 without any, and with the poster's five. dilated: Stage 1 on masks grown by one pixel, for
-the dilated score. Rows already in the results file stay as they are.
+augmentation: Stage 1 without any, and with the profile's. dilated: Stage 1 on masks grown by one pixel, for the dilated
+score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
@@ -20,7 +21,6 @@ from scipy.ndimage import distance_transform_edt
 
 from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
-from rootsam_lib.data.augment import POSTER
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan, tile
@@ -45,9 +45,9 @@ Row = tuple[str, Callable[[], Predictor]]
 
 
 def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
-    """Both stages as the profile sets them."""
+    """Both stages as the profile sets them, with the poster's augmentation."""
     profile = load_profile("segroot")
-    names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE", "FAMILIES")
+    names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE")
     given = {name.lower(): profile[name] for name in names}
     return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given, seed=seed)
 
@@ -111,9 +111,10 @@ def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
 
 
 def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
-    """Stage 1 on the patches as they are, and with the poster's augmentation."""
+    """Stage 1 on the patches as they are, and with the profile's augmentation."""
+    chosen = tuple(name.strip() for name in load_profile("segroot")["FAMILIES"].split(","))
     for seed in seeds:
-        for name, families in (("without augmentation", ()), ("with the poster's five families", POSTER)):
+        for name, families in (("without augmentation", ()), (f"with {', '.join(chosen)}", chosen)):
             config = replace(profile_pair(seed)[0], families=families)
             yield f"stage1 {name}, seed {seed}", lambda c=config: ask(trained(c, parts))
 
@@ -233,8 +234,9 @@ def main() -> None:
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
             about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
-            ranges, select = seed_ranges(results["rows"]), select_scores() or before.get("select", [])
-            write_json(FILE, about | results | {"seeds": ranges, "select": select})
+            select = {str(row["config"]): row for row in (*before.get("select", []), *select_scores())}
+            ranges = seed_ranges(results["rows"])
+            write_json(FILE, about | results | {"seeds": ranges, "select": list(select.values())})
             row = results["rows"][name]
             print(name, {key: round(row[key][0], 3) for key in ("pooled_dice", "root_iou", "cl_dice")}, flush=True)
 
