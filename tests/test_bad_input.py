@@ -23,8 +23,9 @@ from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
+from rootsam_lib.apps.outputs import Report
 from rootsam_lib.apps.rsml import export_roots
-from rootsam_lib.apps.segment import Report, read_prompts, segment_folder
+from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.apps.timeseries import align
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
 from rootsam_lib.data.datasets import load_scans, read_folder

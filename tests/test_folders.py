@@ -19,8 +19,9 @@ from stub_predictor import StubPredictor
 
 from rootsam_lib import results
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import segment
-from rootsam_lib.apps.segment import merge_shards, parse_shard, read_prompts, segment_folder
+from rootsam_lib.apps import outputs, segment
+from rootsam_lib.apps.outputs import merge_shards, parse_shard
+from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
 from rootsam_lib.results import file_hash, read_csv, read_json
@@ -298,8 +299,8 @@ def test_a_scan_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
     for number in range(40):
         Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(folder / f"{number:03d}.png")
     written = []
-    really = segment.write_csv
-    monkeypatch.setattr(segment, "write_csv", lambda path, rows: written.append(len(rows)) or really(path, rows))
+    really = outputs.write_csv
+    monkeypatch.setattr(outputs, "write_csv", lambda path, rows: written.append(len(rows)) or really(path, rows))
     report, _ = run(folder)
     assert len(rows(report.table)) == 40 and written == [1], "the table is written once, then rows are appended"
 
@@ -356,14 +357,14 @@ def test_shards_merge_into_what_one_run_writes(tmp_path, monkeypatch):
         report, _ = run(folder, shard=(number, 3))
         assert report.table.parent.name == f"out-{number}-of-3" and len(report.rows) == (3 if number == 1 else 2)
     out, copied = tmp_path / "out", []
-    copy = segment.shutil.copyfile
+    copy = outputs.shutil.copyfile
 
     def killed(source, target):
         if len(copied) == 5:
             raise KeyboardInterrupt
         copied.append(copy(source, target))
 
-    monkeypatch.setattr(segment.shutil, "copyfile", killed)
+    monkeypatch.setattr(outputs.shutil, "copyfile", killed)
     with pytest.raises(KeyboardInterrupt):
         merge_shards(folder, out)
     monkeypatch.undo()

@@ -21,30 +21,38 @@ and where they cannot talk to each other, as jobs of their own, with `python -m 
 import argparse
 import contextlib
 import errno
-import glob
 import multiprocessing
 import os
-import re
-import shutil
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from rootsam_lib import checked
+from rootsam_lib.apps.outputs import (
+    Report,
+    Table,
+    fit_lock,
+    is_done,
+    merge_shards,
+    out_folder,
+    output_files,
+    parse_shard,
+    report_of,
+    scans_told,
+    shards_of,
+)
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
@@ -57,17 +65,14 @@ from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
     InPlace,
     ahead,
-    atomic,
     check_name,
     claim_folder,
-    csv_text,
     file_hash,
     progress,
     read_csv,
     read_json,
     shown,
     told,
-    write_csv,
     write_image,
     write_mask,
 )
@@ -76,65 +81,6 @@ from rootsam_lib.traits import CLEANING, Cleaning, trait_row
 
 SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written to: no later scan fares better
-
-
-class Report(NamedTuple):
-    """What became of a folder: the trait rows of its scans, the table's path, how many scans were done before, and for
-    each scan that failed one sentence."""
-
-    rows: list[dict[str, object]]
-    table: Path
-    skipped: int
-    failed: dict[str, str]
-
-
-class Table:
-    """A CSV with one row a scan that grows by whole lines, so that each costs the same and outlives a kill.
-
-    Raises ValueError for a file that was changed since it was written.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self.rows, self.columns = path, {}, []
-        if not path.is_file():
-            return
-        with open(path, "r+b") as file:
-            content = file.read()
-            content = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
-            file.truncate(len(content))
-        rows = read_csv(path, text=None) if content else []
-        self.columns = list(rows[0]) if rows else []
-        if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != content):
-            raise ValueError(
-                f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
-                "to keep it, and its scans are done again."
-            )
-        self.rows = {row["scan"]: row for row in rows}
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Add a scan's row, on the disk before this returns."""
-        self.rows[row["scan"]] = row = {name: _cell(value) for name, value in row.items()}
-        if not set(row) <= set(self.columns):  # the first one, or one with other columns, as without resolution
-            self._write()
-            return
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(csv_text([row], self.columns, header=False))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep(self, names: Iterable[str]) -> None:
-        """Keep the rows of these scans only, in this order."""
-        rows = {name: self.rows[name] for name in names if name in self.rows}
-        if list(rows) != list(self.rows):
-            self.rows = rows
-            self._write()
-
-    def _write(self) -> None:
-        self.columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
-        if self.rows:
-            write_csv(self.path, list(self.rows.values()))
-        else:
-            self.path.unlink(missing_ok=True)
 
 
 def segment_folder(
@@ -282,31 +228,7 @@ def segment_folder(
                 say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
         traits.keep(names)
         scores.keep(names)
-        return _report(traits, len(done), failed)
-
-
-def out_folder(folder: Path, out: str | Path | None) -> Path:
-    """Where a folder's results are written: beside it, unless `out` says where. Raises ValueError for inside it."""
-    out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
-    return out if out.name not in ("", "..") else out.resolve()
-
-
-def _report(traits: Table, skipped: int, failed: dict[str, str]) -> Report:
-    text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
-    return Report(read_csv(traits.path, text) if traits.rows else [], traits.path, skipped, failed)
-
-
-def shards_of(out: Path) -> list[Path]:
-    """The folders in which shards of a folder's results were begun."""
-    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
-    return [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
-
-
-def fit_lock(out: Path) -> FileLock:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(out.with_name(f".{out.name}.lock"))
+        return report_of(traits, len(done), failed)
 
 
 def fit_to_folder(
@@ -333,62 +255,6 @@ def fit_to_folder(
         predictor, found = fit_scale(predictor, images)
         say(found)
     return predictor
-
-
-def merge_shards(
-    folder: str | Path,
-    out: str | Path | None = None,
-    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
-) -> Report:
-    """Put what the shards of a folder made into one folder, which then is as one run would have made it.
-
-    folder, out: as the shards were given them. A shard is deleted when all that it holds is merged; a scan that no
-    shard has done is named in the report's `failed`. An interrupted call goes on where it was. Raises FileNotFoundError
-    where there is no shard, and ValueError for one that is still written to, for one of other settings, and for a mask
-    in `out` that is not as it was written. say: gets one line for each mask that is another shard's, too.
-    """
-    folder = Path(folder).expanduser()
-    entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
-    shards = shards_of(out)
-    if not shards:
-        raise FileNotFoundError(f"no {out.name}-1-of-… is beside {shown(out)}: run the shards first, with this --out.")
-    settings, places = read_json(shards[0] / "segment.json"), [out, *shards]
-    with ExitStack() as held:
-        for place in places:
-            held.callback(claim_folder(place, "segment.json", settings).release)
-        tables = {place: (Table(place / "traits.csv"), Table(place / "scores.csv")) for place in places}
-        traits, scores = tables[out]
-        before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
-        for entry in entries:
-            holding = [place for place in places if is_done(entry, place, *tables[place], None)]
-            if holding and holding[0] != out:
-                rows = [table.rows.get(entry.name, {}) for table in tables[holding[0]]]
-                there, ours = output_files(entry.name, out)[0], (rows[0], traits.rows.get(entry.name, {}))
-                if there.is_file() and file_hash(there) not in [row.get("mask_sha256") for row in ours]:
-                    raise ValueError(f"{shown(there)} is not as it was written: move it elsewhere, then merge again.")
-                for source, target in zip(*(output_files(entry.name, p) for p in (holding[0], out)), strict=True):
-                    with atomic(target) as part:
-                        shutil.copyfile(source, part)
-                if entry.mask:
-                    scores.add(rows[1])
-                traits.add(rows[0])
-            for place in {*holding} - {out}:
-                merged[place] |= {file.name for file in output_files(entry.name, place)}
-        traits.keep(entry.name for entry in entries)
-        scores.keep(entry.name for entry in entries)
-        missing = [entry.name for entry in entries if entry.name not in traits.rows]
-        mask_of: dict[object, str] = {}
-        for name, row in traits.rows.items():
-            if (other := mask_of.setdefault(row["mask_sha256"], name)) != name and row["qc_all_background"] == "0":
-                say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
-    for place, files in merged.items():
-        if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
-            shutil.rmtree(place)
-    Path(fit_lock(out).lock_file).unlink(missing_ok=True)
-    todo = "no shard has done it: run that shard and merge again, or segment without --shard"
-    if missing:
-        say(f"{_scans(len(missing))}, such as {missing[0]}: {todo}")
-    return _report(traits, before, dict.fromkeys(missing, todo))
 
 
 def _start_worker() -> None:
@@ -461,34 +327,6 @@ def score_row(
         "cl_dice": cl_dice(mask & kept, truth),
         **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
     }
-
-
-def output_files(name: str, out: Path) -> tuple[Path, Path]:
-    """Where a scan's mask and its overlay are written."""
-    return out / f"{name}-mask.png", out / f"{name}-overlay.jpg"
-
-
-def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None) -> bool:
-    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written."""
-    row, score = traits.rows.get(entry.name, {}), scores.rows.get(entry.name, {})
-    mask, overlay_file = output_files(entry.name, out)
-    files = {"mask_sha256": mask, "overlay_sha256": overlay_file, "image_sha256": entry.image}
-    if entry.mask:
-        files["truth_sha256"] = entry.mask
-        if mask_coding not in (None, score.get("mask_coding")):
-            return False
-    hashed = score | row
-    try:
-        return all(file.is_file() and file_hash(file) == hashed.get(name) for name, file in files.items())
-    except OSError:  # not readable: it fails by itself when it is done again
-        return False
-
-
-def _cell(value: object) -> object:
-    """A value as a table says it: numbers with six digits."""
-    if isinstance(value, (float, np.floating)):
-        return None if np.isnan(value) else f"{value:.6g}"
-    return None if value is None else str(value)
 
 
 def _reason(error: Exception, entry: Entry) -> str:
@@ -588,23 +426,11 @@ def merge_command(options: argparse.Namespace) -> int:
     return _say_report(merge_shards(options.folder, options.out))
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """(2, 8) from "2/8": the second of eight. Raises ValueError for anything else."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"shard is {text!r}: give its number and how many there are, such as 1/8 to 8/8.")
-    return int(found[1]), int(found[2])
-
-
 def _say_report(report: Report, todo: str = "") -> int:
     if report.rows or not report.failed:
         before = f" ({report.skipped} of them before)" if report.skipped else ""
-        print(f"{_scans(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
+        print(f"{scans_told(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
     if report.failed:
         first = ", ".join(list(report.failed)[:5]) + (", …" if len(report.failed) > 5 else "")
-        print(f"{_scans(len(report.failed))} failed: {first}{todo}", file=sys.stderr)
+        print(f"{scans_told(len(report.failed))} failed: {first}{todo}", file=sys.stderr)
     return int(bool(report.failed))
-
-
-def _scans(number: int) -> str:
-    return f"{number} scan{'s' * (number != 1)}"

@@ -1,0 +1,199 @@
+"""What `segment` leaves in a folder: rows that grow by whole lines, what counts as done, and shards that are merged."""
+
+import glob
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from rootsam_lib.data.datasets import Entry, find_pairs
+from rootsam_lib.results import atomic, claim_folder, csv_text, file_hash, read_csv, read_json, shown, write_csv
+
+
+class Report(NamedTuple):
+    """What became of a folder: the trait rows of its scans, the table's path, how many scans were done before, and for
+    each scan that failed one sentence."""
+
+    rows: list[dict[str, object]]
+    table: Path
+    skipped: int
+    failed: dict[str, str]
+
+
+class Table:
+    """A CSV with one row a scan that grows by whole lines, so that each costs the same and outlives a kill.
+
+    Raises ValueError for a file that was changed since it was written.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.rows, self.columns = path, {}, []
+        if not path.is_file():
+            return
+        with open(path, "r+b") as file:
+            content = file.read()
+            content = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
+            file.truncate(len(content))
+        rows = read_csv(path, text=None) if content else []
+        self.columns = list(rows[0]) if rows else []
+        if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != content):
+            raise ValueError(
+                f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
+                "to keep it, and its scans are done again."
+            )
+        self.rows = {row["scan"]: row for row in rows}
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Add a scan's row, on the disk before this returns."""
+        self.rows[row["scan"]] = row = {name: _cell(value) for name, value in row.items()}
+        if not set(row) <= set(self.columns):  # the first one, or one with other columns, as without resolution
+            self._write()
+            return
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(csv_text([row], self.columns, header=False))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Keep the rows of these scans only, in this order."""
+        rows = {name: self.rows[name] for name in names if name in self.rows}
+        if list(rows) != list(self.rows):
+            self.rows = rows
+            self._write()
+
+    def _write(self) -> None:
+        self.columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
+        if self.rows:
+            write_csv(self.path, list(self.rows.values()))
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def _cell(value: object) -> object:
+    """A value as a table says it: numbers with six digits."""
+    if isinstance(value, (float, np.floating)):
+        return None if np.isnan(value) else f"{value:.6g}"
+    return None if value is None else str(value)
+
+
+def out_folder(folder: Path, out: str | Path | None) -> Path:
+    """Where a folder's results are written: beside it, unless `out` says where. Raises ValueError for inside it."""
+    out = folder.resolve().with_name(folder.resolve().name + "-roots") if out is None else Path(out).expanduser()
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out} lies inside {folder}: write to a folder outside, or its masks would be read as input.")
+    return out if out.name not in ("", "..") else out.resolve()
+
+
+def output_files(name: str, out: Path) -> tuple[Path, Path]:
+    """Where a scan's mask and its overlay are written."""
+    return out / f"{name}-mask.png", out / f"{name}-overlay.jpg"
+
+
+def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None) -> bool:
+    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written."""
+    row, score = traits.rows.get(entry.name, {}), scores.rows.get(entry.name, {})
+    mask, overlay_file = output_files(entry.name, out)
+    files = {"mask_sha256": mask, "overlay_sha256": overlay_file, "image_sha256": entry.image}
+    if entry.mask:
+        files["truth_sha256"] = entry.mask
+        if mask_coding not in (None, score.get("mask_coding")):
+            return False
+    hashed = score | row
+    try:
+        return all(file.is_file() and file_hash(file) == hashed.get(name) for name, file in files.items())
+    except OSError:  # not readable: it fails by itself when it is done again
+        return False
+
+
+def report_of(traits: Table, skipped: int, failed: dict[str, str]) -> Report:
+    """What a folder's table says now: numbers as numbers, names and hashes as text."""
+    text = [name for name in traits.columns if name in ("scan", "tube", "date") or name.endswith("_sha256")]
+    return Report(read_csv(traits.path, text) if traits.rows else [], traits.path, skipped, failed)
+
+
+def scans_told(number: int) -> str:
+    """A number of scans, in words for people."""
+    return f"{number} scan{'s' * (number != 1)}"
+
+
+def shards_of(out: Path) -> list[Path]:
+    """The folders in which shards of a folder's results were begun."""
+    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
+    return [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(2, 8) from "2/8": the second of eight. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {text!r}: give its number and how many there are, such as 1/8 to 8/8.")
+    return int(found[1]), int(found[2])
+
+
+def fit_lock(out: Path) -> FileLock:
+    """Held by the shard that finds the input scale for all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(out.with_name(f".{out.name}.lock"))
+
+
+def merge_shards(
+    folder: str | Path,
+    out: str | Path | None = None,
+    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
+) -> Report:
+    """Put what the shards of a folder made into one folder, which then is as one run would have made it.
+
+    folder, out: as the shards were given them. A shard is deleted when all that it holds is merged; a scan that no
+    shard has done is named in the report's `failed`. An interrupted call goes on where it was. Raises FileNotFoundError
+    where there is no shard, and ValueError for one that is still written to, for one of other settings, and for a mask
+    in `out` that is not as it was written. say: gets one line for each mask that is another shard's, too.
+    """
+    folder = Path(folder).expanduser()
+    entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
+    shards = shards_of(out)
+    if not shards:
+        raise FileNotFoundError(f"no {out.name}-1-of-… is beside {shown(out)}: run the shards first, with this --out.")
+    settings, places = read_json(shards[0] / "segment.json"), [out, *shards]
+    with ExitStack() as held:
+        for place in places:
+            held.callback(claim_folder(place, "segment.json", settings).release)
+        tables = {place: (Table(place / "traits.csv"), Table(place / "scores.csv")) for place in places}
+        traits, scores = tables[out]
+        before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
+        for entry in entries:
+            holding = [place for place in places if is_done(entry, place, *tables[place], None)]
+            if holding and holding[0] != out:
+                rows = [table.rows.get(entry.name, {}) for table in tables[holding[0]]]
+                there, ours = output_files(entry.name, out)[0], (rows[0], traits.rows.get(entry.name, {}))
+                if there.is_file() and file_hash(there) not in [row.get("mask_sha256") for row in ours]:
+                    raise ValueError(f"{shown(there)} is not as it was written: move it elsewhere, then merge again.")
+                for source, target in zip(*(output_files(entry.name, p) for p in (holding[0], out)), strict=True):
+                    with atomic(target) as part:
+                        shutil.copyfile(source, part)
+                if entry.mask:
+                    scores.add(rows[1])
+                traits.add(rows[0])
+            for place in {*holding} - {out}:
+                merged[place] |= {file.name for file in output_files(entry.name, place)}
+        traits.keep(entry.name for entry in entries)
+        scores.keep(entry.name for entry in entries)
+        missing = [entry.name for entry in entries if entry.name not in traits.rows]
+        mask_of: dict[object, str] = {}
+        for name, row in traits.rows.items():
+            if (other := mask_of.setdefault(row["mask_sha256"], name)) != name and row["qc_all_background"] == "0":
+                say(f"{name}: its mask is exactly that of {other}: check whether both are the same image.")
+    for place, files in merged.items():
+        if all(file.name in files or file.name.startswith(".lock") for file in place.iterdir()):
+            shutil.rmtree(place)
+    Path(fit_lock(out).lock_file).unlink(missing_ok=True)
+    todo = "no shard has done it: run that shard and merge again, or segment without --shard"
+    if missing:
+        say(f"{scans_told(len(missing))}, such as {missing[0]}: {todo}")
+    return report_of(traits, before, dict.fromkeys(missing, todo))
