@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import requests
@@ -301,6 +302,15 @@ def test_a_picture_encoded_anew_is_the_same_and_another_date_of_its_window_is_no
         with pytest.raises(ValueError, match=r"T1_crop \((train|val)\) and T3_crop \(test\) are the same picture"):
             load()
         again.unlink()
+    for side in (256, 128, 700):
+        smaller = cv2.resize(read_image(first)[:512, :512], (side, side), interpolation=cv2.INTER_AREA)
+        again = write(tmp_path / "test/T3_crop.jpg", smaller, quality=80)
+        write(tmp_path / "test/T3_crop-mask.png", smaller[..., 0] > 50)
+        with pytest.raises(ValueError, match=r"T1_crop \((train|val)\) and T3_crop \(test\) are the same picture"):
+            load()
+        write(again, cv2.resize(read_image(second)[:512, :512], (side, side), interpolation=cv2.INTER_AREA))
+        with pytest.raises(ValueError, match=r"T2_crop"):
+            load()
 
 
 def test_time_points_are_told_from_tubes(tmp_path):

@@ -27,6 +27,9 @@ SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
 # JPEG of quality 30 moves the grey of no cell by more than 2.4. Two dates of one window differ by 38 somewhere, any two
 # of 52 SegRoot scans by 150, and a scan that moved by one pixel by more than 3.
 SAME_GREY = 3.0
+# Of 16 x 16 cells over a picture, a quarter of its size and JPEG of quality 50 move none by more than 5, and two dates
+# of one window differ by 15 somewhere.
+RESIZED_GREY = 6.0
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
@@ -130,20 +133,29 @@ def load_parts(
     return parts
 
 
-def _cells(image: np.ndarray) -> np.ndarray:
-    """The mean grey of each cell of about 16 x 16 px, float32: what an encoding with losses hardly changes."""
+def _cells(image: np.ndarray, most: int | None = None) -> np.ndarray:
+    """The mean grey of each cell of about 16 x 16 px, or of at most most x most larger ones, float32: what an encoding
+    with losses hardly changes."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    size = tuple(max(1, side // 16) for side in reversed(grey.shape))
+    size = tuple(min(max(1, side // 16), most or side) for side in reversed(grey.shape))
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
 
 
 def _same_picture(one: np.ndarray, cells: np.ndarray, other: np.ndarray, its: np.ndarray) -> bool:
-    """Whether two images, uint8 (H, W, 3), are one picture, also where one was encoded anew, as JPEG: every cell (see
-    `_cells`) agrees within `SAME_GREY`. Where grey varies too little over the cells to tell, only equal pixels count.
+    """Whether two images, uint8 (H, W, 3), are one picture, also where one was encoded anew, as JPEG, or resized: every
+    cell (see `_cells`) agrees within `SAME_GREY`, or with another size every larger cell within `RESIZED_GREY`. Where
+    grey varies too little over the cells to tell, only equal pixels count.
     """
-    if one.shape != other.shape or abs(cells[0, 0] - its[0, 0]) > SAME_GREY or np.abs(cells - its).max() > SAME_GREY:
+    most, varied = SAME_GREY, np.ptp(cells) > 8 * SAME_GREY
+    if one.shape != other.shape:
+        (height, width), (its_height, its_width) = one.shape[:2], other.shape[:2]
+        if abs(np.log(height * its_width / (width * its_height))) > 0.03:
+            return False
+        most, number = RESIZED_GREY, min(16, *cells.shape, *its.shape)
+        cells, its = _cells(one, number), _cells(other, number)
+    if abs(cells[0, 0] - its[0, 0]) > most or np.abs(cells - its).max() > most:
         return False
-    return bool(np.ptp(cells) > 8 * SAME_GREY or np.array_equal(one, other))
+    return bool(varied or np.array_equal(one, other))
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
