@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rootsam_lib.data.datasets import read_folder, read_segroot
+from rootsam_lib.data.datasets import read_folder, read_segroot, without_frame
 from rootsam_lib.data.masks import find_coding, read_mask
+from rootsam_lib.data.scans import Scan
 
 MASK = np.zeros((120, 160), bool)
 MASK[20:24, 10:140] = True
@@ -351,4 +352,17 @@ def test_segroot_masks_read_as_before(segroot):
         np.testing.assert_array_equal(read_mask(path, coding), np.asarray(Image.open(path)).max(axis=2) > 127)
     (scan,) = read_segroot("valid", segroot, limit=1)
     (path,) = segroot.rglob(f"{scan.name}-mask.jpg")
-    np.testing.assert_array_equal(scan.mask, np.asarray(Image.open(path)).max(axis=2) > 127)
+    drawn = np.asarray(Image.open(path)).max(axis=2) > 127
+    np.testing.assert_array_equal(scan.mask[:-2], drawn[:-2])
+
+
+def test_the_white_frame_below_a_scan_is_no_root(segroot):
+    """Two rows of white dashes, which six of the 13 masks call root."""
+    scans = read_segroot("valid", segroot)
+    drawn = [np.asarray(Image.open(next(segroot.rglob(f"{s.name}-mask.jpg")))).max(axis=2) > 127 for s in scans]
+    assert sum(mask[-2:].mean() > 0.15 for mask in drawn) == 6 and not any(scan.mask[-2:].any() for scan in scans)
+    assert any(scan.mask[-3].any() for scan in scans), "a root that ends at the frame is kept"
+    dark = Scan(np.full((8, 8, 3), 60, np.uint8), np.ones((8, 8), bool), "T001", "T001")
+    assert without_frame(dark).mask.all()
+    white = Scan(np.full((8, 8, 3), 250, np.uint8), np.ones((8, 8), bool), "T001", "T001")
+    assert without_frame(white).mask.sum() == 32

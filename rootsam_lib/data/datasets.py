@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -185,6 +186,9 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     folder. SegRoot states no licence: credit it and do not redistribute it. Files are checked by SHA-256; a warning
     counts those whose checksum is not known.
 
+    The last two rows of every scan are the scanner program's white frame, and 18 of the 52 masks of train and valid
+    call its dashes root. They are soil here, in all masks: see `without_frame`.
+
     Raises FileNotFoundError when the copy lacks a file, ValueError for a file that is not the published one,
     ConnectionError when a download fails.
     """
@@ -200,7 +204,18 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     if unknown := sum(known is None for known in files.values()):
         warnings.warn(f"SegRoot {split}: checksum not known for {unknown} files: not verified.", stacklevel=2)
     entries = [Entry(folder / f"{n}.jpg", folder / f"{n}-mask.jpg", n, parse_tube(n), None) for n in names]
-    return _load_all(entries, f"SegRoot {split}", dpi=index["dpi"], mask_coding="0/255")
+    return [without_frame(s) for s in _load_all(entries, f"SegRoot {split}", dpi=index["dpi"], mask_coding="0/255")]
+
+
+def without_frame(scan: Scan) -> Scan:
+    """The scan with a mask in which the white rows at its lower edge, four at most, are no root. (Mean grey above 200:
+    soil is far darker.)"""
+    frame = 0
+    while frame < 4 and scan.image[-1 - frame].mean() > 200:
+        frame += 1
+    mask = scan.mask.copy()
+    mask[len(mask) - frame :] = False
+    return replace(scan, mask=mask)
 
 
 def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) -> Path:
