@@ -15,6 +15,7 @@ from rootsam_lib import CHECKOUT
 from rootsam_lib.lessons import figures
 from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread
 from rootsam_lib.lessons.claims import claims_table
+from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.results import cell, markdown_table, read_json, table, write_text
 from rootsam_lib.training.config import PRESETS
 
@@ -56,7 +57,7 @@ def hardware_table(quick: Mapping, real: Mapping, checked: Mapping) -> str:
     gpu, link = PRESETS["t4"], "steps run"
     rows = [
         ["`quick`", "nano, drawn scans", device, f"run here, {spent[0]}"],
-        ["`segroot`", "nano, real scans", device, f"run here before tint: {lessons} in {spent[1]}"],
+        ["`segroot`", "nano, real scans", device, f"run here: {lessons} in {spent[1]}"],
         ["`full`", f"SAM2.1 {gpu.model}, real scans", f"GPU: {gpu.hardware}", "built; **not run here**"],
         ["–", f"SAM2.1 {gpu.model}, random weights", checked["provenance"]["device"], link],
     ]
@@ -115,18 +116,6 @@ def whole_table() -> str:
                 row.append((seed_cell([v[0] for v in values]) if many else cell(values[0])) if values else "–")
         rows.append(row)
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
-
-
-def select_table() -> str:
-    """Stage 1 with and without augmentation on the select scans: mean and range over seeds."""
-    rows, kinds = read_json(RESULTS / "segroot-whole.json")["select"], {"all five families": None, "none": []}
-    scores = ("automatic_pooled_dice", "automatic_root_iou", "root_iou")
-    cells = []
-    for kind, families in kinds.items():
-        own = [row["scores"] for row in rows if row["config"].get("families") == families]
-        cells.append([kind, len(own), *(seed_cell([row[score] for row in own]) for score in scores)])
-    head = ["augmentation", "seeds", "pooled Dice, automatic", "root IoU, automatic", "root IoU, prompted"]
-    return table(head, cells)
 
 
 def few_line() -> str:
@@ -273,12 +262,28 @@ def calibration_table(results: Mapping) -> str:
 
 
 def looks_table(results: Mapping) -> str:
-    """Root IoU and clDice by look of the images and by what a stage was trained with."""
-    named = list(results["models"])
-    cells: dict[tuple[str, str], list[str]] = {}
-    for row in results["rows"]:
-        cells.setdefault((row["look"], row["images"]), []).append(f"{row['root_iou']:.2f} / {row['cl_dice']:.2f}")
-    return table(["look", "scans", *named], [[*key, *own] for key, own in cells.items()])
+    """Root IoU and clDice by look of the images and by what a stage was trained with, means over seeds; and the root
+    IoU of the last kind against the first, paired by seed."""
+    seeds: dict[str, list[str]] = {}
+    for name in results["models"]:
+        kind, seed = name.split(", seed ")
+        seeds.setdefault(kind, []).append(seed)
+    scores = {((row["look"], row["images"]), row["trained_with"]): row for row in results["rows"]}
+    places = dict.fromkeys((row["look"], row["images"]) for row in results["rows"])
+    first, last = "five families", load_profile("segroot")["FAMILIES"]
+    kinds, rows = [first, *(kind for kind in seeds if kind not in (first, last)), last], []
+    for place in places:
+        row = [*place]
+        for kind in kinds:
+            own = [scores[place, f"{kind}, seed {seed}"] for seed in seeds[kind]]
+            row.append(" / ".join(f"{np.mean([each[score] for each in own]):.2f}" for score in ("root_iou", "cl_dice")))
+        both = sorted({*seeds[first]} & {*seeds[last]})
+        gains = [
+            np.subtract(*(scores[place, f"{kind}, seed {seed}"]["root_iou"] for kind in (last, first))) for seed in both
+        ]
+        rows.append([*row, seed_cell(gains)])
+    told = [f"{kind} ({len(seeds[kind])} seed{'s' * (len(seeds[kind]) > 1)})" for kind in kinds]
+    return table(["look", "scans", *told, "root IoU, last against first"], rows)
 
 
 def widths_line(results: Mapping) -> str:
@@ -423,7 +428,6 @@ def blocks() -> dict[str, str]:
         "limit": limit_line(),
         "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
         "few": few_line(),
-        "select": select_table(),
         "looks": looks_table(read_json(RESULTS / "segroot-looks.json")),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),

@@ -7,14 +7,14 @@ context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 
 curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
 as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
 augmentation: Stage 1 without any, and with the profile's. dilated: Stage 1 on masks grown by one pixel, for the dilated
-score. Rows already in the results file stay as they are.
+score. Rows already in the results file stay as they are: those of before 7be670f count SegRoot's frame as root.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -31,7 +31,7 @@ from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.metrics import dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import point_probability
-from rootsam_lib.results import RUNS, progress, provenance, read_csv, read_json, write_image, write_json
+from rootsam_lib.results import RUNS, progress, provenance, read_json, write_image, write_json
 from rootsam_lib.training.config import StageConfig, stage_pair
 from rootsam_lib.training.loop import train_stage
 from rootsam_lib.training.stage import Stage
@@ -191,20 +191,6 @@ def perfect_selection(mask: np.ndarray, scan: Scan) -> tuple[float, int]:
     return total, number
 
 
-def select_scores() -> list[dict[str, object]]:
-    """Of each finished Stage 1 from the base model on all scans in runs/real: what its config has of its own, and the
-    kept epoch's scores on the select scans' patches, by which recipes are chosen."""
-    rows = []
-    for file in sorted(FOLDER.glob("stage1-*/stage.json")):
-        about, history = read_json(file), read_csv(file.with_name("history.csv"))
-        config, usual = about["config"], asdict(profile_pair(about["config"]["seed"])[0])
-        if config["epochs"] == usual["epochs"]:
-            own = {key: value for key, value in config.items() if value != usual[key] or key == "seed"}
-            best = max(history, key=lambda row: row["val_score"])
-            rows.append({"config": own, "scores": best, "provenance": about["provenance"]})
-    return rows
-
-
 def main() -> None:
     """Train, segment, score, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,9 +220,7 @@ def main() -> None:
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }
             about = describe("segroot", "valid", parts) | {"definitions": DEFINITIONS, "provenance": provenance()}
-            select = {str(row["config"]): row for row in (*before.get("select", []), *select_scores())}
-            ranges = seed_ranges(results["rows"])
-            write_json(FILE, about | results | {"seeds": ranges, "select": list(select.values())})
+            write_json(FILE, about | results | {"seeds": seed_ranges(results["rows"])})
             row = results["rows"][name]
             print(name, {key: round(row[key][0], 3) for key in ("pooled_dice", "root_iou", "cl_dice")}, flush=True)
 

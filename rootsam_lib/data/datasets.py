@@ -186,7 +186,7 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     folder. SegRoot states no licence: credit it and do not redistribute it. Files are checked by SHA-256; a warning
     counts those whose checksum is not known.
 
-    The last two rows of every scan are the scanner program's white frame, and 18 of the 52 masks of train and valid
+    The last two rows of every scan are the scanner program's white frame, and 19 of the 52 masks of train and valid
     call its dashes root. They are soil here, in all masks: see `without_frame`.
 
     Raises FileNotFoundError when the copy lacks a file, ValueError for a file that is not the published one,
