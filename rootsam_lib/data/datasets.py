@@ -167,6 +167,8 @@ def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) 
         "folder": f"Your own scans ({test_split} split)",
     }
     data = {"source": source, "test_split": test_split, "real": source != "synthetic"}
+    if source == "segroot":
+        data["masks"] = "as published, but the white frame below the scans is no root (read_segroot)"
     data |= {"scans": {part: [scan.name for scan in scans] for part, scans in parts.items()}}
     return {"title": titles[source], "data": data | {"tubes_in_several_parts": leak_report(parts)}}
 
