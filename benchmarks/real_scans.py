@@ -44,12 +44,12 @@ UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 
 Row = tuple[str, Callable[[], Predictor]]
 
 
-def profile_pair(seed: int) -> tuple[StageConfig, StageConfig]:
-    """Both stages as the profile sets them, with the poster's augmentation."""
+def profile_pair(seed: int, families: str | tuple[str, ...] | None = None) -> tuple[StageConfig, StageConfig]:
+    """Both stages as the profile sets them, but for the families of augmentation; None: the poster's."""
     profile = load_profile("segroot")
     names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE")
-    given = {name.lower(): profile[name] for name in names}
-    return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given, seed=seed)
+    given = {name.lower(): profile[name] for name in names} | {"families": families, "seed": seed}
+    return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given)
 
 
 def stages(parts: Mapping[str, Sequence[Scan]], seed: int) -> tuple[Stage, Stage]:
@@ -112,10 +112,10 @@ def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
 
 def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Stage 1 on the patches as they are, and with the profile's augmentation."""
-    chosen = tuple(name.strip() for name in load_profile("segroot")["FAMILIES"].split(","))
+    chosen = load_profile("segroot")["FAMILIES"]
     for seed in seeds:
-        for name, families in (("without augmentation", ()), (f"with {', '.join(chosen)}", chosen)):
-            config = replace(profile_pair(seed)[0], families=families)
+        for name, families in (("without augmentation", ()), (f"with {chosen}", chosen)):
+            config = profile_pair(seed, families)[0]
             yield f"stage1 {name}, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
