@@ -120,7 +120,7 @@ def whole_table() -> str:
 
 def few_line() -> str:
     """What one annotated scan gives of what all give."""
-    rows = read_json(RESULTS / "segroot-whole.json")["rows"]
+    rows = read_json(RESULTS / "segroot-framed.json")["rows"]
     few = [row["pooled_dice"][0] for name, row in rows.items() if name.startswith("nano, 1 scans")]
     number, whole = max((int(n.split(", ")[1].split()[0]), n) for n in rows if n.startswith("nano, "))
     return (
@@ -149,7 +149,7 @@ def limit_line() -> str:
 
 def curve_table() -> str:
     """The learning curve: each score's mean and range over draws, by the number of scans."""
-    results, cells = read_json(RESULTS / "segroot-whole.json"), {}
+    results, cells = read_json(RESULTS / "segroot-framed.json"), {}
     for name, row in results["rows"].items():
         if ", draw " in name:
             model, number = name.split(" scans, ")[0].split(", ")
@@ -449,6 +449,6 @@ if __name__ == "__main__":
         write_text(path, filled(path.read_text(encoding="utf-8")))
         print(f"filled {path.relative_to(CHECKOUT)}")
     figures.use_style()
-    curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-whole.json"))
+    curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-framed.json"))
     curve.savefig(RESULTS / "learning-curve.png", dpi=110)
     figures.score_bars(read_json(RESULTS / "segroot-nano.json")).savefig(RESULTS / "segroot-nano.png", dpi=110)
