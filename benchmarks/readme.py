@@ -118,6 +118,25 @@ def whole_table() -> str:
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
 
 
+def protocol_seeds_table() -> str:
+    """What lesson 05's protocols give with three seeds, by `benchmarks/protocol_seeds.py`."""
+    results = read_json(RESULTS / "segroot-seeds.json")
+    chosen = {
+        "ten points": ("tables", "fixed prompts", "root_iou"),
+        "gain over base, class-mean IoU": ("gains", "fixed prompts", "class_mean_iou_relative"),
+        "no point": ("tables", "automatic", "root_iou"),
+        "patches of soil with a false root": ("tables", "automatic", "soil_false_alarm"),
+        "one click: its root": ("tables", "selection", "clicked_iou"),
+        "true minus moved points": ("tables", "control", "true_minus_moved"),
+        "after ten corrections": ("tables", "correction", "root_iou@10"),
+    }
+    rows = []
+    for told, (part, protocol, score) in chosen.items():
+        cells = [results[part][protocol][stage][score] for stage in ("stage1", "stage2")]
+        rows.append([told, f"`{score}`", *("{:.3f} ({:.3f} to {:.3f})".format(*values) for values in cells)])
+    return table(["", "", "Stage 1", "Stage 2"], rows)
+
+
 def few_line() -> str:
     """What one annotated scan gives of what all give."""
     rows = read_json(RESULTS / "segroot-framed.json")["rows"]
@@ -437,6 +456,7 @@ def blocks() -> dict[str, str]:
         "presets": preset_table(),
         "whole": whole_table(),
         "context": context_table(),
+        "protocol seeds": protocol_seeds_table(),
         "curve": curve_table(),
         "limit": limit_line(),
         "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
