@@ -3,10 +3,11 @@
 What each word trains, all as the profile `segroot` sets it, on SegRoot's train split, scored on its valid split:
 seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
-curve: Stage 1 and the U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for
-as many steps as Stage 1 has in half its epochs: few scans are repeated, every time in views of their own.
+curve: Stage 1, Stage 1 from nano-roots (trained on drawn scans first) and the U-Net trained whole on 1, 2, 5, 10, 20
+and all scans (three draws by tube of up to 10), each for as many steps as Stage 1 has in half its epochs: few scans are
+repeated, every time in views of their own. longer: Stage 1 and the U-Net trained whole for twice the epochs.
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
-score. Rows already in the results file stay as they are: those of before 7be670f count SegRoot's frame as root.
+score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
 data/results/segroot-whole.json: each row's scores with intervals by tube, paired differences, and the range of seeds.
 """
@@ -14,6 +15,7 @@ data/results/segroot-whole.json: each row's scores with intervals by tube, paire
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -21,6 +23,7 @@ from scipy.ndimage import distance_transform_edt
 from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.datasets import describe, load_parts
+from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tube_weights
@@ -38,7 +41,7 @@ from rootsam_lib.traits import root_length_mm
 
 FILE = HOME / "data" / "results" / "segroot-whole.json"
 FOLDER = RUNS / "real"
-SIZES, DRAWS, FEW = (1, 2, 5, 10, 20), 3, 10  # of the learning curve; draws where a size is at most FEW
+SIZES, DRAWS, FEW, DRAWN = (1, 2, 5, 10, 20), 3, 10, 24  # of the learning curve; draws where a size is at most FEW
 UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 times as large takes twice as long
 Row = tuple[str, Callable[[], Predictor]]
 
@@ -117,9 +120,24 @@ def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
             yield f"stage1 {name}, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
-def trained(config: StageConfig, parts: Mapping) -> Stage:
-    """A stage from the base model."""
-    return train_stage(config, parts["train"], parts["val"], FOLDER)
+def longer_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Stage 1 and the U-Net trained whole, for twice the epochs."""
+    for seed in seeds:
+        config = replace(profile_pair(seed)[0], epochs=2 * profile_pair(seed)[0].epochs)
+        yield f"stage1 twice as long, seed {seed}", lambda c=config: ask(trained(c, parts))
+        name, flat = f"U-Net twice as long, seed {seed}", replace(config, input_scale=UNET_SCALE)
+        yield name, lambda c=flat, n=name: train_unet(trunk(), False, c, parts["train"], FOLDER / n)
+
+
+def trained(config: StageConfig, parts: Mapping, base: str | Path = "default") -> Stage:
+    """A stage from the base model, or from other weights."""
+    return train_stage(config, parts["train"], parts["val"], FOLDER, base=base)
+
+
+def nano_roots() -> Path:
+    """Weights of nano after drawn scans with true roots: what a user without one annotated scan could start from."""
+    drawn = {"train": synthetic_scans("train", DRAWN, height=1536, width=1536), "val": synthetic_scans("valid", 8)}
+    return trained(profile_pair(0)[0], drawn).weights
 
 
 def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
@@ -129,13 +147,11 @@ def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
         for draw in range(DRAWS if size <= FEW else 1):
             config = replace(profile_pair(draw)[0], epochs=profile_pair(draw)[0].epochs // 2)
             chosen = by_tube(parts["train"], size, np.random.default_rng([7, draw]))
-            repeated = (chosen * number)[:number]
-            yield (
-                f"nano, {size} scans, draw {draw}",
-                lambda c=config, s=repeated: ask(trained(c, {**parts, "train": s})),
-            )
+            few = {**parts, "train": (chosen * number)[:number]}
+            yield f"nano, {size} scans, draw {draw}", lambda c=config, p=few: ask(trained(c, p))
+            yield f"nano-roots, {size} scans, draw {draw}", lambda c=config, p=few: ask(trained(c, p, nano_roots()))
             name, flat = f"U-Net, {size} scans, draw {draw}", replace(config, input_scale=UNET_SCALE)
-            yield name, lambda c=flat, s=repeated, n=name: train_unet(trunk(), False, c, s, FOLDER / n)
+            yield name, lambda c=flat, p=few, n=name: train_unet(trunk(), False, c, p["train"], FOLDER / n)
 
 
 def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[Scan]:
@@ -146,7 +162,7 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
 
 
 ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
-ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows}
+ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows}
 
 
 def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:

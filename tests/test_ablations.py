@@ -13,8 +13,11 @@ from rootsam_lib.training.config import stage_pair
 
 def test_every_variant_is_a_valid_and_different_configuration():
     first, second = stage_pair("nano")
-    seen = [(replace(first, **v.changes), v.stages) for v in VARIANTS.values()]
-    assert len({str(each) for each in seen}) == len(VARIANTS) and seen[0] == (first, 1)
+    for detail, families, same in ((False, None, "no detail path"), (True, ("tint",), "detail path")):
+        start = replace(first, detail=detail, families=families, schedule="plateau" if detail else "cosine")
+        seen = {name: str((replace(start, **v.changes), v.stages)) for name, v in VARIANTS.items()}
+        twice = [name for name, config in seen.items() if list(seen.values()).count(config) > 1]
+        assert twice[0] == REFERENCE and same in twice and len(twice) == 3
     assert all(replace(second, **v.changes).stage == 2 for v in VARIANTS.values())
 
 
@@ -23,7 +26,7 @@ def test_an_unknown_variant_is_refused_before_training(tmp_path):
         train_variants(["one point", "no roots"], stage_pair("nano"), [], [], tmp_path)
 
 
-def test_the_reference_comes_first_and_two_stages_train_two(monkeypatch, tmp_path):
+def test_the_reference_comes_first_two_stages_train_two_and_nothing_is_trained_twice(monkeypatch, tmp_path):
     trained = []
 
     class Done:
@@ -37,7 +40,8 @@ def test_the_reference_comes_first_and_two_stages_train_two(monkeypatch, tmp_pat
         return Done()
 
     monkeypatch.setattr(ablations, "train_stage", train_stage)
-    predictors = train_variants(["two stages", "uniform prompts"], stage_pair("nano"), [], [], tmp_path)
+    names = ["two stages", "no detail path", "uniform prompts"]
+    predictors = train_variants(names, stage_pair("nano"), [], [], tmp_path)
     assert list(predictors) == [REFERENCE, "two stages", "uniform prompts"]
     assert trained == [
         (1, 1.0, "default"),

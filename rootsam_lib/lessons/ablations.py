@@ -39,9 +39,14 @@ VARIANTS = {
     "no focus": Variant("Tversky loss without the focal exponent", {"focal_exponent": 1.0}),
     "Tversky 0.7 / 0.3": Variant("missed root counts more than false root", {"fn_weight": 0.7, "fp_weight": 0.3}),
     "no augmentation": Variant("patches as they are", {"families": (), "views": 1, "refresh": 0.0}),
+    "poster's augmentation": Variant("the poster's five families", {"families": None}),
+    "four views": Variant("four views of every patch are kept", {"views": 4}),
     "no corrections": Variant("no clicks on mistakes in training", {"correction_share": 0.0}),
     "neck trained": Variant("the encoder's neck learns too; its trunk stays frozen", {"train_neck": True}),
     "detail path": Variant("a U-Net-like path answers 'all roots', and brings the decoder detail", {"detail": True}),
+    "no detail path": Variant("SAM2.1's decoder by itself", {"detail": False}),
+    "no average": Variant("the last step's weights, not their average", {"ema_decay": 0.0}),
+    "plateau": Variant("the rate falls when validation stalls, as the poster's", {"schedule": "plateau"}),
     "finer logits": Variant("patches enlarged 1.5 times for the encoder", {"input_scale": 1.5}),
     "two stages": Variant("and Stage 2 on 1024 px patches after it", {}, 2),
     "seed 1": Variant("nothing but luck: other patches without roots, views and prompts", {"seed": 1}),
@@ -64,7 +69,8 @@ def train_variants(
     val: Sequence[Scan],
     runs: Path,
 ) -> dict[str, Predictor]:
-    """Train (or read, where it is done) each named variant of both stages; the reference always comes first.
+    """Train (or read, where it is done) each named variant of both stages; the reference always comes first, and what
+    these stages do already is left out.
 
     Raises ValueError for an unknown name, before anything is trained.
     """
@@ -72,6 +78,9 @@ def train_variants(
     for name in parse_variants(", ".join(dict.fromkeys((REFERENCE, *names)))):
         variant = VARIANTS[name]
         config = replace(stages[0], **variant.changes)
+        if name != REFERENCE and config == stages[0] and variant.stages == 1:
+            print(f"{name}: left out, for the reference is so already.")
+            continue
         stage = train_stage(config, train, val, runs)
         if variant.stages == 2:
             stage = train_stage(replace(stages[1], **variant.changes), train, val, runs, base=stage.weights)
