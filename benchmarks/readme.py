@@ -134,23 +134,26 @@ def protocol_seeds_table() -> str:
     for told, (part, protocol, score) in chosen.items():
         cells = [results[part][protocol][stage][score] for stage in ("stage1", "stage2")]
         rows.append([told, f"`{score}`", *("{:.3f} ({:.3f} to {:.3f})".format(*values) for values in cells)])
+    for told, trait in (("length", "root_length_mm"), ("area", "root_area_mm2"), ("mean diameter", "mean_diameter_mm")):
+        for score in ("r2", "relative_bias"):
+            values = "{:.3f} ({:.3f} to {:.3f})".format(*results["traits"][trait][score])
+            rows.append([f"{told} of whole scans", f"`{score}`", "–", values])
     return table(["", "", "Stage 1", "Stage 2"], rows)
 
 
 def few_line() -> str:
     """What one annotated scan gives of what all give."""
-    rows = read_json(RESULTS / "segroot-framed.json")["rows"]
+    rows = read_json(RESULTS / "segroot-whole.json")["rows"]
     few = [row["pooled_dice"][0] for name, row in rows.items() if name.startswith("nano, 1 scans")]
-    number, whole = max((int(n.split(", ")[1].split()[0]), n) for n in rows if n.startswith("nano, "))
-    return (
-        f"Annotated scans: 1 gives pooled Dice {np.mean(few):.2f}, {number} give {rows[whole]['pooled_dice'][0]:.2f}."
-    )
+    number, name = max((int(n.split(", ")[1].split()[0]), n) for n in rows if n.startswith("nano, "))
+    whole = rows[name]["pooled_dice"][0]
+    return f"Annotated scans: 1 gives pooled Dice {np.mean(few):.2f}, {number} give {whole:.2f}."
 
 
 def grown_table() -> str:
     """Stage 1 trained on raw and on grown masks, scored against both: three seeds."""
     seeds, scores = (
-        read_json(RESULTS / "segroot-framed.json")["seeds"],
+        read_json(RESULTS / "segroot-grown.json")["seeds"],
         ("pooled_dice", "pooled_dice_dilated", "cl_dice"),
     )
     rows = []
@@ -181,10 +184,10 @@ def limit_line() -> str:
 
 def curve_table() -> str:
     """The learning curve: each score's mean and range over draws, by the number of scans."""
-    results, cells = read_json(RESULTS / "segroot-framed.json"), {}
+    results, cells = read_json(RESULTS / "segroot-whole.json"), {}
     for name, row in results["rows"].items():
         if ", draw " in name:
-            model, number = name.split(" scans, ")[0].split(", ")
+            model, number = name.split(" scans, ")[0].rsplit(", ", 1)
             cells.setdefault((int(number), model), []).append(row)
     rows = []
     for (number, model), own in sorted(cells.items()):
@@ -341,33 +344,39 @@ def annotator_table(results: Mapping) -> str:
     return table(["", f"clDice after {minutes} minutes", "error of root length", "root IoU"], rows)
 
 
+ABLATED = {
+    "ten points, `root_iou`": ("fixed prompts", "root_iou"),
+    "no point, `root_iou`": ("automatic", "root_iou"),
+    "no point, `pooled_dice`": ("automatic", "pooled_dice"),
+    "one click, `clicked_iou`": ("selection", "clicked_iou"),
+    "`true_minus_moved`": ("control", "true_minus_moved"),
+}
+
+
 def ablation_table(results: Mapping) -> str:
-    """Each variant's paired difference from the reference."""
+    """The reference's scores, and each variant's paired differences from them."""
     rows = []
-    for name in results["tables"]["automatic"]:
-        values = [f"{results['tables'][t][name]['root_iou'][0]:.3f}" for t in ("fixed prompts", "automatic")]
-        gains = [results["gains"][t].get(name) for t in ("fixed prompts", "automatic")]
-        shown = [cell(g["root_iou"]) if g else "–" for g in gains]
-        pooled = cell(gains[1]["pooled_dice"]) if gains[1] else "–"
-        rows.append([name, VARIANTS[name].question, values[0], shown[0], values[1], shown[1], pooled])
-    head = ["", "what it tries", "prompted root IoU", "difference", "automatic root IoU", "difference"]
-    return table([*head, "automatic pooled Dice, difference"], rows)
+    for name in results["variants"]:
+        first = [f"{results['tables'][t][name][score][0]:.3f}" for t, score in ABLATED.values()]
+        gains = [results["gains"][t].get(name) for t, _ in ABLATED.values()]
+        shown = [cell(g[score]) if g else "–" for g, (_, score) in zip(gains, ABLATED.values(), strict=True)]
+        rows.append([name, VARIANTS[name].question, *(first if name == REFERENCE else shown)])
+    return table(["", "what it tries", *ABLATED], rows)
 
 
 def seeds_table(results: Mapping) -> str:
     """The spread of the reference over seeds, and which other variants lie outside of all of them."""
-    names = list(results["tables"]["automatic"])
+    names = list(results["variants"])
     seeds = [name for name in names if name == REFERENCE or "seed" in VARIANTS[name].changes]
     rows = []
-    for protocol, words in (("fixed prompts", "prompted"), ("automatic", "automatic")):
+    for told, (protocol, score) in ABLATED.items():
         scores = results["tables"][protocol]
-        for score in ("root_iou", "pooled_dice"):
-            values = {name: scores[name][score][0] for name in names}
-            low, high = (find(values[name] for name in seeds) for find in (min, max))
-            below = [f"{name} {values[name]:.3f}" for name in names if values[name] < low]
-            above = [f"{name} {values[name]:.3f}" for name in names if values[name] > high]
-            spread = "{:.3f} ± {:.3f}".format(*seed_spread(scores, score)) + f" ({low:.3f} to {high:.3f})"
-            rows.append([f"{words}, `{score}`", spread, *(", ".join(part) or "–" for part in (below, above))])
+        values = {name: scores[name][score][0] for name in names}
+        low, high = (find(values[name] for name in seeds) for find in (min, max))
+        below = [f"{name} {values[name]:.3f}" for name in names if values[name] < low]
+        above = [f"{name} {values[name]:.3f}" for name in names if values[name] > high]
+        spread = "{:.3f} ± {:.3f}".format(*seed_spread(scores, score)) + f" ({low:.3f} to {high:.3f})"
+        rows.append([told, spread, *(", ".join(part) or "–" for part in (below, above))])
     spread = f"{len(seeds)} seeds: mean ± standard deviation (range)"
     return table(["", spread, "below every seed", "above every seed"], rows)
 
@@ -482,6 +491,6 @@ if __name__ == "__main__":
         write_text(path, filled(path.read_text(encoding="utf-8")))
         print(f"filled {path.relative_to(CHECKOUT)}")
     figures.use_style()
-    curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-framed.json"))
+    curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-whole.json"))
     curve.savefig(RESULTS / "learning-curve.png", dpi=110)
     figures.score_bars(read_json(RESULTS / "segroot-nano.json")).savefig(RESULTS / "segroot-nano.png", dpi=110)

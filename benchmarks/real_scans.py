@@ -3,9 +3,10 @@
 What each word trains, all as the profile `segroot` sets it, on SegRoot's train split, scored on its valid split:
 seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
-curve: Stage 1, Stage 1 from nano-roots (trained on drawn scans first) and the U-Net trained whole on 1, 2, 5, 10, 20
-and all scans (three draws by tube of up to 10), each for as many steps as Stage 1 has in half its epochs: few scans are
-repeated, every time in views of their own. longer: Stage 1 and the U-Net trained whole for twice the epochs.
+curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots (trained on drawn scans first) and the
+U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
+1 has in half its epochs: few scans are repeated, every time in views of their own. longer: Stage 1 and the U-Net
+trained whole for twice the epochs.
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
 score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
@@ -149,6 +150,8 @@ def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
             chosen = by_tube(parts["train"], size, np.random.default_rng([7, draw]))
             few = {**parts, "train": (chosen * number)[:number]}
             yield f"nano, {size} scans, draw {draw}", lambda c=config, p=few: ask(trained(c, p))
+            poster = replace(config, families=None)
+            yield f"nano, poster's augmentation, {size} scans, draw {draw}", lambda c=poster, p=few: ask(trained(c, p))
             yield f"nano-roots, {size} scans, draw {draw}", lambda c=config, p=few: ask(trained(c, p, nano_roots()))
             name, flat = f"U-Net, {size} scans, draw {draw}", replace(config, input_scale=UNET_SCALE)
             yield name, lambda c=flat, p=few, n=name: train_unet(trunk(), False, c, p["train"], FOLDER / n)

@@ -10,13 +10,11 @@ FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in e
 GREW, VANISHED = "#e8c200", "#b87aff"  # between two dates, beside FOUND on both
 ERRORS = (FOUND, MISSED, FALSE)  # of `error_view`: what two masks share, only the truth has, only the prediction has
 CHANGES = (FOUND, VANISHED, GREW)  # the same for an earlier mask in the truth's place
-RIGHT, WRONG = FALSE, MISSED  # whole answers: the object that was asked for, or another one
 MASK = "#00e0e0"  # a mask by itself: of no model that is compared, and with no truth beside it
 ROOT_POINT, SOIL_POINT = "#2fd32f", "#ff2d2d"  # never by colour alone: a circle and a cross
 COLOURS = {"base": BASE, "stage1": STAGE1, "stage2": STAGE2}
 NAMES = {"base": "Base model", "stage1": "Stage 1", "stage2": "RootSAM (Stage 2)"}
 HATCHES = {"base": "", "stage1": "//", "stage2": ""}  # the colours alone would be lost in a grey print
-MARKERS = {"base": "o", "stage1": "s", "stage2": "^"}
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: str = MASK, opacity: float = 0.55) -> np.ndarray:

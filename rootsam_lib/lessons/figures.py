@@ -55,7 +55,7 @@ CURVE_SCORES = {
     "cl_dice": "clDice",
     "length_error": "length error (share of true length)",
 }
-CURVE_STYLES = {"nano": (STAGE1, "-", "o"), "U-Net": ("0.35", "--", "s")}
+CURVE_STYLES = {"nano": (STAGE1, "-", "o"), "nano-roots": (STAGE2, ":", "^"), "U-Net": ("0.35", "--", "s")}
 MARKS = {"root point": (ROOT, ROOT_POINT, "o"), "soil point": (SOIL, SOIL_POINT, "X")}  # label, colour, marker
 PULL = LinearSegmentedColormap.from_list("pull", (FALSE, "white", MISSED))  # to less root, where false, or to more
 QUALITY = 88  # of pictures stored as JPEG
@@ -394,7 +394,8 @@ def score_bars(results: Mapping[str, object]) -> Figure:
 def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
     """Scores of whole real scans by the number of annotated scans, from `benchmarks/real_scans.py`'s rows named
     "MODEL, N scans, draw D", and the same in words: every draw a marker, means joined."""
-    rows = [(*re.split(", | scans, draw ", name), row) for name, row in results["rows"].items() if ", draw " in name]
+    named = ((re.fullmatch(r"(.*), (\d+) scans, draw (\d+)", name), row) for name, row in results["rows"].items())
+    rows = [(*found.groups(), row) for found, row in named if found]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     told = []
     for ax, (score, label) in zip(axes, CURVE_SCORES.items(), strict=True):
@@ -402,6 +403,8 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
             values = {}
             for _, number, _, row in sorted((r for r in rows if r[0] == model), key=lambda r: int(r[1])):
                 values.setdefault(int(number), []).append(row[score][0])
+            if not values:
+                continue
             for number, own in values.items():
                 ax.plot([number] * len(own), own, marker, color=colour, mfc="white", markersize=6)
             means = {number: float(np.mean(own)) for number, own in values.items()}
