@@ -55,7 +55,12 @@ CURVE_SCORES = {
     "cl_dice": "clDice",
     "length_error": "length error (share of true length)",
 }
-CURVE_STYLES = {"nano": (STAGE1, "-", "o"), "nano-roots": (STAGE2, ":", "^"), "U-Net": ("0.35", "--", "s")}
+CURVE_STYLES = {  # colour, line and marker
+    "nano": (STAGE1, "-", "o"),
+    "nano, poster's augmentation": ("black", "-.", "D"),
+    "nano-roots": ("0.6", ":", "^"),
+    "U-Net": ("0.35", "--", "s"),
+}
 MARKS = {"root point": (ROOT, ROOT_POINT, "o"), "soil point": (SOIL, SOIL_POINT, "X")}  # label, colour, marker
 PULL = LinearSegmentedColormap.from_list("pull", (FALSE, "white", MISSED))  # to less root, where false, or to more
 QUALITY = 88  # of pictures stored as JPEG
@@ -408,7 +413,8 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
             for number, own in values.items():
                 ax.plot([number] * len(own), own, marker, color=colour, mfc="white", markersize=6)
             means = {number: float(np.mean(own)) for number, own in values.items()}
-            ax.plot(list(means), list(means.values()), style, color=colour, label=model)
+            ax.plot(list(means), list(means.values()), style, color=colour)
+            ax.plot([], [], style * (len(means) > 1) + marker, color=colour, mfc="white", markersize=6, label=model)
             told.append(f"{label} by number of scans, {model}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
         ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
         ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
