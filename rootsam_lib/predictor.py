@@ -202,6 +202,9 @@ class Predictor:
         smallest: float = 0.0,
         batch: int | None = None,
     ):
+        for name, value in (("tta", tta), ("select", select), ("keep", keep)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}: give True or False.")
         self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
         self.batch = batch if batch is None else checked("batch", batch, 1, whole=True)
         self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
@@ -211,7 +214,7 @@ class Predictor:
         self.root_width, self.smallest = checked("root_width", root_width, 0), checked("smallest", smallest, 0)
         most = self.tile_size // 2 - 1
         self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
-        self._source: np.ndarray | None = None
+        self._padded: np.ndarray | None = None
         self._tiles: list[_Tile] = []
 
     @property
@@ -237,20 +240,23 @@ class Predictor:
         """
         if not self.root_width:
             raise ValueError(f"{self.model.label} does not say how wide its roots are: give input_scale instead.")
-        return self.at_scale(min(self.root_width / checked("root width", width, 0, 1000, above=True), 32))
+        return self.at_scale(min(self.root_width / checked("root width in pixels", width, 1, 1000), 32))
 
     def set_image(self, image: np.ndarray) -> None:
         """Take an image, uint8 (H, W, 3), of any size; a side shorter than a tile is mirrored, and cut off again.
 
-        The same array again costs nothing. Raises ValueError for another shape or dtype.
+        The same image again costs nothing (and is not seen anew, whatever became of the model). Raises ValueError for
+        another shape or dtype.
         """
-        if image is self._source:
-            return
         if not isinstance(image, np.ndarray):
             raise ValueError(f"the image is a {type(image).__name__}, but must be an array, uint8 (H, W, 3).")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3).")
-        self._source, self.shape = image, image.shape[:2]
+        height, width = image.shape[:2]
+        known = self._padded is not None and (height, width) == self.shape
+        if known and np.array_equal(self._padded[:height, :width], image):
+            return
+        self.shape = height, width
         self.side = min(self.tile_size, 32 * -(-max(self.shape) // 32))
         below_right = [(0, max(self.side - length, 0)) for length in self.shape]
         self._padded = np.pad(image, (*below_right, (0, 0)), mode="symmetric")
@@ -274,8 +280,12 @@ class Predictor:
         Raises ValueError before `set_image`, for a point outside of the image, and for another label.
         """
         self._needs_image()
-        if np.shape(point_coords)[:1] != np.shape(point_labels) or np.shape(point_coords)[1:] not in ((), (2,)):
-            got = f"{np.shape(point_coords)} and {np.shape(point_labels)}"
+        try:
+            coords, labels = np.shape(point_coords), np.shape(point_labels)
+        except ValueError:  # rows of several lengths
+            coords, labels = "uneven", "theirs"
+        if coords[:1] != labels or (coords not in ((), (0,)) and coords[1:] != (2,)):
+            got = f"{coords} and {labels}"
             raise ValueError(
                 f"point_coords and point_labels are {got}: give (N, 2) places and (N,) labels, or neither."
             )
@@ -307,6 +317,8 @@ class Predictor:
 
     def __call__(self, image: np.ndarray, prompts: Prompts | None = None) -> np.ndarray:
         """The mask, bool (H, W), of one image and its prompts, None for none: what the protocols of evaluation ask."""
+        if not (prompts is None or isinstance(prompts, Prompts)):
+            raise ValueError(f"prompts are a {type(prompts).__name__}: give Prompts(points, labels), or None.")
         self.set_image(image)
         return self.predict(*(prompts or (None, None)))[0][0]
 
@@ -353,7 +365,7 @@ class Predictor:
         return np.where(small[pieces], np.float32(NO_ROOT), logits)
 
     def _needs_image(self) -> None:
-        if self._source is None:
+        if self._padded is None:
             raise ValueError("there is no image to answer for: call set_image(image) first.")
 
     def checked_click(self, click: Sequence[float]) -> Click:

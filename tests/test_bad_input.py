@@ -26,7 +26,7 @@ from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
 from rootsam_lib.apps.outputs import Report
 from rootsam_lib.apps.rsml import export_roots
 from rootsam_lib.apps.segment import read_prompts, segment_folder
-from rootsam_lib.apps.timeseries import align
+from rootsam_lib.apps.timeseries import align, follow_folder
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
 from rootsam_lib.data.datasets import load_scans, read_folder
 from rootsam_lib.data.images import read_image
@@ -37,7 +37,7 @@ from rootsam_lib.metrics import betti0_error, boundary_f, cl_dice, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
-from rootsam_lib.training.config import stage1
+from rootsam_lib.training.config import stage1, stage_pair
 from rootsam_lib.traits import measure
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
@@ -281,6 +281,55 @@ def two_channels(path: Path) -> Path:
     return path
 
 
+def one_of_another_coding(bench: Bench) -> object:
+    """It would be read as empty: its values are too few to show among the others'."""
+    edges = np.asarray(Image.fromarray(BYTES).resize((61, 61)).resize((64, 64)))
+    for number in range(29):
+        bench.image(f"b{number}.png")
+        bench.image(f"b{number}-mask.png", edges)
+    bench.image("a.png")
+    bench.image("a-mask.png", BYTES // 255)
+    bench.image("good-mask.png", edges)
+    return read_folder(bench.scans, say=bench.said.append)
+
+
+def linked(bench: Bench) -> object:
+    (bench.place / "elsewhere").mkdir()
+    (bench.scans / "there").symlink_to(bench.place / "elsewhere")
+    return bench.segment()
+
+
+def deep(path: Path, **how: object) -> Path:
+    colours = np.moveaxis(IMAGE.astype(np.uint16) * 200, 2, 0) if how else IMAGE.astype(np.float32) / 254.9
+    tifffile.imwrite(path, colours if how else colours[..., 0], **how)
+    return path
+
+
+def by_hand(bench: Bench) -> object:
+    """A mask of a finished folder that a painting program saved as 0 and 1."""
+    bench.segment()
+    Image.fromarray(BYTES // 255).save(bench.out / "good-mask.png")
+    return export_roots(bench.out, bench.said.append)
+
+
+def two_resolutions(bench: Bench) -> object:
+    for name in ("T001_L001_2017-04-11_300dpi.png", "T001_L002_2017-04-11.png"):
+        bench.image(name)
+    bench.segment(dpi=None)
+    return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
+def changed_in_place(bench: Bench) -> bool:
+    predictor, image = nano(), IMAGE.copy()
+    predictor(image)
+    image[:] = RNG.integers(0, 256, image.shape)
+    predictor.set_image(image)
+    found = predictor.predict()[2]
+    predictor.set_image(IMAGE)
+    predictor.set_image(image.copy())
+    return bool(np.array_equal(found, predictor.predict()[2]))
+
+
 def full_disk(bench: Bench) -> None:
     """torch and safetensors have errors of their own for it."""
     bench.patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -363,7 +412,20 @@ CASES = [
     said_of(
         "a mask kind that is not read", BYTES, "files are of a kind that is not read (first: a-mask.gif)", "a-mask.gif"
     ),
-    said_of("a JPEG mask of 0 and 1", BYTES // 255, "A JPEG of small values such as 0/1 loses them", "a-mask.jpg"),
+    said_of("a JPEG mask of 0 and 1", BYTES // 255, "a-mask.jpg holds nothing above 1", "a-mask.jpg")._replace(
+        becomes="refused"
+    ),
+    Case("one mask of 0 and 1 among grey edges", one_of_another_coding, "refused", "a-mask.png holds nothing above 1"),
+    said_of("masks of -1 and 0", BYTES.astype(np.int32) // 255 - 1, "the values -1, 0", "a-mask.tif")._replace(
+        becomes="refused"
+    ),
+    Case("a linked folder", linked, "said", "1 linked folders are not looked into (first: there)"),
+    Case(
+        "a folder for drawn scans",
+        lambda b: load_scans("synthetic", "test", b.scans),
+        "refused",
+        "but source is synthetic: give source 'folder'",
+    ),
     said_of("a coding that a mask has not", BYTES, "only 0.00% of the pixels are root", mask_coding="red"),
     said_of("a coding turned round", BYTES, "if the mask is inverted, give mask_coding 0/255", mask_coding="255/0"),
     Case("no such folder", lambda b: segment_folder(b.place / "x", StubPredictor()), "refused", "x is not a folder"),
@@ -424,6 +486,20 @@ CASES = [
         "failed",
         "bad.png cannot be read",
     ),
+    Case(
+        "colours of 16 bits, one after the other",
+        lambda b: read_image(deep(b.place / "a.tif", photometric="rgb", planarconfig="separate")),
+        "refused",
+        "a.tif cannot be read as an image (colours of 16 bits, each stored by itself)",
+    ),
+    Case(
+        "values a little above 1",
+        lambda b: read_image(deep(b.place / "a.tif")),
+        "right",
+        lambda _, image: (image == IMAGE).all(),
+    ),
+    Case("an image without its file", lambda b: read_image(Image.fromarray(IMAGE)), "refused", "give the file's path"),
+    Case("another image in the same array", changed_in_place, "right", lambda _, same: same),
     Case(
         "16 bits in which 0 is white",
         lambda b: read_image(saved(Image.fromarray(BYTES.astype(np.uint16)), b.place / "a.tif", tiffinfo={262: 0})),
@@ -580,6 +656,10 @@ CASES = [
         for command in ("rsml", "calibrate")
         for file, what in (("traits.csv", "mm_per_px"), ("segment.json", "cleaning"))
     ),
+    Case("rsml of a mask of 0 and 1", by_hand, "said", "changed by hand and counts as it is now: masks coded 0/1"),
+    Case(
+        "timeseries of two resolutions", two_resolutions, "refused", "L002_2017-04-11 has no resolution (1 of 2 scans)"
+    ),
     Case(
         "rsml of a mask of half the size",
         Bench.resized,
@@ -592,6 +672,8 @@ CASES = [
     points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks points or columns"),
     points("in UTF-16", "scan,x,y,label\ngood,1,2,1\n".encode("utf-16"), "points.csv is no table"),
     points("of bytes", bytes(range(256)), "points.csv"),
+    points("with thousands", 'scan,x,y,label\ngood,"1,020",2,1\n', "x is '1,020'"),
+    points("of shares", "scan,x,y,label\ngood,0.5,0.25,1\n", "give pixels of the image, not shares"),
     points("with a third label", "scan,x,y,label\ngood,1,2,2\n", "row 1 below the first line: label is 2"),
     points("with NaN", "scan,x,y,label\ngood,nan,2,1\n", "x is nan"),
     points("of no scan", "scan,x,y,label\n,1,2,1\n", "prompts are given for None"),
@@ -654,6 +736,9 @@ CASES = [
     ),
     log("of another form", json.dumps({"clicks": {}, "image": 3})),
     Case("no such log", lambda b: read_log(b.place / "none.json"), "refused", "none.json"),
+    Case("one place", lambda b: asked([31, 20], [1, 1]), "refused", "point_coords and point_labels are"),
+    Case("uneven places", lambda b: asked([[31, 20], [3]], [1, 1]), "refused", "point_coords and point_labels are"),
+    Case("clicks for prompts", lambda b: nano()(IMAGE, [(31, 20, 1)]), "refused", "prompts are a list: give Prompts"),
     Case("places without labels", lambda b: asked([[3, 3]], None), "refused", "point_coords and point_labels are"),
     Case("labels without places", lambda b: asked(None, [1]), "refused", "point_coords and point_labels are"),
     Case("more places than labels", lambda b: asked([[3, 3], [4, 4]], [1]), "refused", "point_coords and point_labels"),
@@ -713,6 +798,14 @@ CASES = [
     Case("a mask of lists", lambda b: measure(MASK.tolist(), 0.1), "refused", "the mask is list, but must be a bool"),
     Case("no draws", lambda b: tube_weights(["a"], RNG, 0), "refused", "draws is 0: give a whole number, 1 or more"),
     Case("two images of one pixel", lambda b: align(IMAGE, IMAGE[:1, :1]), "right", lambda b, found: found.match == 0),
+    Case("a text for a predictor's True", lambda b: Predictor(nano().model, select="no"), "refused", "select is 'no'"),
+    Case(
+        "a root width in mm",
+        lambda b: load_predictor("nano", root_width=6.0).for_width(0.3),
+        "refused",
+        "in pixels is 0.3",
+    ),
+    Case("one number of epochs", lambda b: stage_pair("nano", 3), "refused", "epochs is 3: give two numbers"),
     Case("a text for True", lambda b: stage1(detail="False"), "refused", "detail is 'False': give True or False"),
     Case("a session without images", lambda b: b.session(), "refused", "at least one is needed"),
     Case("a session of one name twice", lambda b: b.session("a", "A"), "refused", "two images are called a and A"),

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from rootsam_lib.data.datasets import Entry, find_pairs
+from rootsam_lib.data.masks import find_coding, read_mask
 from rootsam_lib.results import atomic, claim_folder, csv_text, file_hash, read_csv, read_json, shown, write_csv
 
 
@@ -25,6 +26,20 @@ class Report(NamedTuple):
     table: Path
     skipped: int
     failed: dict[str, str]
+
+
+def mask_now(roots: Path, row: Mapping[str, object], say: Callable[[str], object]) -> np.ndarray:
+    """A scan's mask as it lies in a finished folder, bool (H, W), upright whatever the image's EXIF says; row: of
+    traits.csv. One that was changed by hand since goes to `say`, with the values that were taken for root.
+
+    Raises what `read_mask` raises.
+    """
+    path = roots / f"{row['scan']}-mask.png"
+    if file_hash(path) == row.get("mask_sha256"):
+        return read_mask(path, "0/255")
+    coding, found = find_coding([path])
+    say(f"{shown(path)} was changed by hand and counts as it is now: {found}.")
+    return read_mask(path, coding)
 
 
 class Table:

@@ -21,8 +21,8 @@ import numpy as np
 from scipy.ndimage import convolve, label
 from skimage.measure import perimeter
 
+from rootsam_lib.apps.outputs import mask_now
 from rootsam_lib.data.images import header
-from rootsam_lib.data.masks import read_mask
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import progress, shown, write_csv, write_text
 from rootsam_lib.traits import (
@@ -145,7 +145,7 @@ def export_roots(
     written = 0
     for row in progress(done, f"export {roots.name}", "scan"):
         name, size, start = row["scan"], row["mm_per_px"], time.perf_counter()
-        mask, overlay = read_mask(roots / f"{name}-mask.png", "0/255"), roots / f"{name}-overlay.jpg"
+        mask, overlay = mask_now(roots, row, say), roots / f"{name}-overlay.jpg"
         if overlay.is_file():
             with header(overlay) as scan:
                 if scan.size != (mask.shape[1], mask.shape[0]):

@@ -23,6 +23,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -170,8 +171,7 @@ def segment_folder(
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
 
         if left:
-            with contextlib.suppress(ValueError):  # of one name, which fails by itself
-                say(folder_resolution(left, dpi))
+            say(folder_resolution(left, dpi, strict=False))  # a bad name fails by itself
         if any(entry.mask for entry in left):
             mask_coding, found = find_coding(masks, max_megapixels, mask_coding)
             say(found)
@@ -354,6 +354,8 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
         except ValueError as error:
             raise ValueError(f"{path}, row {number} below the first line: {error}") from None
         points.setdefault(row["scan"], []).append((x, y, kind))
+    if max(max(x, y) for given in points.values() for x, y, _ in given) <= 1:
+        raise ValueError(f"{path}: no x or y is above 1: give pixels of the image, not shares of its sides.")
     return {
         scan: Prompts(np.array([p[:2] for p in given], np.float32), np.array([p[2] for p in given], np.int64))
         for scan, given in points.items()
@@ -361,7 +363,9 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
 
 
 def _number(text: str | None) -> object:
-    """A cell's number, with a decimal comma or point; the cell itself where it is none."""
+    """A cell's number, with a decimal comma or point; the cell itself where it is none, or may mean thousands."""
+    if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", str(text)):
+        return text
     try:
         return float(str(text).replace(",", "."))
     except ValueError:

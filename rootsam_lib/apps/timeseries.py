@@ -22,8 +22,9 @@ from scipy.ndimage import convolve, distance_transform_edt, label
 from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
+from rootsam_lib.apps.outputs import mask_now
 from rootsam_lib.data.datasets import find_pairs, load_entry
-from rootsam_lib.data.masks import checked_exclusion, read_mask
+from rootsam_lib.data.masks import checked_exclusion
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, progress, shown, write_csv
@@ -227,6 +228,13 @@ def follow_folder(
         raise ValueError(f"{shown(roots)} holds no scan with tube, location and date in its name (T002_L004_11.04.17).")
     if all(len(window) == 1 for window in windows.values()):
         say("no window was scanned twice: there is no new or vanished length.")
+    followed = [row for window in windows.values() for row in window]
+    bare = [row["scan"] for row in followed if not row["mm_per_px"]]
+    if 0 < len(bare) < len(followed):
+        raise ValueError(
+            f"{bare[0]} has no resolution ({len(bare)} of {len(followed)} scans), but others have: millimetres and "
+            "pixels make no curve; segment the folder anew with dpi (--dpi)."
+        )
     measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
     how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
     rows = []
@@ -235,8 +243,7 @@ def follow_folder(
         for row in window:
             entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
             scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
-            mask = read_mask(roots / f"{row['scan']}-mask.png", "0/255")  # upright, whatever the image's EXIF says
-            scans.append(replace(scan, mask=mask))
+            scans.append(replace(scan, mask=mask_now(roots, row, say)))
         rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
     written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
     figure = plot_series(rows)

@@ -34,9 +34,10 @@ RESIZED_GREY = 6.0
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 # Images, too, but not read:
-_OTHER_SUFFIXES = {".gif", ".heic", ".jp2", ".dng", ".nef", ".cr2", ".raw", ".pdf", ".npy", ".czi", ".svg"}
+_OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".pdf", ".npy"}
+_OTHER_SUFFIXES |= {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raw", ".czi", ".nd2", ".lif", ".svs"}
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -74,6 +75,8 @@ def load_scans(
     Raises ValueError for an unknown source or split, and what the readers raise.
     """
     _check(split, limit, seed)
+    if source == "synthetic" and data_dir:
+        raise ValueError(f"data_dir is {shown(data_dir)}, but source is synthetic: give source 'folder' (DATA folder).")
     if source in ("synthetic", "segroot") and (strange := sorted(options.keys() - {"say"})):
         raise ValueError(f"{strange[0]} is for source 'folder' only: leave it out of source {source!r}.")
     if source == "synthetic":
@@ -291,7 +294,7 @@ def read_folder(
     _check(split, limit, seed)
     if mask_coding is not None:
         checked_coding(mask_coding)
-    root = Path(data_dir)
+    root = Path(data_dir).expanduser()
     found = find_pairs(root, need_masks, group_by)
     if exclude is not None:
         checked_exclusion(exclude, [entry.name for entry in found])
@@ -326,14 +329,21 @@ def _part(
     return (parts or grouped_split(entries, FOLDER_SHARES, np.random.default_rng(seed)))[split]
 
 
-def folder_resolution(entries: Iterable[Entry], dpi: float | None = None) -> str:
+def folder_resolution(entries: Iterable[Entry], dpi: float | None = None, strict: bool = True) -> str:
     """The dots per inch of all these images and where they are from, in one sentence; dpi: of all, whatever they say.
 
-    Raises ValueError for a resolution that none can have.
+    Raises ValueError for a resolution that none can have; where not strict, only for dpi itself.
     """
     if dpi is not None:
         return f"resolution: {checked_dpi(dpi):g} dpi as given"
-    sources = Counter(resolution(entry.image)[1] for entry in entries)
+    sources: Counter[str] = Counter()
+    for entry in entries:
+        try:
+            sources[resolution(entry.image)[1]] += 1
+        except ValueError:
+            if strict:
+                raise
+            sources["a name that cannot be"] += 1
     said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
     none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
     return f"resolution: {said}{none if 'no resolution' in sources else ''}"
@@ -354,6 +364,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
     images: dict[tuple[str, ...], Path] = {}
     masks: dict[tuple[str, ...], Path] = {}
     unread: list[Path] = []
+    linked: list[Path] = []
     for path in [root, *sorted(root.rglob("*"))]:
         inside, suffix = path.relative_to(root), path.suffix.lower()
         if any(part.startswith(".") for part in inside.parts):
@@ -361,6 +372,8 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         if path.is_dir():
             if not os.access(path, os.R_OK | os.X_OK):
                 raise PermissionError(f"{shown(path)} may not be read: give yourself the right to, or take it out.")
+            if path != root and path.is_symlink():
+                linked.append(inside)
             continue
         if suffix in _OTHER_SUFFIXES:
             unread.append(inside)
@@ -379,6 +392,9 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
     if unread:
         what = f"{len(unread)} files are of a kind that is not read (first: {shown(unread[0])})"
         warnings.warn(f"{shown(root)}: {what}: save them as PNG.", stacklevel=3)
+    if linked:
+        what = f"{len(linked)} linked folders are not looked into (first: {shown(linked[0])})"
+        warnings.warn(f"{shown(root)}: {what}: give the folder itself, or link the files.", stacklevel=3)
     if not images:
         only = f", but {len(masks)} masks" if masks else ""
         raise FileNotFoundError(

@@ -27,6 +27,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # TIFF and EXIF tags
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, CHANNELS, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0115, 0x0128
 SAMPLE_FORMAT, SIGNED = 0x0153, 2
+PLANES, APART = 0x011C, 2
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
 # Pillow's own limit cannot be raised for one file, and says that a large scan is an attack: `open_image` has its own.
@@ -77,7 +78,9 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             pages = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a phone's second view
             bits = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if opened.format == "TIFF" else 8
             # Colours of 16 bits, which Pillow cuts to 8.
-            deep = opened.mode in ("RGB", "RGBA") and (";16" in str(opened.tile) or np.max(bits) > 8)
+            deep = opened.mode in ("RGB", "RGBA", "LA") and (";16" in str(opened.tile) or np.max(bits) > 8)
+            if deep and opened.format == "TIFF" and opened.tag_v2.get(PLANES) == APART:  # OpenCV misreads it
+                raise ValueError("colours of 16 bits, each stored by itself")
             if (
                 bits != 8 and opened.mode[0] == "I" and opened.tag_v2.get(PHOTOMETRIC) == 0
             ):  # Pillow would invert 8 bits
@@ -110,6 +113,15 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
         return opened
 
 
+def open_once(source: str | Path | Image.Image, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+    """A path, opened, or what `open_image` gave. Raises what that raises, and ValueError for another PIL image."""
+    if not isinstance(source, Image.Image):
+        return open_image(source, max_megapixels)
+    if "deep" not in source.info:
+        raise ValueError("a PIL image no longer says how its file stores it: give the file's path instead.")
+    return source
+
+
 def _orientation(opened: Image.Image) -> int:
     """The EXIF orientation, 1 where there is none: damaged metadata fail in many ways, and are as good as none."""
     try:
@@ -135,16 +147,16 @@ def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEG
     or, above that, as integers; a warning says so. Raises what `open_image` raises, and ValueError for values
     that are negative or no number.
     """
-    opened = source if isinstance(source, Image.Image) else open_image(source, max_megapixels)
+    opened = open_once(source, max_megapixels)
     path = Path(opened.filename)
-    if opened.info["deep"]:
-        return _to_8_bits(deep_colours(path), "16-bit", path)
     if opened.mode[0] in "IF":
         kind = "floating-point" if opened.mode == "F" else "16-bit" if ";16" in opened.mode else "32-bit"
         return np.repeat(_to_8_bits(np.asarray(opened), kind, path)[..., None], 3, axis=2)
     try:
         if opened.has_transparency_data and opened.convert("RGBA").getchannel("A").getextrema()[0] < 255:
             warnings.warn(f"{shown(path)} is transparent in parts: what is stored there counts as seen.", stacklevel=2)
+        if opened.info["deep"]:
+            return _to_8_bits(deep_colours(path), "16-bit", path)
         return np.array(opened.convert("RGB"))
     except ValueError as error:
         raise _unreadable(path, error) from None
@@ -165,7 +177,7 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         raise ValueError(f"{shown(path)} holds pixels that are no number (NaN or infinite): save it as 8-bit PNG.")
     if low < 0 or top >= 2 ** BITS[-1]:
         raise ValueError(f"{shown(path)} holds values from {low:g} to {top:g}: scale them to 0 to 255 and save again.")
-    if values.dtype.kind == "f" and top <= 1:
+    if values.dtype.kind == "f" and top < 2:  # resampling overshoots 1 a little
         full, said = 1, "values from 0 to 1"
     else:
         bits = next(bits for bits in BITS if top < 2**bits)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from rootsam_lib.data.images import MAX_MEGAPIXELS, deep_colours, open_image
+from rootsam_lib.data.images import MAX_MEGAPIXELS, deep_colours, open_image, open_once
 from rootsam_lib.results import file_hash, progress, shown
 
 # A colour's code has a bit for each channel (red 1, green 2, blue 4) above half of the file's highest value.
@@ -62,7 +62,7 @@ def read_mask(
     coding: see above; None finds it from this file alone (`find_coding` does so for a whole folder).
     Raises what `open_image` and `find_coding` raise, and ValueError for an unknown coding.
     """
-    opened = source if isinstance(source, Image.Image) else open_image(source, max_megapixels)
+    opened = open_once(source, max_megapixels)
     path = Path(opened.filename)
     coding = find_coding([path], max_megapixels)[0] if coding is None else checked_coding(coding)
     pixels = _pixels(opened)
@@ -182,6 +182,8 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
         if excluded.shape != shape:
             size = f"{excluded.shape[1]} × {excluded.shape[0]} pixels, but {name} is {shape[1]} × {shape[0]}"
             raise ValueError(f"{shown(path)} is {size}: export what is to be excluded at the image's size.")
+    if (share := excluded.mean()) > 0.5:
+        warnings.warn(f"exclude leaves out {share:.0%} of {name}: what is to be kept must be black.", stacklevel=2)
     if excluded.all():
         raise ValueError(f"exclude leaves nothing of {name}: what is to be kept must be black, or take the scan out.")
     return excluded
@@ -190,16 +192,15 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
 def _pixels(opened: Image.Image) -> np.ndarray:
     """A mask's values as colours (H, W, 3); what is transparent counts as black."""
     path = Path(opened.filename)
-    if opened.info["deep"]:
-        return deep_colours(path)
     if opened.mode[0] in "IF":
         values = np.asarray(opened)
         if not np.isfinite(values).all():
             raise ValueError(f"{shown(path)} holds pixels that are no number: save the mask as 8-bit PNG.")
         return np.broadcast_to(values[..., None], (*values.shape, 3))
+    colours = deep_colours(path) if opened.info["deep"] else np.array(opened.convert("RGB"))
     if not opened.has_transparency_data:
-        return np.array(opened.convert("RGB"))
-    colours, alpha = np.split(np.array(opened.convert("RGBA")), [3], axis=2)
+        return colours
+    alpha = np.array(opened.convert("RGBA"))[..., 3:]
     if not (alpha.all() or colours.any()):
         raise ValueError(f"{shown(path)} is black on transparent ground: save the mask as black and white.")
     return np.where(alpha > 0, colours, 0)
@@ -268,7 +269,7 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
     if len(levels) == 1:
         (only,) = levels
         return f"0/{only or 255:.15g}", f"hold {only:g} only"
-    if len(levels) == 2:
+    if len(levels) == 2 and min(levels) >= 0:
         soil, root = sorted(levels)
         return f"{soil:.15g}/{root:.15g}", f"coded {soil:.15g}/{root:.15g}"
     root, lossy = max(levels), all(one.lossy for one in seen)
@@ -287,6 +288,10 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
     a_class = third > middle.sum() / 2 and third > top / 20 and (lossy or commonest < root)  # or a straight edge's grey
     usual = min(levels) >= 0 and (root == 1 or root >= (10 if lossy else 200))
     if usual and stray <= 0.05 * top and not picture and not a_class:
+        for one in seen:  # one of 0/1 among many of 0/255 would be read as empty
+            highest, flat = max(one.levels), one.flat.total() > one.levels.total() / 2 - one.levels[0] / 2
+            if 0 < highest <= root / 2 and (highest < 10 if one.lossy else flat):
+                raise _ask(one.path, f"holds nothing above {highest:g}, but the others are coded 0/{root:.15g}")
         return f"0/{root:.15g}", f"coded 0/{root:.15g} ({'JPEG' if lossy else 'grey edges'})"
     worst = max(seen, key=lambda one: len(one.levels)).path
     listed = ", ".join(f"{level:g}" for level in sorted(levels)[:7]) + ", …" * (len(levels) > 7)
@@ -297,5 +302,5 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
 def _ask(path: Path, what: str) -> ValueError:
     return ValueError(
         f"{shown(path)} {what}; which of it is root cannot be told: give mask_coding (--mask-coding), such as 0/255 "
-        "(soil/root), labels (all but 0) or red."
+        "(soil/root), labels (all but 0) or red; or save the masks with roots white and all else black."
     )

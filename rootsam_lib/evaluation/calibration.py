@@ -225,7 +225,14 @@ def calibrate_command(options: argparse.Namespace) -> int:
                 what = f"{name} of {row['scan']} is {row.get(name)!r}, no number"
                 raise ValueError(f"{shown(roots / file)}: {what}: segment the folder anew into another one.") from None
     for row in rows:
-        check_resolution({"mm_per_px": size}, row["mm_per_px"])
+        try:
+            check_resolution({"mm_per_px": size}, row["mm_per_px"])
+        except ValueError:
+            first, other = (f"{25.4 / px:.0f} dpi" if px else "no resolution" for px in (size, row["mm_per_px"]))
+            raise ValueError(
+                f"{shown(roots)}: {rows[0]['scan']} has {first}, but {row['scan']} {other}: a calibration is of one "
+                "resolution; segment annotated scans of one into a folder of their own."
+            ) from None
     true = [{name: row[f"true_{name}"] for name in traits} for row in scores]
     own = ("dpi", "window_mm", "tube_angle", "cleaning", "prompts", "exclude", "calibration")
     made_by = {name: value for name, value in settings.items() if name not in own}

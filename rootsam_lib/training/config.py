@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS
 from rootsam_lib.data.augment import build_augmentation
@@ -121,6 +123,8 @@ def stage_pair(
     hardware: a key of `PRESETS`, for batch size, room for the feature bank and precision. families: also as one text,
     joined by commas; "" for the poster's.
     """
+    if np.shape(epochs) != (2,):
+        raise ValueError(f"epochs is {epochs!r}: give two numbers, of Stage 1 and of Stage 2.")
     if hardware not in PRESETS:
         raise ValueError(f"hardware {hardware!r} is unknown: choose one of {', '.join(PRESETS)}.")
     preset = PRESETS[hardware]
