@@ -151,7 +151,9 @@ def few_line() -> str:
     one, strong, whole = (
         f"{np.mean(dice[key]):.2f}" for key in (("nano", 1), ("nano, poster's augmentation", 1), ("nano", most))
     )
-    return f"Annotated scans: 1 gives pooled Dice {one}, or {strong} with strong augmentation; {most} give {whole}."
+    return (
+        f"Annotated scans: 1 gives pooled Dice {one}, or {strong} with the poster's augmentation; {most} give {whole}."
+    )
 
 
 def grown_table() -> str:

@@ -266,7 +266,9 @@ def cell(estimate: Sequence[float | None], intervals: bool = True, digits: int =
     value, low, high = (math.nan if number is None else number for number in estimate)
     if math.isnan(value):
         return "–"
-    return f"{value:.{digits}f}" + (f" ({low:.2f} to {high:.2f})" if intervals and not math.isnan(low) else "")
+    return f"{value:.{digits}f}" + (
+        f" ({low:.{digits}f} to {high:.{digits}f})" if intervals and not math.isnan(low) else ""
+    )
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from rootsam_lib.__main__ import main
 from rootsam_lib.lessons.parameters import check_parameters, notebook_parameters
@@ -32,6 +34,14 @@ def test_wrong_type_profile_and_number(capsys):
     for extra in (("-p", "SEED", "3"), ("--only", "00")):
         assert "all lessons on their defaults" in refused(capsys, "tutorial", "--update", *extra)
     assert "no results file" in refused(capsys, "table", "nowhere.json")
+
+
+def test_own_images_are_looked_at_before_any_lesson_runs(capsys, tmp_path):
+    for name in ("a.png", "a-mask.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    mine = ("tutorial", "-p", "DATA_DIR", str(tmp_path))
+    assert "add -p DATA folder, or --only 09" in refused(capsys, *mine)
+    assert "a.png states no resolution, and lesson 08" in refused(capsys, *mine, "-p", "DATA", "folder")
 
 
 def test_every_profile_names_real_parameters_of_the_right_type():

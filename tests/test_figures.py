@@ -96,10 +96,12 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     wanted[10:20] = True
     row = {name: [0.5, 0.4, 0.6] for name in ("true_points", "moved_points", "no_points")}
     answers = {"on the wanted roots": (POINTS, wanted), "no point": (None, ~wanted)}
-    figure = figures.control_picture(IMAGE, wanted, answers, {"base": row, "stage2": row})
+    figure = figures.control_picture(IMAGE, ~wanted | wanted, wanted, answers, {"base": row, "stage2": row})
     assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
-    assert legend_of(figure) == ["found", "missed", "not asked for, or false", "root point", "soil point"]
+    unwanted = "root that is not wanted, left out"
+    assert legend_of(figure) == ["found", "missed", "not asked for, or false", unwanted, "root point", "soil point"]
+    assert (figure.axes[0].images[0].get_array()[~wanted] == ImageColor.getrgb(figures.UNWANTED)).all()
     plt.close(figure)
     figure = figures.changes({"then": IMAGE // 2, "now": IMAGE}, wanted, ~wanted, wanted & False)
     assert legend_of(figure) == ["on both dates", "grew", "vanished"]

@@ -71,10 +71,10 @@ def test_defaults_show_what_training_changes():
 
 
 def test_00_on_a_folder_of_small_images_without_resolution(run, tmp_path):
-    for i, scan in enumerate(synthetic_scans("train", 2, seed=3, height=384, width=448)):
+    for i, scan in enumerate(synthetic_scans("train", 6, seed=3, height=384, width=448)):
         Image.fromarray(scan.image).save(tmp_path / f"a_T{i:03d}_L{i:03d}.png")
         Image.fromarray(scan.mask).save(tmp_path / f"a_T{i:03d}_L{i:03d}_mask.png")
-    metrics = run("00", DATA="folder", DATA_DIR=str(tmp_path), TEST_SPLIT="all", N_ROOT=1, SMALL_EPOCHS=1)
+    metrics = run("00", DATA="folder", DATA_DIR=str(tmp_path), TEST_SPLIT="test", N_ROOT=1, SMALL_EPOCHS=1)
     assert 0 <= metrics["root_iou"] <= 1 and 0 <= metrics["stage1_root_iou"] <= 1
     assert metrics["trained_share"] == default("00")["trained_share"], "the base model is another one"
     assert metrics["iou_of_two_clicks"] <= 0.5 and metrics["base_real_share"] > 0
@@ -148,7 +148,10 @@ def test_06_clicks_change_the_mask(run, home):
     clicks = {"CLICKS": "300,300,1;600,500,0", "EDITS": EDITS, "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
     metrics = run("06", **TRAINED, **clicks)
     assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
-    assert len(stages(home) - before) == 1, "only the loop's training is new"
+    assert stages(home) == before, "the loop's stage would be taken for lesson 04's"
+    assert len(list((home / "runs" / "quick" / "loop").glob("stage2-*/stage.json"))) == 2, (
+        "of the defaults and of these"
+    )
 
 
 def test_07_reads_the_measured_minutes(run, home):

@@ -21,6 +21,12 @@ DEFAULTS = {
     "INPUT_SCALE": 1.0,
     "TUBE_ANGLE": 45.0,
     "PAIRS": 8,
+    "PATCH": 256,
+    "LOOP_SCANS": 3,
+    "LOOP_LR": 1e-3,
+    "TEST_SPLIT": "test",
+    "FAMILIES": "",
+    "ROOT_CLICKS": "",
 }
 
 
@@ -45,6 +51,10 @@ def test_values_become_the_types_of_the_defaults():
         ("INPUT_SCALE", 0.0, "give a number, greater than 0 and at most 32"),
         ("TUBE_ANGLE", 100.0, "give a number, greater than 0 and at most 90"),
         ("PAIRS", 1, "give a number, 2 or more"),
+        ("PATCH", 100, "give a multiple of 32"),
+        ("LOOP_SCANS", 0, "give a number, 1 or more"),
+        ("LOOP_LR", 0.0, "give a number, greater than 0"),
+        ("TEST_SPLIT", "all", "choose one of valid, test"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
@@ -54,6 +64,10 @@ def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
         check_parameters({"CLICKS": "3,4"}, DEFAULTS)
     with pytest.raises(ValueError, match="edit 'trace,3,4' is not tool,x,y"):
         check_parameters({"EDITS": "trace,3,4"}, DEFAULTS)
+    with pytest.raises(ValueError, match="augmentation family 'colour jiter' is unknown"):
+        check_parameters({"FAMILIES": "noise, colour jiter"}, DEFAULTS)
+    with pytest.raises(ValueError, match="ROOT_CLICKS is '60,325,1': give two clicks or more"):
+        check_parameters({"ROOT_CLICKS": "60,325,1"}, DEFAULTS)
     with pytest.raises(ValueError, match="variant 'seed 3' is unknown"):
         check_parameters({"VARIANT_NAMES": "seed 1, seed 3"}, DEFAULTS)
 

@@ -74,6 +74,6 @@ def test_tables_in_markdown():
     assert rows_table(rows, ("x",)).splitlines()[2] == "| 0.1235 |"
     scores = {"tables": {"control": {"base": {"iou": [0.5, 0.25, None]}, "new": {"iou": [0.5, 0.25, 0.75]}}}}
     lines = markdown_table(scores, "control", ["iou"]).splitlines()
-    assert lines[0] == "| | `iou` |" and lines[3] == "| new | 0.500 (0.25 to 0.75) |"
+    assert lines[0] == "| | `iou` |" and lines[3] == "| new | 0.500 (0.250 to 0.750) |"
     with pytest.raises(ValueError, match="no row to show"):
         rows_table([])

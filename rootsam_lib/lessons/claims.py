@@ -96,8 +96,8 @@ def equal_time(folder: Path) -> Finding:
         return Finding(UNTESTED, "not trained", "")
     gains = [-results["differences"][pair]["pooled_dice"][0] for pair in pairs]
     _, low, high = results["seeds"]["stage1"]["pooled_dice"]
-    told = f"{np.mean(gains):+.3f} ({min(gains):+.3f} to {max(gains):+.3f}, {len(gains)} seeds)"
-    number = f"pooled Dice {told}; seeds differ by {high - low:.3f}"
+    told = f"{np.mean(gains):+.4f} ({min(gains):+.4f} to {max(gains):+.4f} over {len(gains)} seeds)"
+    number = f"pooled Dice {told}; seeds differ by {high - low:.4f}"
     return Finding(_verdict(min(gains) > 0 and float(np.mean(gains)) > high - low), number, file.stem)
 
 
@@ -136,4 +136,4 @@ def claims_table(lesson: str = "", folder: Path = RESULTS) -> str:
             rows.append([claim.says, f"**{verdict}**", number, source or "–"])
     if not rows:
         return "The poster claims nothing about this lesson."
-    return table(["the poster says", "here", "nano's number (95 % interval)", "from"], rows)
+    return table(["the poster says", "here", "nano's number (95 % interval, or seeds' range)", "from"], rows)

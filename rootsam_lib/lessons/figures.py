@@ -55,12 +55,13 @@ CURVE_SCORES = {
     "cl_dice": "clDice",
     "length_error": "length error (share of true length)",
 }
-CURVE_STYLES = {  # colour, line and marker
-    "nano": (STAGE1, "-", "o"),
-    "nano, poster's augmentation": ("black", "-.", "D"),
-    "nano-roots": ("0.6", ":", "^"),
-    "U-Net": ("0.35", "--", "s"),
+CURVE_STYLES = {  # colour, line and marker, and its name in the legend
+    "nano": (STAGE1, "-", "o", "nano"),
+    "nano, poster's augmentation": ("black", "-.", "D", "nano, the poster's augmentation"),
+    "nano-roots": ("0.6", ":", "^", "nano, drawn roots first"),
+    "U-Net": ("0.35", "--", "s", "U-Net"),
 }
+UNWANTED = "#8c8c8c"
 MARKS = {"root point": (ROOT, ROOT_POINT, "o"), "soil point": (SOIL, SOIL_POINT, "X")}  # label, colour, marker
 PULL = LinearSegmentedColormap.from_list("pull", (FALSE, "white", MISSED))  # to less root, where false, or to more
 QUALITY = 88  # of pictures stored as JPEG
@@ -176,22 +177,31 @@ def choice(label: str, options: Mapping[str, object]) -> ipywidgets.Dropdown:
 # --- images
 
 
-def panels(titles: Sequence[str], columns: int | None = None, size: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A grid of square axes without ticks for pictures, one per title."""
+def panels(
+    titles: Sequence[str], columns: int | None = None, size: float = 3.6, ticks: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A grid of square axes for pictures, one per title; ticks: with x and y in px, to read places from."""
     columns = columns or len(titles)
     rows = -(-len(titles) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.3) * rows), squeeze=False)
     axes = list(grid.ravel())
     for ax, title in zip(axes, titles, strict=False):
         ax.set_title(title)
-    for ax in axes:
-        ax.set_axis_off()
+    for number, ax in enumerate(axes):
+        if ticks and number < len(titles):
+            ax.set(xlabel="x in px", ylabel="y in px" if number % columns == 0 else "")
+            ax.tick_params(labelsize=8)
+        else:
+            ax.set_axis_off()
     return figure, axes[: len(titles)]
 
 
-def legend(figure: Figure, parts: Mapping[str, str] | None = None) -> None:
-    """Name colours, {name: colour}, below a figure, and those marks of `draw_prompts` that are drawn in it."""
+def legend(figure: Figure, parts: Mapping[str, str] | None = None, points: Mapping[str, str] | None = None) -> None:
+    """Name colours, {name: colour}, below a figure, and those marks of `draw_prompts` that are drawn in it; points:
+    other names for these, {name in `MARKS`: name}."""
     handles = _patches(parts or {}) + _point_handles(figure)
+    for handle in handles:
+        handle.set_label((points or {}).get(handle.get_label(), handle.get_label()))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
@@ -202,9 +212,10 @@ def error_legend(
     missed: str = "missed",
     colours: Sequence[str] = ERRORS,
     more: Mapping[str, str] | None = None,
+    points: Mapping[str, str] | None = None,
 ) -> None:
     """The `legend` of the three colours of `error_view`, and of more, {name: colour}."""
-    legend(figure, dict(zip((found, missed, excess), colours, strict=True)) | dict(more or {}))
+    legend(figure, dict(zip((found, missed, excess), colours, strict=True)) | dict(more or {}), points)
 
 
 def _patches(parts: Mapping[str, str]) -> list[LegendPatch]:
@@ -238,13 +249,15 @@ def close_up(axes: Sequence[Axes], x: np.ndarray, y: np.ndarray, shape: tuple[in
         ax.set(xlim=(left, left + side), ylim=(top + side, top))
 
 
-def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45) -> None:
-    """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too)."""
-    style = {"s": size, "edgecolors": "white", "linewidths": 0.8}
+def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45, hollow: bool = False) -> None:
+    """Mark prompt points: green circles on roots, red crosses on soil (told apart by shape too); hollow ones let what
+    lies below them be seen."""
+    style = {"s": size, "linewidths": 1.2 if hollow else 0.8}
     for name, (label, colour, marker) in MARKS.items():
         points = prompts.points[prompts.labels == label]
         if len(points):
-            ax.scatter(points[:, 0], points[:, 1], c=colour, marker=marker, label=name, **style)
+            inks = {"facecolors": "none", "edgecolors": colour} if hollow else {"c": colour, "edgecolors": "white"}
+            ax.scatter(points[:, 0], points[:, 1], marker=marker, label=name, **style, **inks)
 
 
 def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
@@ -285,7 +298,7 @@ def tube_drawing() -> tuple[Figure, str]:
 
 
 def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, prediction: np.ndarray) -> Figure:
-    """The poster's approach figure, A to D: image and prompts enter the model, a mask leaves it.
+    """The poster's approach figure, A to D: image and prompts enter the base model, a mask leaves it.
 
     features: (h, w), any map of the frozen encoder. prediction: uint8 (H, W, 3), such as an `error_view`.
     """
@@ -293,7 +306,7 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
     places = {
         "A  image": (0.01, 0.52),
         "B  features of the frozen encoder": (0.26, 0.52),
-        "D  prediction": (0.76, 0.52),
+        "D  prediction, not trained yet": (0.76, 0.52),
         "C  prompts": (0.51, 0.0),
     }
     shows = (image, features, prediction, image)
@@ -304,7 +317,9 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
         ax.set_axis_off()
     draw_prompts(ax, prompts, 30)
     box = {"boxstyle": "round,pad=0.6", "facecolor": "#fff3ee", "edgecolor": STAGE2}
-    figure.text(0.62, 0.73, "prompt encoder\nand mask decoder\n(trained)", ha="center", va="center", bbox=box)
+    figure.text(
+        0.62, 0.73, "prompt encoder\nand mask decoder\n(lesson 03 trains them)", ha="center", va="center", bbox=box
+    )
     arrow = {"arrowstyle": "-|>", "lw": 2, "color": "0.25"}
     for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
                        ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
@@ -316,16 +331,21 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
 
 
 def control_picture(
-    image: np.ndarray, wanted: np.ndarray, answers: Mapping[str, tuple[Prompts | None, np.ndarray]], table: Mapping
+    image: np.ndarray,
+    roots: np.ndarray,
+    wanted: np.ndarray,
+    answers: Mapping[str, tuple[Prompts | None, np.ndarray]],
+    table: Mapping,
 ) -> Figure:
     """The prompt control: one patch asked in several ways, and the same over all patches as bars.
 
-    wanted: bool (H, W), the roots that are asked for. answers: {title: (points, mask)}. table: of `protocols.evaluate`.
+    roots, wanted: bool (H, W), all roots and those that are asked for. answers: {title: (points, mask)}. table: of
+    `protocols.evaluate`.
     """
     told = [f"{how}\nIoU with the wanted roots {iou(count(mask, wanted)):.2f}" for how, (_, mask) in answers.items()]
     figure, axes = panels([*told, "all patches with several roots"], columns=2, size=4.2)
     for ax, (points, mask) in zip(axes, answers.values(), strict=False):
-        ax.imshow(error_view(image, mask, wanted))
+        ax.imshow(overlay(error_view(image, mask, wanted), roots & ~wanted & ~mask, UNWANTED, 1))
         if points is not None:
             draw_prompts(ax, points)
     asked = {"true_points": "true", "moved_points": "moved", "no_points": "none"}
@@ -339,7 +359,7 @@ def control_picture(
     axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots")
     axes[-1].margins(y=0.3)  # room for the legend
     axes[-1].legend(fontsize=9)
-    error_legend(figure, "not asked for, or false")
+    error_legend(figure, "not asked for, or false", more={"root that is not wanted, left out": UNWANTED})
     return figure
 
 
@@ -404,7 +424,7 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     told = []
     for ax, (score, label) in zip(axes, CURVE_SCORES.items(), strict=True):
-        for model, (colour, style, marker) in CURVE_STYLES.items():
+        for model, (colour, style, marker, name) in CURVE_STYLES.items():
             values = {}
             for _, number, _, row in sorted((r for r in rows if r[0] == model), key=lambda r: int(r[1])):
                 values.setdefault(int(number), []).append(row[score][0])
@@ -414,8 +434,8 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
                 ax.plot([number] * len(own), own, marker, color=colour, mfc="white", markersize=6)
             means = {number: float(np.mean(own)) for number, own in values.items()}
             ax.plot(list(means), list(means.values()), style, color=colour)
-            ax.plot([], [], style * (len(means) > 1) + marker, color=colour, mfc="white", markersize=6, label=model)
-            told.append(f"{label} by number of scans, {model}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
+            ax.plot([], [], style * (len(means) > 1) + marker, color=colour, mfc="white", markersize=6, label=name)
+            told.append(f"{label} by number of scans, {name}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
         ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
         ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
         ax.minorticks_off()

@@ -17,12 +17,21 @@ from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
 from rootsam_lib.results import assigned
-from rootsam_lib.training.config import PRESETS, SCHEDULES
+from rootsam_lib.training.config import PRESETS, SCHEDULES, parse_families
 
 PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
-CHOICES |= {"TEST_SPLIT": ("valid", "test", "all"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
-PARSERS = {"CLICKS": parse_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
+CHOICES |= {"TEST_SPLIT": ("valid", "test"), "SCHEDULE": SCHEDULES, "HARDWARE": PRESETS, "START": STARTS}
+
+
+def _two_clicks(text: str) -> None:
+    if len(parse_clicks(text)) < 2:
+        raise ValueError(f"ROOT_CLICKS is {text!r}: give two clicks or more, x,y,1 joined by ;")
+
+
+PARSERS = {"CLICKS": parse_clicks, "ROOT_CLICKS": _two_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
+PARSERS |= {"FAMILIES": parse_families}
+ABOVE = ("INPUT_SCALE", "TUBE_ANGLE", "LOOP_LR")  # greater than the lowest, not equal to it
 RANGES = {
     "INPUT_SCALE": (0, 32),
     "TUBE_ANGLE": (0, 90),
@@ -30,7 +39,9 @@ RANGES = {
     "PATCH": (32, 8192),
     "PAIRS": (2, math.inf),
 }
-_FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|PATCH)$")  # numbers that cannot be 0
+_FROM_ONE = re.compile(
+    r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|SCANS|PATCHES|PATCH)$"
+)  # numbers that cannot be 0
 
 
 def literal(text: str) -> object:
@@ -72,7 +83,9 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
             PARSERS[name](str(value))
         if kind in (int, float):
             low, high = RANGES.get(name, (int(bool(_FROM_ONE.search(name))), math.inf))
-            checked(f"parameter {name}", value, low, high, above=name in ("INPUT_SCALE", "TUBE_ANGLE"))
+            checked(f"parameter {name}", value, low, high, above=name in ABOVE)
+        if name == "PATCH" and value % 32:
+            raise ValueError(f"parameter PATCH is {value}: give a multiple of 32.")
         typed[name] = kind(value)  # also of a str: a folder may be called 2024
     return typed
 

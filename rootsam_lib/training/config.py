@@ -115,6 +115,14 @@ def stage2(model: str = "nano", **changes: object) -> StageConfig:
     return replace(first, **{**own, **points, **changes})
 
 
+def parse_families(text: str) -> tuple[str, ...] | None:
+    """Families of augmentation from a parameter, joined by commas; None, the poster's, for "". Raises ValueError for an
+    unknown one."""
+    families = tuple(name.strip() for name in text.split(",")) if text.strip() else None
+    build_augmentation(32, families)
+    return families
+
+
 def stage_pair(
     model: str = "nano", epochs: tuple[int, int] = (12, 6), lr: float = 0, hardware: str = "cpu", **changes: object
 ) -> tuple[StageConfig, StageConfig]:
@@ -129,8 +137,8 @@ def stage_pair(
         raise ValueError(f"hardware {hardware!r} is unknown: choose one of {', '.join(PRESETS)}.")
     preset = PRESETS[hardware]
     own = {name: getattr(preset, name) for name in ("micro_batches", "bank_gb", "precision")} | changes
-    if isinstance(families := own.get("families"), str):
-        own["families"] = tuple(name.strip() for name in families.split(",")) if families.strip() else None
+    if isinstance(own.get("families"), str):
+        own["families"] = parse_families(own["families"])
     rates = ({"lr": lr}, {"lr": lr / 10}) if checked("lr", lr, 0) else ({}, {})
     return (
         stage1(model, **{"epochs": epochs[0], "batch_size": preset.batch_size, **rates[0], **own}),
