@@ -160,7 +160,7 @@ def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> t
             pattern = re.sub(r"\d+", r"\\d+", re.escape(place))
             return said, (
                 f"{place} occurs with {', '.join(sorted(tubes)[:3])}: if these are time points and no tubes, scans of "
-                f"one place land in several parts; give read_folder group_by, such as '^({pattern})'."
+                f"one place land in several parts; give group_by (of read_folder), such as '^({pattern})'."
             )
     return said, ""
 
