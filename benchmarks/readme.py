@@ -463,6 +463,7 @@ def blocks() -> dict[str, str]:
         "widths": widths_line(read_json(RESULTS / "segroot-calibration.json")),
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
+        "detail": ablation_table(read_json(RESULTS / "segroot-ablations-cpu.json")),
         "seeds": seeds_table(ablations),
         "latency": latency_line(read_json(RESULTS / "click-latency.json")),
         "model speed": model_speed_table(read_json(RESULTS / "model-speed.json")),
