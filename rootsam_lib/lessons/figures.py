@@ -435,13 +435,13 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
             means = {number: float(np.mean(own)) for number, own in values.items()}
             ax.plot(list(means), list(means.values()), style, color=colour)
             ax.plot([], [], style * (len(means) > 1) + marker, color=colour, mfc="white", markersize=6, label=name)
-            told.append(f"{label} by number of scans, {name}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
+            told.append(f"{label}, {name}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
         ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
         ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
         ax.minorticks_off()
     axes[0].legend(loc="lower right")
     figure.suptitle("How many scans must be annotated? Real scans, no prompt; markers: draws of scans")
-    return figure, f"Learning curves. {'; '.join(told)}."
+    return figure, f"Learning curves by number of scans. {'; '.join(told)}."
 
 
 def live_curve(title: str, colour: str = STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
