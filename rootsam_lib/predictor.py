@@ -214,7 +214,7 @@ class Predictor:
         self.root_width, self.smallest = checked("root_width", root_width, 0), checked("smallest", smallest, 0)
         most = self.tile_size // 2 - 1
         self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
-        self._padded: np.ndarray | None = None
+        self._source: np.ndarray | None = None
         self._tiles: list[_Tile] = []
 
     @property
@@ -245,17 +245,16 @@ class Predictor:
     def set_image(self, image: np.ndarray) -> None:
         """Take an image, uint8 (H, W, 3), of any size; a side shorter than a tile is mirrored, and cut off again.
 
-        The same image again costs nothing (and is not seen anew, whatever became of the model). Raises ValueError for
-        another shape or dtype.
+        The same array again costs nothing, unless its pixels changed. Raises ValueError for another shape or dtype.
         """
         if not isinstance(image, np.ndarray):
             raise ValueError(f"the image is a {type(image).__name__}, but must be an array, uint8 (H, W, 3).")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3).")
         height, width = image.shape[:2]
-        known = self._padded is not None and (height, width) == self.shape
-        if known and np.array_equal(self._padded[:height, :width], image):
+        if image is self._source and np.array_equal(self._padded[:height, :width], image):
             return
+        self._source = image
         self.shape = height, width
         self.side = min(self.tile_size, 32 * -(-max(self.shape) // 32))
         below_right = [(0, max(self.side - length, 0)) for length in self.shape]
@@ -365,7 +364,7 @@ class Predictor:
         return np.where(small[pieces], np.float32(NO_ROOT), logits)
 
     def _needs_image(self) -> None:
-        if self._padded is None:
+        if self._source is None:
             raise ValueError("there is no image to answer for: call set_image(image) first.")
 
     def checked_click(self, click: Sequence[float]) -> Click:

@@ -152,7 +152,7 @@ def test_results_file_round_trip(patches, tmp_path):
     again = read_json(write_json(tmp_path / "r.json", results))
     assert again["tables"]["automatic"]["base"]["soil_false_alarm"] == [None, None, None]  # NaN becomes null
     table = markdown_table(again)
-    assert "| base | 0.000 (0.00 to 0.00) |" in table and table.endswith("– |")
+    assert "| base | 0.000 (0.000 to 0.000) |" in table and table.endswith("– |")
     assert "noc@0.6" in markdown_table(again, "correction", ["noc@0.6"])
     with pytest.raises(ValueError, match=r"no table 'whole scans'.*fixed prompts"):
         markdown_table(again, "whole scans")
