@@ -266,9 +266,8 @@ def cell(estimate: Sequence[float | None], intervals: bool = True, digits: int =
     value, low, high = (math.nan if number is None else number for number in estimate)
     if math.isnan(value):
         return "–"
-    return f"{value:.{digits}f}" + (
-        f" ({low:.{digits}f} to {high:.{digits}f})" if intervals and not math.isnan(low) else ""
-    )
+    interval = f" ({low:.{digits}f} to {high:.{digits}f})" if intervals and not math.isnan(low) else ""
+    return f"{value:.{digits}f}{interval}"
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:

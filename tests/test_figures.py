@@ -96,7 +96,7 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     wanted[10:20] = True
     row = {name: [0.5, 0.4, 0.6] for name in ("true_points", "moved_points", "no_points")}
     answers = {"on the wanted roots": (POINTS, wanted), "no point": (None, ~wanted)}
-    figure = figures.control_picture(IMAGE, ~wanted | wanted, wanted, answers, {"base": row, "stage2": row})
+    figure = figures.control_picture(IMAGE, np.ones_like(wanted), wanted, answers, {"base": row, "stage2": row})
     assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
     unwanted = "root that is not wanted, left out"

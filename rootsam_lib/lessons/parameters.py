@@ -39,9 +39,8 @@ RANGES = {
     "PATCH": (32, 8192),
     "PAIRS": (2, math.inf),
 }
-_FROM_ONE = re.compile(
-    r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|SCANS|PATCHES|PATCH)$"
-)  # numbers that cannot be 0
+# Numbers that cannot be 0:
+_FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|SCANS|PATCHES|PATCH)$")
 
 
 def literal(text: str) -> object:
