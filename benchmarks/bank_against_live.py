@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rootsam_lib import HOME
 from rootsam_lib.data.datasets import load_parts
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.results import provenance, read_json, write_json
 from rootsam_lib.training.config import stage1
 from rootsam_lib.training.loop import train_stage
 
-FILE = HOME / "data" / "results" / "bank-against-live.json"
+FILE = RESULTS / "bank-against-live.json"
 WAYS = {"feature bank": 8.0, "live encoder": 0.0}
 
 

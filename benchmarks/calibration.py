@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-from rootsam_lib import HOME
 from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.data.masks import read_mask
 from rootsam_lib.evaluation.bootstrap import agreement, interval, tube_weights
 from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, fit_calibration
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.results import progress, provenance, read_csv, read_json, write_json
 from rootsam_lib.traits import trace
 
-FILE = HOME / "data" / "results" / "segroot-calibration.json"
+FILE = RESULTS / "segroot-calibration.json"
 SCANS = (2, 5, 10)
 ACROSS = np.arange(-15, 15.1, 0.5)  # px to both sides of a root's line
 

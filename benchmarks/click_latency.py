@@ -13,13 +13,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 
-from rootsam_lib import CHECKOUT, HOME
+from rootsam_lib import CHECKOUT
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.results import provenance, write_json
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
 from browser import Widget, chromium, jupyterlab, open_notebook, run_all
 
-FILE = HOME / "data" / "results" / "click-latency.json"
+FILE = RESULTS / "click-latency.json"
 NOTEBOOK = """
 import torch
 torch.set_num_threads({threads})

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from rootsam_lib import HOME
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import draw_scan
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.protocols import about_predictor
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.results import RUNS, progress, provenance, read_json, rows_table, write_json
 
-FILE = HOME / "data" / "results" / "segroot-looks.json"
+FILE = RESULTS / "segroot-looks.json"
 KEPT = RUNS / "real" / "looks"
 SIDE = 768
 Look = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -48,6 +48,12 @@ def image_sets() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     return sets | {"drawn": [crop(draw_scan(np.random.default_rng([9, i]), SIDE, SIDE)) for i in range(6)]}
 
 
+def means(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Root IoU and clDice of masks against their truths, mean over the images."""
+    scores = {"root_iou": [iou(count(*pair)) for pair in pairs], "cl_dice": [cl_dice(*pair) for pair in pairs]}
+    return {score: float(np.mean(values)) for score, values in scores.items()}
+
+
 def keep_scores(name: str, predictor: Predictor, sets: Mapping[str, Sequence]) -> None:
     """One model's scores by images and look, written to `KEPT`."""
     rows = []
@@ -57,10 +63,7 @@ def keep_scores(name: str, predictor: Predictor, sets: Mapping[str, Sequence]) -
                 (predictor(np.clip(change(image, np.random.default_rng(i)), 0, 255).astype(np.uint8)), mask)
                 for i, (image, mask) in enumerate(pairs)
             ]
-            scores = {"root_iou": [iou(count(*both)) for both in answers]}
-            scores["cl_dice"] = [cl_dice(*both) for both in answers]
-            means = {score: float(np.nanmean(values)) for score, values in scores.items()}
-            rows.append({"images": images, "look": look} | means)
+            rows.append({"images": images, "look": look} | means(answers))
     made_by = about_predictor(predictor) | {"provenance": provenance(predictor.model.device)}
     write_json(KEPT / f"{name}.json", {"rows": rows, "model": made_by})
 

@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from rootsam_lib import CHECKOUT
 from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.results import provenance, write_json
 
@@ -58,7 +58,7 @@ def main(names: list[str]) -> None:
             f"whole scan, enlarged {input_scale:g} times{', four flips' if flips else ''}: {scans[-1]['seconds']:.1f} s"
         )
     about = {"threads": torch.get_num_threads(), "scan": SCAN, "models": rows, "scans": scans}
-    write_json(CHECKOUT / "data" / "results" / "model-speed.json", about | {"provenance": provenance()})
+    write_json(RESULTS / "model-speed.json", about | {"provenance": provenance()})
 
 
 if __name__ == "__main__":

@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from real_scans import FOLDER, ask, masks_of, profile_pair, stages
 
-from rootsam_lib import CHECKOUT, HOME, traits
+from rootsam_lib import traits
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.bootstrap import agreement
 from rootsam_lib.evaluation.protocols import evaluate
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.results import provenance, read_json, write_json
 
-FILE = HOME / "data" / "results" / "segroot-seeds.json"
-LESSON = CHECKOUT / "data" / "results" / "segroot-nano.json"
+FILE = RESULTS / "segroot-seeds.json"
+LESSON = RESULTS / "segroot-nano.json"
 TRAITS = ("root_length_mm", "root_area_mm2", "mean_diameter_mm")
 PROTOCOLS = ("fixed prompts", "automatic", "selection", "control", "correction")
 

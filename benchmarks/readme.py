@@ -14,12 +14,11 @@ import numpy as np
 from rootsam_lib import CHECKOUT
 from rootsam_lib.lessons import figures
 from rootsam_lib.lessons.ablations import REFERENCE, VARIANTS, seed_spread
-from rootsam_lib.lessons.claims import claims_table
+from rootsam_lib.lessons.claims import RESULTS, claims_table
 from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.results import cell, markdown_table, read_json, table, write_text
 from rootsam_lib.training.config import PRESETS
 
-RESULTS = CHECKOUT / "data" / "results"
 PAGES = (CHECKOUT / "README.md", RESULTS / "README.md")
 TABLES = {
     "fixed prompts": ("root_iou", "class_mean_iou", "pooled_dice", "cl_dice", "meant_iou", "meant_cl_dice"),
@@ -133,10 +132,10 @@ def protocol_seeds_table() -> str:
     rows = []
     for told, (part, protocol, score) in chosen.items():
         cells = [results[part][protocol][stage][score] for stage in ("stage1", "stage2")]
-        rows.append([told, f"`{score}`", *("{:.3f} ({:.3f} to {:.3f})".format(*values) for values in cells)])
+        rows.append([told, f"`{score}`", *(cell(values) for values in cells)])
     for told, trait in (("length", "root_length_mm"), ("area", "root_area_mm2"), ("mean diameter", "mean_diameter_mm")):
         for score in ("r2", "relative_bias"):
-            values = "{:.3f} ({:.3f} to {:.3f})".format(*results["traits"][trait][score])
+            values = cell(results["traits"][trait][score])
             rows.append([f"{told} of whole scans", f"`{score}`", "–", values])
     return table(["", "", "Stage 1", "Stage 2"], rows)
 
@@ -144,9 +143,8 @@ def protocol_seeds_table() -> str:
 def few_line() -> str:
     """What one annotated scan gives of what all give."""
     dice: dict[tuple[str, int], list[float]] = {}
-    for name, row in read_json(RESULTS / "segroot-whole.json")["rows"].items():
-        if found := re.fullmatch(r"(.*), (\d+) scans, draw \d+", name):
-            dice.setdefault((found[1], int(found[2])), []).append(row["pooled_dice"][0])
+    for model, number, row in figures.curve_rows(read_json(RESULTS / "segroot-whole.json")):
+        dice.setdefault((model, number), []).append(row["pooled_dice"][0])
     most = max(number for model, number in dice if model == "nano")
     one, strong, whole = (
         f"{np.mean(dice[key]):.2f}" for key in (("nano", 1), ("nano, poster's augmentation", 1), ("nano", most))
@@ -158,13 +156,11 @@ def few_line() -> str:
 
 def grown_table() -> str:
     """Stage 1 trained on raw and on grown masks, scored against both: three seeds."""
-    seeds, scores = (
-        read_json(RESULTS / "segroot-grown.json")["seeds"],
-        ("pooled_dice", "pooled_dice_dilated", "cl_dice"),
-    )
+    seeds = read_json(RESULTS / "segroot-grown.json")["seeds"]
+    scores = ("pooled_dice", "pooled_dice_dilated", "cl_dice")
     rows = []
     for name, kind in (("raw masks", "stage1"), ("masks grown by one pixel", "stage1 on grown masks")):
-        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*seeds[kind][score]) for score in scores]
+        cells = [cell(seeds[kind][score]) for score in scores]
         rows.append([f"trained on {name}", *cells])
     return table(["", *(f"`{score}`" for score in scores)], rows)
 
@@ -190,11 +186,9 @@ def limit_line() -> str:
 
 def curve_table() -> str:
     """The learning curve: each score's mean and range over draws, by the number of scans."""
-    results, cells = read_json(RESULTS / "segroot-whole.json"), {}
-    for name, row in results["rows"].items():
-        if ", draw " in name:
-            model, number = name.split(" scans, ")[0].rsplit(", ", 1)
-            cells.setdefault((int(number), model), []).append(row)
+    cells = {}
+    for model, number, row in figures.curve_rows(read_json(RESULTS / "segroot-whole.json")):
+        cells.setdefault((number, model), []).append(row)
     rows = []
     for (number, model), own in sorted(cells.items()):
         scores = [seed_cell([row[score][0] for row in own]) for score in figures.CURVE_SCORES]
@@ -284,7 +278,7 @@ def traits_table(results: Mapping) -> str:
     traits[f"length times {calibrated['factor']:.3f}, fitted on the val scans"] = calibrated
     rows = []
     for name, r in traits.items():
-        bias = "{:+.0%} ({:+.0%} to {:+.0%})".format(*(r[f"relative_bias{end}"] for end in ("", "_low", "_high")))
+        bias = cell([r[f"relative_bias{end}"] for end in ("", "_low", "_high")], form="+.0%")
         rows.append([name, f"{r['r2']:.2f}", f"{r['r2_fitted']:.2f}", bias, r["scans"]])
     return table(["trait", "R²", "R² of a fitted line", "bias", "scans"], rows)
 
@@ -298,7 +292,7 @@ def calibration_table(results: Mapping) -> str:
             trait = named[key.removesuffix(", one factor")] + (", one factor" if key.endswith("factor") else "")
             bias = "{:+.1%} ({:+.0%} to {:+.0%})".format(*row["relative_bias"])
             single = "{:+.0%} to {:+.0%}".format(*row["relative_bias_of_single_calibrations"])
-            rows.append([k, trait, "{:.2f} ({:.2f} to {:.2f})".format(*row["r2"]), bias, single])
+            rows.append([k, trait, cell(row["r2"], form=".2f"), bias, single])
     return table(["annotated scans", "trait", "R²", "bias", "95 % of single calibrations"], rows)
 
 
@@ -307,7 +301,7 @@ def looks_table(results: Mapping) -> str:
     IoU of the last kind against the first, paired by seed."""
     seeds: dict[str, list[str]] = {}
     for name in results["models"]:
-        kind, seed = name.split(", seed ")
+        kind, _, seed = name.partition(", seed ")
         seeds.setdefault(kind, []).append(seed)
     scores = {((row["look"], row["images"]), row["trained_with"]): row for row in results["rows"]}
     places = dict.fromkeys((row["look"], row["images"]) for row in results["rows"])
@@ -343,7 +337,7 @@ def annotator_table(results: Mapping) -> str:
     """What the simulated annotator's minutes are worth, by way."""
     rows = []
     for way, after in results["rows"].items():
-        error = ["{:.0%} ({:.0%} to {:.0%})".format(*at["length_error"]) for at in after.values()]
+        error = [cell(at["length_error"], form=".0%") for at in after.values()]
         scores = [" → ".join(f"{at[name][0]:.3f}" for at in after.values()) for name in ("cl_dice", "root_iou")]
         rows.append([way, scores[0], " → ".join(error), scores[1]])
     minutes = ", ".join(next(iter(results["rows"].values())))

@@ -12,11 +12,11 @@ import numpy as np
 from rootsam_lib import CHECKOUT
 from rootsam_lib.data.datasets import read_folder
 from rootsam_lib.lessons import figures
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import RUNS, provenance, read_json, shown, write_json
 from rootsam_lib.traits import measure
 
-RESULTS = CHECKOUT / "data" / "results"
 BRIGHTER = 3  # times: the scans are dark; the models see the same picture as the reader
 
 if __name__ == "__main__":

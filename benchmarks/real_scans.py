@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from rootsam_lib import HOME
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.drawn import synthetic_scans
@@ -30,6 +29,7 @@ from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tube_weights
 from rootsam_lib.evaluation.peers import train_unet
 from rootsam_lib.evaluation.protocols import DEFINITIONS, about_predictor, score_mask
+from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.lessons.runner import load_profile
 from rootsam_lib.metrics import dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
@@ -40,7 +40,7 @@ from rootsam_lib.training.loop import train_stage
 from rootsam_lib.training.stage import Stage
 from rootsam_lib.traits import root_length_mm
 
-FILE = HOME / "data" / "results" / "segroot-whole.json"
+FILE = RESULTS / "segroot-whole.json"
 FOLDER = RUNS / "real"
 SIZES, DRAWS, FEW, DRAWN = (1, 2, 5, 10, 20), 3, 10, 24  # of the learning curve; draws where a size is at most FEW
 UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 times as large takes twice as long
@@ -185,7 +185,7 @@ def scores(mask: np.ndarray, scan: Scan) -> dict[str, object]:
     """A mask's scores, how far its root length is off (over all scans the sum of |found - true| by that of true), and
     `perfect_selection`."""
     found, true = (root_length_mm(each, scan.mm_per_px) for each in (mask, scan.mask))
-    row = score_mask(mask, scan.mask, scan.mm_per_px) | {"length_error": (abs(found - true), true)}
+    row = score_mask(mask, scan.mask) | {"length_error": (abs(found - true), true)}
     return row | {"perfect_selection": perfect_selection(mask, scan)}
 
 
@@ -252,7 +252,10 @@ def seed_ranges(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, 
     def ends(values: Sequence[float | None]) -> list[float]:  # JSON has no NaN: what no patch could give reads as None
         return [float(f(np.array(values, float))) for f in (np.mean, np.min, np.max)]
 
-    return {name: {key: ends([row[key][0] for row in own]) for key in own[0]} for name, own in groups.items()}
+    return {
+        name: {key: ends([row[key][0] for row in own]) for key in own[0] if all(key in row for row in own)}
+        for name, own in groups.items()
+    }
 
 
 if __name__ == "__main__":

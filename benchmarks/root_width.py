@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
-from looks import SIDE, crop
+from looks import SIDE, crop, means
 
-from rootsam_lib import HOME
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import draw_scan
-from rootsam_lib.metrics import cl_dice, count, iou, root_widths
+from rootsam_lib.lessons.claims import RESULTS
+from rootsam_lib.metrics import root_widths
 from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.results import provenance, write_json
 
-FILE = HOME / "data" / "results" / "root-width.json"
+FILE = RESULTS / "root-width.json"
 THICKNESS, RESAMPLED = (0.5, 1, 2, 4, 7, 10), (0.5, 1, 2, 4)
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -48,11 +48,7 @@ def image_sets(crops: int) -> Iterator[tuple[str, Pairs]]:
 
 def scores(predictor: Predictor, pairs: Pairs) -> dict[str, float]:
     """Means over the images."""
-    both = [(predictor(image), mask) for image, mask in pairs]
-    return {
-        "root_iou": float(np.mean([iou(count(*pair)) for pair in both])),
-        "cl_dice": float(np.mean([cl_dice(*pair) for pair in both])),
-    }
+    return means([(predictor(image), mask) for image, mask in pairs])
 
 
 def main() -> None:

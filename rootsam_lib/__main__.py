@@ -13,6 +13,7 @@ What a command needs is imported when it is chosen: torch and the notebook packa
 """
 
 import argparse
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -82,32 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
 
 
+ROOMS = {"tutorial": "lessons.runner", "table": "lessons.runner", "segment": "apps.segment", "merge": "apps.segment"}
+ROOMS |= {"rsml": "apps.rsml", "timeseries": "apps.timeseries", "calibrate": "evaluation.calibration"}
+ROOMS |= {"export": "apps.weights"}
+
+
 def _run(options: argparse.Namespace) -> int:
     """Do what the command line asks; 2, after a sentence, for what was mistyped."""
     try:
-        if options.command in ("segment", "merge"):
-            from rootsam_lib.apps import segment
-
-            return segment.segment_command(options) if options.command == "segment" else segment.merge_command(options)
-        if options.command == "rsml":
-            from rootsam_lib.apps.rsml import rsml_command
-
-            return rsml_command(options)
-        if options.command == "timeseries":
-            from rootsam_lib.apps.timeseries import timeseries_command
-
-            return timeseries_command(options)
-        if options.command == "calibrate":
-            from rootsam_lib.evaluation.calibration import calibrate_command
-
-            return calibrate_command(options)
-        if options.command == "export":
-            from rootsam_lib.apps.weights import export_command
-
-            return export_command(options)
-        from rootsam_lib.lessons import runner
-
-        return runner.table_command(options) if options.command == "table" else runner.tutorial_command(options)
+        room = importlib.import_module(f"rootsam_lib.{ROOMS[options.command]}")  # only what the command needs
+        return getattr(room, f"{options.command}_command")(options)
     except (ValueError, OSError) as error:
         from rootsam_lib.results import told
 

@@ -60,36 +60,17 @@ _SAM2 = Path(sam2.__path__[0])
 _META = _SAM2 / "configs" / "sam2.1"
 MODELS = {
     "nano": ModelSpec(
-        NANO / "nano.yaml",
-        "nano.safetensors",
-        "",
-        "nano (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here)",
-    ),
-    "tiny": ModelSpec(
-        _META / "sam2.1_hiera_t.yaml",
-        "sam2.1_hiera_tiny.pt",
-        "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
-        "SAM2.1 tiny",
-    ),
-    "small": ModelSpec(
-        _META / "sam2.1_hiera_s.yaml",
-        "sam2.1_hiera_small.pt",
-        "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
-        "SAM2.1 small",
-    ),
-    "base_plus": ModelSpec(
-        _META / "sam2.1_hiera_b+.yaml",
-        "sam2.1_hiera_base_plus.pt",
-        "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
-        "SAM2.1 base+",
-    ),
-    "large": ModelSpec(
-        _META / "sam2.1_hiera_l.yaml",
-        "sam2.1_hiera_large.pt",
-        "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
-        "SAM2.1 large",
-    ),
+        NANO / "nano.yaml", "nano.safetensors", "", "nano (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here)"
+    )
 }
+for _name, _short, _sha256 in (
+    ("tiny", "t", "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
+    ("small", "s", "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
+    ("base_plus", "b+", "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+    ("large", "l", "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
+):
+    _label = f"SAM2.1 {_name.replace('_plus', '+')}"
+    MODELS[_name] = ModelSpec(_META / f"sam2.1_hiera_{_short}.yaml", f"sam2.1_hiera_{_name}.pt", _sha256, _label)
 
 
 def download_checkpoint(name: str, base_url: str = META_URL) -> Path:

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-COMPILE = os.environ.get("ROOTSAM_COMPILE") == "1"  # the encoder, by torch.compile: a minute first, faster then
 
 
 class Features(NamedTuple):
@@ -208,9 +206,6 @@ class RootSAM(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         sam.image_encoder.neck.position_encoding = NoPositions()
         sam.image_encoder.trunk.to(memory_format=torch.channels_last)  # convolutions run about twice as fast on CPU
-        if COMPILE:
-            torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
-            sam.image_encoder.trunk.compile()
         self._folded: tuple[nn.Module, ...] = ()  # hidden from the state dict: see `fold_norms`
         self.requires_grad_(False)
         for part in self.trained_parts().values():

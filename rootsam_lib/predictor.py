@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
-from rootsam_lib.metrics import cl_dice, label_roots, root_widths
+from rootsam_lib.metrics import cl_dice, dilate, label_roots, root_widths
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, images_at_once, resize_logits
 from rootsam_lib.prompts import PADDING, ROOT, SOIL, Prompts, click_prompt, stack_prompts
 
@@ -117,8 +116,7 @@ def select_roots(automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[C
 def _pieces(logits: np.ndarray) -> np.ndarray:
     """Numbers of what hangs together, int (H, W); dilation by 1 px joins what is up to 2 px apart."""
     found = logits > 0
-    grown = cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return label_roots(grown, least=1)[0] * found
+    return label_roots(dilate(found), least=1)[0] * found
 
 
 def _nearest(roots: np.ndarray, click: Click, reach: int) -> int:

@@ -6,7 +6,6 @@ data, device, versions and commit, so that it can be made again.
 
 import ast
 import errno
-import hashlib
 import json
 import math
 import os
@@ -103,11 +102,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, first 16 hex digits: what it holds, whatever its name and date say."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
+    return pooch.file_hash(str(path))[:16]
 
 
 def encode_image(pixels: np.ndarray, suffix: str = ".png", **options: object) -> bytes:
@@ -238,13 +233,11 @@ def read_json(path: str | Path) -> dict:
     return content
 
 
-def markdown_table(
-    results: dict, name: str = "fixed prompts", columns: Sequence[str] = COLUMNS, intervals: bool = True
-) -> str:
+def markdown_table(results: dict, name: str = "fixed prompts", columns: Sequence[str] = COLUMNS) -> str:
     """One protocol's table of an evaluation's results as Markdown: one row a model, one column a metric.
 
     name: "fixed prompts", "automatic" (the same patches), "whole scans", "selection", "control" or "correction".
-    intervals: with the 95 % interval behind each score. Raises ValueError for a table or column that is not there,
+    Raises ValueError for a table or column that is not there,
     naming those that are.
     """
     tables = results.get("tables", {})
@@ -252,7 +245,7 @@ def markdown_table(
         there = f"those here are {', '.join(tables)}" if tables else "choose an evaluation.json"
         raise ValueError(f"this results file holds no table {name!r} of models: {there}.")
     try:
-        rows = [[model, *(cell(row[c], intervals) for c in columns)] for model, row in tables[name].items()]
+        rows = [[model, *(cell(row[c]) for c in columns)] for model, row in tables[name].items()]
     except KeyError as error:
         there = ", ".join(next(iter(tables[name].values())))
         raise ValueError(f"no column {error} in {name!r}: choose from {there}.") from None
@@ -261,13 +254,13 @@ def markdown_table(
     return table(["", *(f"`{column}`" for column in columns)], rows)
 
 
-def cell(estimate: Sequence[float | None], intervals: bool = True, digits: int = 3) -> str:
+def cell(estimate: Sequence[float | None], intervals: bool = True, form: str = ".3f") -> str:
     """A score as people read it: value, and low to high in brackets; a dash where there is none."""
     value, low, high = (math.nan if number is None else number for number in estimate)
     if math.isnan(value):
         return "–"
-    interval = f" ({low:.{digits}f} to {high:.{digits}f})" if intervals and not math.isnan(low) else ""
-    return f"{value:.{digits}f}{interval}"
+    interval = f" ({low:{form}} to {high:{form}})" if intervals and not math.isnan(low) else ""
+    return f"{value:{form}}{interval}"
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:

@@ -276,10 +276,8 @@ def read_done(roots: Path) -> tuple[list[dict[str, object]], dict[str, object]]:
             raise FileNotFoundError(
                 f"{shown(roots)} holds no {file}: give the folder that segment wrote (without --out: FOLDER-roots)."
             )
-    rows, settings = (
-        read_csv(roots / "traits.csv", ("scan", "tube", "date", "mask_sha256")),
-        read_json(roots / "segment.json"),
-    )
+    rows = read_csv(roots / "traits.csv", ("scan", "tube", "date", "mask_sha256"))
+    settings = read_json(roots / "segment.json")
     for file, found, wanted in (
         ("traits.csv", rows[0] if rows else {}, ("scan", "tube", "date", "mm_per_px")),
         ("segment.json", settings, ("cleaning", "window_mm", "tube_angle")),

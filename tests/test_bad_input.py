@@ -33,7 +33,7 @@ from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.bootstrap import tube_weights
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
-from rootsam_lib.metrics import betti0_error, boundary_f, cl_dice, label_roots
+from rootsam_lib.metrics import betti0_error, cl_dice, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
@@ -670,6 +670,7 @@ CASES = [
     points("empty", "", "points.csv is no table"),
     points("of the first line only", "scan,x,y,label\n", "points.csv lacks points or columns"),
     points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks points or columns"),
+    points("of no scan", "scan,x,y,label\n,5,5,1\ngood,5,5,1\n", "row 1 below the first line: scan is empty"),
     points("in UTF-16", "scan,x,y,label\ngood,1,2,1\n".encode("utf-16"), "points.csv is no table"),
     points("of bytes", bytes(range(256)), "points.csv"),
     points("with thousands", 'scan,x,y,label\ngood,"1,020",2,1\n', "x is '1,020'"),
@@ -777,7 +778,7 @@ CASES = [
             "refused",
             "compare masks of one image",
         )
-        for score in (cl_dice, boundary_f, betti0_error)
+        for score in (cl_dice, betti0_error)
     ),
     Case("masks at once for EDT", lambda b: edt_map(np.stack([MASK, MASK])), "refused", "must be (H, W)"),
     Case("half a point", lambda b: sample_points(MASK, 1.5, 1, RNG), "refused", "n_root is 1.5"),

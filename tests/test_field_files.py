@@ -15,11 +15,11 @@ from stub_predictor import StubPredictor
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps.rsml import rhizovision_row, rsml
 from rootsam_lib.apps.segment import score_row, segment_folder
-from rootsam_lib.data.datasets import load_scans
+from rootsam_lib.data.datasets import find_pairs, load_entry, load_scans
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.masks import checked_exclusion, read_exclusion
-from rootsam_lib.data.scans import Scan
-from rootsam_lib.evaluation.protocols import score_mask
+from rootsam_lib.data.scans import Scan, tile
+from rootsam_lib.evaluation.protocols import score_answer, score_mask
 from rootsam_lib.metrics import class_mean_iou, count
 from rootsam_lib.results import read_csv
 from rootsam_lib.traits import measure, trace, trait_row
@@ -209,19 +209,31 @@ def test_scores_are_those_of_the_rest():
     truth, found = cross(), cross() ^ (rng.random(cross().shape) > 0.98)
     excluded = np.zeros(truth.shape, bool)
     excluded[:, 149:] = True
-    cut = score_mask(found[:, :149], truth[:, :149], 0.1)
-    masked = score_mask(found, truth, 0.1, excluded)
+    cut = score_mask(found[:, :149], truth[:, :149])
+    masked = score_mask(found, truth, excluded)
     assert masked["counts"] == cut["counts"] == tuple(count(found[:, :149], truth[:, :149]))
     assert masked["class_mean_iou"] == pytest.approx(class_mean_iou(count(found[:, :149], truth[:, :149])))
     for name in ("root_iou", "dice", "cl_dice", "pooled_dice_dilated"):
         assert masked[name] == pytest.approx(cut[name])
-    assert masked["root_iou"] != score_mask(found, truth, 0.1)["root_iou"]
+    assert masked["root_iou"] != score_mask(found, truth)["root_iou"]
     image = np.zeros((*truth.shape, 3), np.uint8)
     measuring = {"window_mm": None, "tube_angle": 45.0}
     scan = Scan(image, truth, "a", "a", "", 0.1, excluded)
     row = score_row(scan, found, trait_row(scan, found, **measuring), measuring)
     assert row["root_iou"] == pytest.approx(cut["root_iou"])
     assert row["true_root_area_mm2"] == pytest.approx(truth[:, :149].sum() * 0.01)
+
+
+def test_what_is_excluded_is_no_root_in_training_and_counts_in_no_patch(tmp_path):
+    folder = scans_folder(tmp_path)
+    Image.fromarray(cross()).save(folder / "b-mask.png")
+    entry = next(entry for entry in find_pairs(folder, need_masks=False) if entry.name == "b")
+    scan = load_entry(entry, exclude="0,0,149,999")
+    np.testing.assert_array_equal(scan.mask, cross() & (np.arange(300) >= 149))
+    (patch,) = tile(scan, 320)  # larger than the scan: padded
+    assert patch.excluded[:240, :149].all() and not patch.excluded[:240, 149:].any()
+    all_root = score_answer(lambda image, prompts: np.ones(image.shape[:2], bool), patch)
+    assert sum(all_root["counts"]) == 240 * 151
 
 
 def test_exclusion_is_read_from_rectangles_a_mask_or_a_folder(tmp_path):

@@ -37,16 +37,3 @@ def test_the_host_waits_once_a_step_and_once_a_click_round():
     assert plain["host_reads"] == {"tolist": 1}
     assert corrected["host_reads"] == {"cpu": 3, "tolist": 1}
     assert plain["dispatches"] < corrected["dispatches"]
-
-
-@pytest.mark.slow
-def test_four_times_the_pixels_keep_four_times_the_bytes(tmp_path):
-    script, out = SCRIPT.with_name("hardware.py"), tmp_path / "hardware.json"
-    call = [sys.executable, str(script), "--model", "nano", "--sides", "256", "512", "--out", str(out)]
-    subprocess.run(call, capture_output=True, text=True, check=True)
-    result = read_json(out)
-    rows = [row for row in result["one_view"] if row["encoder_px"] == 512]
-    assert len(rows) == 2 and rows[1]["kept_mb"] > 1.3 * rows[0]["kept_mb"]
-    for row in rows:
-        assert row["kept_mb"] == pytest.approx(row["kept_by_arithmetic_mb"], rel=0.1)
-    assert [row["state"] for row in result["hardware"]] == ["run", "not run"]

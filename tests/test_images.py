@@ -224,6 +224,12 @@ def test_resolution_from_the_name(name, dpi, tmp_path):
     assert resolution(save(tmp_path / name)) == (dpi, said)
 
 
+def test_a_folder_says_its_resolution_however_it_is_typed(tmp_path, monkeypatch):
+    save(tmp_path / "scans_300dpi" / "x.png")
+    monkeypatch.chdir(tmp_path / "scans_300dpi")
+    assert resolution("x.png") == resolution("./x.png") == (300, "300 dpi from the folder's name")
+
+
 def exif(x, y=None, unit=2):
     tags = Image.Exif()
     tags[0x011A], tags[0x011B], tags[0x0128] = x, y or x, unit

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.losses import SoftclDiceLoss
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.spatial.distance import dice as scipy_dice
 from scipy.spatial.distance import jaccard
 from segmentation_models_pytorch.metrics import get_stats
@@ -21,7 +20,6 @@ from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import (
     Counts,
     betti0_error,
-    boundary_f,
     broken_pieces,
     cl_dice,
     class_mean_iou,
@@ -136,38 +134,6 @@ def test_a_dilated_truth_forgives_a_mask_that_is_a_pixel_too_wide():
     truth[9:11, 2:18] = True
     wide = dilate(truth)
     assert dice(count(wide, truth)) == pytest.approx(2 * 32 / (32 + 72)) and dice(count(wide, dilate(truth))) == 1
-
-
-def test_boundary_by_hand():
-    assert boundary_f(square(), square(), 0) == 1
-    moved = square(shift=3)
-    assert boundary_f(moved, square(), 3) == 1
-    # With no tolerance only the overlapping parts of the top and bottom rows coincide: 2 x 9 of 44 boundary pixels.
-    assert boundary_f(moved, square(), 0) == pytest.approx(18 / 44)
-    # A small square in the corner of a large one, tolerance 1: of the small one's 12 boundary pixels 7 lie on the large
-    # one's and 2 beside it; of the large one's 44, those 7 and the next one at either end.
-    assert boundary_f(square(4), square(12), 1) == pytest.approx(2 * (9 / 12) * (9 / 44) / (9 / 12 + 9 / 44))
-
-
-def test_boundary_of_empty_and_full_masks():
-    empty, full = np.zeros((8, 8), bool), np.ones((8, 8), bool)
-    assert boundary_f(empty, empty) == boundary_f(full, full) == 1
-    assert boundary_f(empty, full) == boundary_f(full, empty) == 0
-    assert boundary_f(empty, np.eye(8, dtype=bool)) == boundary_f(np.eye(8, dtype=bool), empty) == 0
-
-
-@given(arrays(bool, (2, 9, 10), elements=st.sampled_from([False, False, True])), st.sampled_from([0.0, 1.0, 1.5, 3.0]))
-@settings(max_examples=60, deadline=None)
-def test_boundary_against_monai(pair, tolerance):
-    prediction, truth = (np.pad(mask, 2) for mask in pair)  # MONAI takes the border of an image for an edge
-    if not prediction.any() or not truth.any():
-        return
-    edges = get_mask_edges(prediction, truth, crop=False)
-    shares = [
-        (get_surface_distance(here, there) <= tolerance).mean() for here, there in (edges, edges[::-1])
-    ]  # MONAI's distances from each edge to the other
-    expected = 2 * np.prod(shares) / np.sum(shares) if np.sum(shares) else 0
-    assert boundary_f(prediction, truth, tolerance) == pytest.approx(expected)
 
 
 def test_centre_line_dice_by_hand():

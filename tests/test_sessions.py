@@ -163,6 +163,12 @@ def test_add_move_remove_undo_redo(tmp_path, nano):
     assert len(session.clicks) == 1, "a refused click changes nothing"
 
 
+def test_what_the_machine_may_use_stays(tmp_path, nano):
+    session = Session(tmp_path, tiny(2), Predictor(nano.model, batch=1, keep=False))
+    session.open(1)
+    assert (session.predictor.batch, session.predictor.keep) == (1, False)
+
+
 def test_files_after_every_click(tmp_path, nano, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(correct.time, "time", lambda: now[0])
@@ -489,7 +495,7 @@ def test_the_table_is_not_written_at_every_click(tmp_path, nano, monkeypatch):
 # --- Triage
 
 
-def test_triage_gives_an_order_and_a_reason(nano, small_scans):
+def test_triage_gives_an_order_and_a_reason(nano, small_scans, monkeypatch):
     blank = Scan(np.full((256, 256, 3), 120, np.uint8), None, "blank", "T9")
     rows = triage(nano, [*small_scans[:2], blank])
     assert sorted(row["index"] for row in rows) == [0, 1, 2]
@@ -500,5 +506,11 @@ def test_triage_gives_an_order_and_a_reason(nano, small_scans):
         assert f"{row['predicted_iou']:.2f}" in row["reason"] or f"{row['agreement']:.2f}" in row["reason"] or (
             row["root_share"] == 0 and "no root" in row["reason"]
         )  # fmt: skip
+    asked = []
+    monkeypatch.setattr(nano, "correct", lambda: np.arange(256 * 256).reshape(256, 256) == 40 * 256 + 50)
+    monkeypatch.setattr(nano, "predict", lambda *prompt: (asked.append(prompt), [nano.correct()])[1])
+    triage(nano, small_scans[:1])
+    assert all((points[labels == 1] > 30).all() for points, labels in asked), "what fills up a prompt is no click"
+    monkeypatch.undo()
     backwards = triage(nano, [blank, small_scans[1], small_scans[0]])
     assert [row["image"] for row in backwards] == [row["image"] for row in rows], "the list's order plays no part"

@@ -190,15 +190,3 @@ def test_a_run_goes_on_where_it_was(tmp_path, nano, small_scans, monkeypatch):
     assert done == ["by hand"] * 2, "other minutes, and another truth under the same name, are another run"
     with pytest.raises(ValueError, match="no mask"):
         simulate([Scan(small_scans[0].image, None, "bare", "T1")], nano)
-
-
-def test_kept_logits_serve_in_the_place_of_a_model(small_scans):
-    def kept(scan):
-        return logits_of(scan.mask)
-
-    options = {"logits": kept, "made_by": {"model": "truth"}, "minutes": (0, 1)}
-    results = simulate(small_scans[:1], None, ["trace and remove"], **options)
-    assert results["rows"]["trace and remove"]["0"]["root_iou"][0] == 1 and results["model"] == {"model": "truth"}
-    assert results["per_scan"]["trace and remove"][0]["actions"]["trace"] == 0, "nothing to correct"
-    with pytest.raises(ValueError, match="give predict"):
-        simulate(small_scans[:1], None, ["clicks"], **options)

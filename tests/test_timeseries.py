@@ -1,5 +1,6 @@
 """Windows over time: drawn roots that grow and die with known truth, alignment by hand, and what is refused."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,17 +9,22 @@ import pytest
 from PIL import Image
 from stub_predictor import StubPredictor
 
+from rootsam_lib import CHECKOUT
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.apps.timeseries import align, follow, follow_folder, shared
-from rootsam_lib.data.drawn import draw_scan, growing_scans
+from rootsam_lib.data.drawn import draw_scan
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.results import read_csv
+
+spec = importlib.util.spec_from_file_location("growth", CHECKOUT / "benchmarks" / "timeseries.py")
+growth = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(growth)
 
 
 @pytest.fixture(scope="module")
 def grown():
-    return growing_scans(np.random.default_rng(3), 3, 512, 512, days=10)
+    return growth.growing_scans(np.random.default_rng(3), 3, 512, 512, days=10)
 
 
 def test_turnover_of_drawn_growing_scans_is_within_ten_percent(grown):
@@ -124,12 +130,15 @@ def test_command_writes_one_table_and_one_figure(grown, tmp_path, capsys):
     written(folder, grown[0], 1)
     written(folder, grown[0][:2], 4)
     Image.fromarray(grown[0][0].image).save(folder / "no_place.png")
+    for date in ("2017-04-11", "2017-05-11"):  # one window, were it known of which tube
+        Image.fromarray(grown[0][0].image).save(folder / f"L004_{date}.png")
     segment_folder(folder, StubPredictor(), dpi=300, window_mm=20, exclude="0,0,100,512", say=str)
     assert main(["timeseries", str(folder)]) == 2
     assert "with another exclude" in capsys.readouterr().err
     assert main(["timeseries", str(folder), "--exclude", "0,0,100,512"]) == 0
     said = capsys.readouterr()
     assert "5 scans of 2 windows" in said.out and "no_place is left out" in said.err
+    assert "L004_2017-05-11 is left out" in said.err
     rows = read_csv(roots / "timeseries.csv", ("date", "scan"))
     assert [(row["location"], row["date"]) for row in rows] == [
         *((1, scan.date) for scan in grown[0]),

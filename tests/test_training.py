@@ -338,15 +338,6 @@ def test_where_features_live_changes_no_weight_and_a_resumed_run_keeps_to_it(sma
     assert again.history == whole.history and again.weights.read_bytes() == whole.weights.read_bytes()
 
 
-def test_fixed_prompts_are_drawn_once():
-    mask = np.zeros((64, 64), bool)
-    mask[20:30] = True
-    kept = training.KeptPrompts(seed=3)
-    first, fixed = kept.draw(mask, "a"), FixedPrompts(seed=3).draw(mask, "a")
-    assert (first.points == fixed.points).all() and (first.labels == fixed.labels).all()
-    assert kept.draw(mask, "a") is first and kept.draw(mask, "b") is not first
-
-
 def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):
     text = '"""What it is."""\n\n\ndef one():\n    """Says 1."""\n    return 1  # as asked\n'
     reworded = text.replace("Says 1", "Tells it").replace("as asked", "why")

@@ -28,7 +28,7 @@ from rootsam_lib.evaluation.tools import TOOLS, Edit, apply_edits, check_edit, e
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import STARTS, Click, Predictor
-from rootsam_lib.prompts import ROOT, SOIL, sample_points
+from rootsam_lib.prompts import ROOT, SOIL, sample_points, with_slips
 from rootsam_lib.results import (
     check_names,
     claim_folder,
@@ -41,6 +41,7 @@ from rootsam_lib.results import (
 )
 from rootsam_lib.traits import CLEANING, measure
 
+SETS, POINTS, JITTER = 4, 5, 3.0  # of `triage`: prompt sets, points of each, and how far these are moved, px (SD)
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest")  # of the predictor
 USED = ("weights", *SETTINGS, "start")  # what a mask depends on beside its clicks
@@ -134,8 +135,8 @@ def replay(model: RootSAM, image: np.ndarray, log: Mapping | str | Path) -> np.n
     return corrected(predictor, image, [Clicked(**click) for click in log["clicks"]], log["setting"]["start"]).mask
 
 
-def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping) -> Predictor:
-    predictor = Predictor(model, **{name: setting[name] for name in SETTINGS})
+def _predictor(model: RootSAM, image: np.ndarray, setting: Mapping, **machine: object) -> Predictor:
+    predictor = Predictor(model, **{name: setting[name] for name in SETTINGS}, **machine)
     predictor.set_image(image)
     return predictor
 
@@ -246,7 +247,8 @@ class Session:
             clicks = log["clicks"]
             _refuse_foreign(log, scan.image, {name: self.setting[name] for name in USED})
         # One of its own, so that the open image's stays until the next one is there.
-        predictor = _predictor(self.predictor.model, scan.image, self.setting)
+        machine = {"keep": self.predictor.keep, "batch": self.predictor.batch}  # what it may use: changes no mask
+        predictor = _predictor(self.predictor.model, scan.image, self.setting, **machine)
         made = tuple(Clicked(**click) for click in clicks)
         mask = corrected(predictor, scan.image, made, self.setting["start"])
         if hasattr(self, "scan") and self.rows.get(self.name, {}).get("state") == "open":
@@ -404,14 +406,12 @@ class Session:
 # --- Which image needs a person most?
 
 
-def triage(
-    predictor: Predictor, scans: Sequence[Scan], sets: int = 4, points: int = 5, jitter: float = 3.0, seed: int = 0
-) -> list[dict[str, object]]:
+def triage(predictor: Predictor, scans: Sequence[Scan], seed: int = 0) -> list[dict[str, object]]:
     """Images in the order in which they need a person, asked without any truth, each a row: index, image, need,
     predicted_iou, agreement, root_share and the reason in words.
 
     predicted_iou: the model's estimate for its mask of all roots, mean over tiles. agreement: mean IoU of that mask
-    with the masks of `sets` prompt sets of `points` points each, drawn from the mask itself and moved by `jitter` px
+    with the masks of `SETS` prompt sets of `POINTS` points each, drawn from the mask itself and moved by `JITTER` px
     (SD). need: the mean of 1 - predicted_iou and 1 - agreement. Every image is encoded once. Seeded by image name, so
     the order of the list does not matter.
     """
@@ -423,11 +423,9 @@ def triage(
         sure = min(max(predictor.predicted_iou, 0), 1)
         rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
         agreements = []
-        for _ in range(sets if mask.any() else 0):
-            drawn = sample_points(mask, points, 0, rng).points
-            moved = np.rint(drawn + rng.normal(0, jitter, drawn.shape)).astype(int)
-            moved = np.clip(moved, 0, np.array(mask.shape[::-1]) - 1)
-            agreements.append(iou(count(predictor.predict(moved, np.full(len(moved), ROOT))[0][0], mask)))
+        for _ in range(SETS if mask.any() else 0):
+            moved = with_slips(sample_points(mask, POINTS, 0, rng), JITTER, mask.shape, rng)
+            agreements.append(iou(count(predictor.predict(*moved)[0][0], mask)))
         steady = float(np.mean(agreements)) if agreements else 1.0
         if not mask.any():
             reason = "no root found: is there none?"

@@ -1,12 +1,12 @@
 """What `segment` leaves in a folder: rows that grow by whole lines, what counts as done, and shards that are merged."""
 
-import glob
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,8 +140,8 @@ def scans_told(number: int) -> str:
 
 def shards_of(out: Path) -> list[Path]:
     """The folders in which shards of a folder's results were begun."""
-    named = {path: path.name[len(out.name) :] for path in sorted(out.parent.glob(glob.escape(out.name) + "-*"))}
-    return [p for p, end in named.items() if re.fullmatch(r"-\d+-of-\d+", end) and (p / "segment.json").is_file()]
+    named = re.compile(re.escape(out.name) + r"-\d+-of-\d+")
+    return [p for p in sorted(out.parent.glob("*")) if named.fullmatch(p.name) and (p / "segment.json").is_file()]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -152,25 +152,26 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def tables_of(places: Iterable[Path]) -> dict[Path, tuple[Table, Table]]:
+    """Each folder's traits and scores."""
+    return {place: (Table(place / "traits.csv"), Table(place / "scores.csv")) for place in places}
+
+
 def fit_lock(out: Path) -> FileLock:
     """Held by the shard that finds the input scale for all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(out.with_name(f".{out.name}.lock"))
 
 
-def merge_shards(
-    folder: str | Path,
-    out: str | Path | None = None,
-    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
-) -> Report:
+def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
     """Put what the shards of a folder made into one folder, which then is as one run would have made it.
 
     folder, out: as the shards were given them. A shard is deleted when all that it holds is merged; a scan that no
     shard has done is named in the report's `failed`. An interrupted call goes on where it was. Raises FileNotFoundError
     where there is no shard, and ValueError for one that is still written to, for one of other settings, and for a mask
-    in `out` that is not as it was written. say: gets one line for each mask that is another shard's, too.
+    in `out` that is not as it was written.
     """
-    folder = Path(folder).expanduser()
+    say, folder = partial(print, file=sys.stderr), Path(folder).expanduser()
     entries, out = find_pairs(folder, need_masks=False), out_folder(folder, out)
     shards = shards_of(out)
     if not shards:
@@ -179,7 +180,7 @@ def merge_shards(
     with ExitStack() as held:
         for place in places:
             held.callback(claim_folder(place, "segment.json", settings).release)
-        tables = {place: (Table(place / "traits.csv"), Table(place / "scores.csv")) for place in places}
+        tables = tables_of(places)
         traits, scores = tables[out]
         before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
         for entry in entries:

@@ -43,7 +43,6 @@ from tqdm.auto import tqdm
 from rootsam_lib import checked
 from rootsam_lib.apps.outputs import (
     Report,
-    Table,
     fit_lock,
     is_done,
     merge_shards,
@@ -53,6 +52,7 @@ from rootsam_lib.apps.outputs import (
     report_of,
     scans_told,
     shards_of,
+    tables_of,
 )
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
@@ -160,12 +160,12 @@ def segment_folder(
             if shard and whole.exists():  # merged before, under these settings: what it holds is done
                 claim_folder(whole, "segment.json", settings).release()
             held.callback(claim_folder(out, "segment.json", settings).release)
-        traits, scores = Table(out / "traits.csv"), Table(out / "scores.csv")
+        tables = tables_of({out, whole})
+        traits, scores = tables[out]
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
-        places = {out: (traits, scores), whole: (Table(whole / "traits.csv"), Table(whole / "scores.csv"))}
-        left = [e for e in entries if not any(is_done(e, place, *places[place], mask_coding) for place in places)]
+        left = [e for e in entries if not any(is_done(e, place, *own, mask_coding) for place, own in tables.items())]
         done = set(names) - {entry.name for entry in left}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
@@ -349,6 +349,8 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
     points: dict[str, list[tuple[float, float, int]]] = {}
     for number, row in enumerate(rows, start=1):
         try:
+            if not row["scan"]:
+                raise ValueError("scan is empty: give its name in every row.")
             x, y = (checked(name, _number(row[name]), 0) for name in "xy")
             kind = checked("label", _number(row["label"]), SOIL, ROOT, whole=True)
         except ValueError as error:
@@ -375,14 +377,9 @@ def _number(text: str | None) -> object:
 def segment_command(options: argparse.Namespace) -> int:
     """Segment a folder as the command line asks, and say what became of it. Returns 1 when a scan failed, else 0."""
 
-    def say(line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
-
-    processes, shard = (
-        int(os.environ.get("WORLD_SIZE", 1)),
-        None if options.shard is None else parse_shard(options.shard),
-    )
-    state = None
+    say = partial(tqdm.write, file=sys.stderr)
+    shard = None if options.shard is None else parse_shard(options.shard)
+    processes, state = int(os.environ.get("WORLD_SIZE", 1)), None
     if processes > 1:  # started by torchrun or `accelerate launch`
         from accelerate import PartialState
 

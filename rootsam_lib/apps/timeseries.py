@@ -22,10 +22,10 @@ from scipy.ndimage import convolve, distance_transform_edt, label
 from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
-from rootsam_lib.apps.outputs import mask_now
+from rootsam_lib.apps.outputs import mask_now, out_folder
 from rootsam_lib.data.datasets import find_pairs, load_entry
 from rootsam_lib.data.masks import checked_exclusion
-from rootsam_lib.data.scans import Scan
+from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, progress, shown, write_csv
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, read_done, segment_lengths, trace, trait_row
@@ -210,7 +210,7 @@ def follow_folder(
     Returns the rows and the paths of both files. Raises FileNotFoundError or ValueError, in one sentence.
     """
     folder = Path(folder).expanduser()
-    roots = folder.resolve().with_name(f"{folder.resolve().name}-roots") if roots is None else Path(roots).expanduser()
+    roots = out_folder(folder, roots)
     out = roots if out is None else Path(out).expanduser()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{shown(out)} is a file: give a folder.")
@@ -220,8 +220,9 @@ def follow_folder(
         raise ValueError(f"{shown(roots)} was made with another exclude: give the one that segment was given.")
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
-        if row["scan"] not in entries or not row["date"] or parse_location(row["scan"]) is None:
-            say(f"{row['scan']} is left out: it has no image in {folder.name}, or no location or date in its name.")
+        named = parse_tube(row["scan"]) and parse_location(row["scan"]) is not None and row["date"]
+        if row["scan"] not in entries or not named:
+            say(f"{row['scan']} is left out: no image in {folder.name}, or no tube, location or date in its name.")
         else:
             windows.setdefault((row["tube"], row["location"]), []).append(row)
     if not windows:

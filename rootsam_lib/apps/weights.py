@@ -20,7 +20,6 @@ micro-sam themselves, a GPU, TensorRT.
 import argparse
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -296,20 +295,13 @@ def to_onnx(model: RootSAM, out: Path, size: int = SIZE) -> str:
     return "encoder.onnx and decoder.onnx for onnxruntime; x-anylabeling.yaml for X-AnyLabeling (there not tried)."
 
 
-FORMATS: dict[str, Callable[[RootSAM, Path], str]] = {
-    "sam2": to_sam2,
-    "transformers": to_transformers,
-    "onnx": to_onnx,
-}
+FORMATS = {"sam2": to_sam2, "transformers": to_transformers, "onnx": to_onnx}
 
 
 def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
     """A folder that is whole or not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        write(partial)
-        partial.chmod(0o755)  # mkdtemp's own choice hides it from other users
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+        write(Path(partial))
+        os.chmod(partial, 0o755)  # a temporary folder is hidden from other users
         os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Sets of scans behind one call, `load_scans`: drawn ones, SegRoot, or any folder of your own images and masks."""
 
 import hashlib
-import json
+import itertools
 import os
 import re
 import warnings
@@ -20,7 +20,7 @@ from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding, read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan, describe_groups, grouped_split, leak_report, parse_date, parse_tube
-from rootsam_lib.results import cache_dir, downloader, progress, shown
+from rootsam_lib.results import cache_dir, downloader, progress, read_json, shown
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
@@ -123,17 +123,13 @@ def load_parts(
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     options["say"] = lambda sentence: None  # of the whole folder, and said already
     parts |= {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
-    seen: list[tuple[str, Scan, np.ndarray]] = []
-    for part, scans in parts.items():
-        for scan in scans:
-            small = _cells(scan.image)
-            for other, there, its in seen:
-                if other != part and _same_picture(there.image, its, scan.image, small):
-                    raise ValueError(
-                        f"{there.name} ({other}) and {scan.name} ({part}) are the same picture, and scores would be of "
-                        "what was trained on: take one out, or put both into one part."
-                    )
-            seen.append((part, scan, small))
+    every = [(part, scan, _cells(scan.image)) for part, scans in parts.items() for scan in scans]
+    for (other, there, its), (part, scan, small) in itertools.combinations(every, 2):
+        if other != part and _same_picture(there.image, its, scan.image, small):
+            raise ValueError(
+                f"{there.name} ({other}) and {scan.name} ({part}) are the same picture, and scores would be of "
+                "what was trained on: take one out, or put both into one part."
+            )
     return parts
 
 
@@ -179,7 +175,7 @@ def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) 
 def segroot_index() -> dict:
     """SegRoot's commit, dpi and published split (seed 42: 39 train, 13 valid, 13 test scans), with the SHA-256 of every
     file where it is known (null where it is not: the 13 test scans)."""
-    return json.loads(Path(__file__).with_name("segroot.json").read_text(encoding="utf-8"))
+    return read_json(Path(__file__).with_name("segroot.json"))
 
 
 def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | None = None) -> list[Scan]:
@@ -204,8 +200,8 @@ def read_segroot(split: str, data_dir: str | Path | None = None, limit: int | No
     names = _limited(sorted(sums), limit)
     files = {f"{name}.jpg": sums[name]["image"] for name in names}
     files |= {f"{name}-mask.jpg": sums[name]["mask"] for name in names}
-    data_dir = data_dir or os.environ.get("ROOTSAM_DATA")
-    folder = _existing_copy(Path(data_dir), files, split) if data_dir else _download(files, index["commit"])
+    copy = data_dir or os.environ.get("ROOTSAM_DATA")
+    folder = _existing_copy(Path(copy).expanduser(), files, split) if copy else _download(files, index["commit"])
     if unknown := sum(known is None for known in files.values()):
         warnings.warn(f"SegRoot {split}: checksum not known for {unknown} files: not verified.", stacklevel=2)
     entries = [Entry(folder / f"{n}.jpg", folder / f"{n}-mask.jpg", n, parse_tube(n), None) for n in names]
@@ -233,7 +229,7 @@ def _existing_copy(data_dir: Path, files: Mapping[str, str | None], split: str) 
                 f"{shown(folder / name)} of SegRoot's {split} split does not exist; add it, or leave data_dir and "
                 "ROOTSAM_DATA unset to download it."
             )
-        if known and hashlib.sha256((folder / name).read_bytes()).hexdigest() != known:
+        if known and pooch.file_hash(folder / name) != known:
             raise ValueError(
                 f"{shown(folder / name)} is not SegRoot's file (its SHA-256 differs); copy or download it again."
             )
@@ -472,6 +468,8 @@ def load_entry(
         mask = read_mask(drawn, mask_coding, max_megapixels)
         _check_fit(image, mask, opened.info["orientation"], drawn.info["orientation"], entry)
     excluded = None if exclude is None else read_exclusion(exclude, entry.name, image.shape[:2])
+    if mask is not None and excluded is not None:
+        mask = mask & ~excluded  # what counts nowhere is no root to learn from either
     date, size = parse_date(entry.image.stem), 25.4 / dpi if dpi else None
     return Scan(image, mask, entry.name, entry.tube, date, size, excluded)
 

@@ -76,20 +76,15 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             )
         try:
             pages = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a phone's second view
-            bits = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if opened.format == "TIFF" else 8
+            tags = opened.tag_v2 if opened.format == "TIFF" else {}
+            bits = tags.get(BITS_PER_SAMPLE, 8)
             # Colours of 16 bits, which Pillow cuts to 8.
             deep = opened.mode in ("RGB", "RGBA", "LA") and (";16" in str(opened.tile) or np.max(bits) > 8)
-            if deep and opened.format == "TIFF" and opened.tag_v2.get(PLANES) == APART:  # OpenCV misreads it
+            if deep and tags.get(PLANES) == APART:  # OpenCV misreads it
                 raise ValueError("colours of 16 bits, each stored by itself")
-            if (
-                bits != 8 and opened.mode[0] == "I" and opened.tag_v2.get(PHOTOMETRIC) == 0
-            ):  # Pillow would invert 8 bits
+            if bits != 8 and opened.mode[0] == "I" and tags.get(PHOTOMETRIC) == 0:  # Pillow would invert 8 bits
                 raise ValueError("more than 8 bits, and 0 is white")
-            if (
-                opened.format == "TIFF"
-                and opened.mode == "L"
-                and np.any(np.equal(opened.tag_v2.get(SAMPLE_FORMAT), SIGNED))
-            ):
+            if opened.mode == "L" and np.any(np.equal(tags.get(SAMPLE_FORMAT), SIGNED)):
                 raise ValueError("signed values of 8 bits, which would be read as unsigned")
             turned = _orientation(opened)
             if turned != 1 and (deep or opened.mode[0] in "IF"):
@@ -105,7 +100,7 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             raise ValueError(
                 f"{shown(path)} holds {pages} pages or frames: save the one that is meant as a file of its own."
             )
-        channels = opened.tag_v2.get(CHANNELS, 1) if opened.format == "TIFF" else 1
+        channels = tags.get(CHANNELS, 1)
         if channels > (read := len(opened.getbands())):
             what = f"{channels} channels, of which only the first {f'{read} are' if read > 1 else 'is'} read"
             warnings.warn(f"{shown(path)} holds {what}: if another is meant, save that alone.", stacklevel=2)
@@ -198,7 +193,7 @@ def resolution(path: str | Path) -> tuple[float | None, str]:
     equal both ways, within `DPI_RANGE`, and not 72, 96 or 100. Raises ValueError for a name that says two resolutions
     or one that no scanner has.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # "." has a name, too
     (named, place), stated = _named_dpi(path), _stated_dpi(path)
     if named:
         conflict = f", against {stated:g} in the metadata" if stated and abs(named / stated - 1) > 0.01 else ""

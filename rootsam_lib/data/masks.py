@@ -158,7 +158,8 @@ def read_exclusion(source: str | Path, name: str, shape: tuple[int, int]) -> np.
     Raises what `checked_exclusion` and `read_mask` raise, and ValueError for a mask of another size, one of JPEG, whose
     noise is not black, a rectangle that lies beside the image, and where nothing of the scan is left.
     """
-    checked_exclusion(source)
+    if not (str(source) and Path(source).expanduser().is_dir()):  # whose files were all hashed before the first scan
+        checked_exclusion(source)
     excluded = np.zeros(shape, bool)
     if _RECTANGLES.fullmatch(str(source)):
         for rectangle in str(source).split(";"):

@@ -64,7 +64,7 @@ class Scan:
 class Patch:
     """A square piece of a scan: `image` (size, size, 3) uint8 and `mask` (size, size) bool or None, both views into the
     scan; `name` is "scan@row,col"; `origin` (row, col) of its upper left pixel; `padding` (rows, columns) that were
-    added below and to the right by reflection because the scan is smaller than the patch."""
+    added below and to the right by reflection because the scan is smaller than the patch; `excluded` as the scan's."""
 
     image: np.ndarray
     mask: np.ndarray | None
@@ -73,6 +73,7 @@ class Patch:
     origin: tuple[int, int]
     mm_per_px: float | None = None
     padding: tuple[int, int] = (0, 0)
+    excluded: np.ndarray | None = None
 
 
 def parse_tube(name: str) -> str:
@@ -180,18 +181,17 @@ def tile(scan: Scan, size: int) -> list[Patch]:
     checked("size", size, 1, whole=True)
     height, width = scan.image.shape[:2]
     padding = (max(size - height, 0), max(size - width, 0))
-    image, mask = scan.image, scan.mask
+    layers = scan.image, scan.mask, scan.excluded
     if any(padding):
-        below_right = ((0, padding[0]), (0, padding[1]))
-        image = np.pad(image, (*below_right, (0, 0)), mode="reflect")
-        mask = None if mask is None else np.pad(mask, below_right, mode="reflect")
+        added = ((0, padding[0]), (0, padding[1]), (0, 0))
+        layers = [layer if layer is None else np.pad(layer, added[: layer.ndim], mode="reflect") for layer in layers]
     patches = []
-    for row in _starts(image.shape[0], size):
-        for col in _starts(image.shape[1], size):
+    for row in _starts(layers[0].shape[0], size):
+        for col in _starts(layers[0].shape[1], size):
             window = (slice(row, row + size), slice(col, col + size))
-            piece = None if mask is None else mask[window]
+            image, mask, excluded = (layer if layer is None else layer[window] for layer in layers)
             name = f"{scan.name}@{row},{col}"
-            patches.append(Patch(image[window], piece, name, scan.tube, (row, col), scan.mm_per_px, padding))
+            patches.append(Patch(image, mask, name, scan.tube, (row, col), scan.mm_per_px, padding, excluded))
     return patches
 
 

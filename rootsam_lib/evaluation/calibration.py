@@ -213,6 +213,8 @@ def calibrate_command(options: argparse.Namespace) -> int:
     traits = calibrated_traits(scores[0]) if scores else []
     if len(traits) < 3:
         raise ValueError(f"{shown(roots)}: scores.csv lacks areas and diameters: segment the annotated scans anew.")
+    if "tube" not in scores[0]:
+        raise ValueError(f"{shown(roots)}: scores.csv lacks the column tube: segment the annotated scans anew.")
     if gone := [row.get("scan") for row in scores if row.get("scan") not in measured]:
         raise ValueError(f"{shown(roots)}: {gone[0]} is in scores.csv, but not in traits.csv: segment it again.")
     rows, tubes = [measured[row["scan"]] for row in scores], [row["tube"] for row in scores]

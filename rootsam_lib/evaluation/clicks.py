@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-import cv2
 import numpy as np
 from scipy.ndimage import label
 from skimage.graph import MCP_Geometric
@@ -18,7 +17,7 @@ from skimage.graph import MCP_Geometric
 from rootsam_lib.data.scans import Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, collect, estimates, tube_weights
 from rootsam_lib.evaluation.tools import FAR, MARGIN, Edit, remove_segment, trace_between, window_around
-from rootsam_lib.metrics import EIGHT, cl_dice, count, iou, thinned
+from rootsam_lib.metrics import EIGHT, cl_dice, count, dilate, iou, thinned
 from rootsam_lib.predictor import Click, Predictor
 from rootsam_lib.prompts import ROOT, next_click
 from rootsam_lib.results import progress, provenance, read_json, write_json
@@ -179,8 +178,8 @@ def annotate_scan(
         raise ValueError(f"minutes are {minutes}: give them from few to many.")
     seen = np.zeros_like(logits) if way.endswith("image alone") else logits
     mask = np.zeros(truth.shape, bool) if way.startswith("by hand") else logits > 0
-    line, around = thinned(truth), _grown(truth, NEAR)
-    missed = line & ~_grown(mask, NEAR)
+    line, around = thinned(truth), dilate(truth, NEAR)
+    missed = line & ~dilate(mask, NEAR)
     heap = [(-np.inf, top, left) for top, left in product(*(range(0, side, HOP // 2) for side in truth.shape))]
     heap = heap if {"click", "trace"} & set(tools) else []
     false = list(false_segments(mask, truth) if false is None else false) if "remove" in tools else []
@@ -205,7 +204,7 @@ def annotate_scan(
         right = 2 * (changed & (on_root != (tool == "remove"))).sum() > changed.sum()
         if right:
             mask = new
-            missed[window] &= ~_grown(mask[window], NEAR)
+            missed[window] &= ~dilate(mask[window], NEAR)
         else:
             actions["taken back"] += 1
             take("undo")
@@ -250,14 +249,10 @@ def annotate_scan(
     return {"masks": masks + [mask] * (len(minutes) - len(masks)), "actions": actions, "ready": ready}
 
 
-def _grown(mask: np.ndarray, by: int) -> np.ndarray:
-    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
-
-
 def false_segments(mask: np.ndarray, truth: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
     """Segments of a mask that lie more beside the roots than on them: by how many px of their centre lines, and the
     middle (row, column) of what lies beside."""
-    found, around = [], _grown(truth, NEAR)
+    found, around = [], dilate(truth, NEAR)
     for path in trace(mask, None).paths:
         rows, columns = path.astype(int).T
         outside = np.flatnonzero(~around[rows, columns])
@@ -332,24 +327,21 @@ def summarise(rows: Sequence[Mapping], minutes: Sequence[float], seed: int = 0) 
 
 def simulate(
     scans: Sequence[Scan],
-    predictor: Predictor | None = None,
+    predictor: Predictor,
     ways: Sequence[str] = tuple(WAYS),
     out: str | Path | None = None,
     minutes: Sequence[float] = MINUTES,
     seed: int = 0,
     real: bool = False,
-    logits: Callable[[Scan], np.ndarray] | None = None,
-    made_by: Mapping | None = None,
 ) -> dict[str, object]:
     """The same whole scans, annotated in several of `WAYS`: a results dictionary, "rows" (see `summarise`) by way.
 
-    predictor: the model that answers. Without one, `logits` gives the automatic answer of a scan, float (H, W), and
-    `made_by` says of which model; ways that click are refused then. out: a folder that keeps a file per scan and way;
-    what is there already, from the same weights and settings, is read instead of annotated again. real: whether these
-    are photographs or drawn. Raises ValueError for a scan without mask, and what `annotate_scan` raises.
+    predictor: the model that answers. out: a folder that keeps a file per scan and way; what is there already, from
+    the same weights and settings, is read instead of annotated again. real: whether these are photographs or drawn.
+    Raises ValueError for a scan without mask, and what `annotate_scan` raises.
     """
     check_masks(scans)
-    about = dict(made_by or predictor.about)
+    about = predictor.about
     setting = about | {"minutes": list(minutes), "seed": seed}
     rows: dict[str, list[dict]] = {way: [] for way in ways}
     for scan in progress(scans, "annotate", "scan", leave=False):
@@ -360,13 +352,11 @@ def simulate(
             kept = read_json(file) if file and file.is_file() else {}
             if kept.get("setting") != made_with:
                 if found is None:
-                    if predictor:
-                        predictor.set_image(scan.image)
-                    found = logits(scan) if logits else predictor.predict()[2][0]
+                    predictor.set_image(scan.image)
+                    found = predictor.predict()[2][0]
                     false = false_segments(found > 0, scan.mask)
                 rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
-                ask = predictor and predictor.correct
-                done = annotate_scan(scan.mask, scan.image, found, way, rng, minutes, ask, false)
+                done = annotate_scan(scan.mask, scan.image, found, way, rng, minutes, predictor.correct, false)
                 kept = {"setting": made_with, "row": annotated_row(scan, done)}
                 if file:
                     write_json(file, kept)
@@ -378,5 +368,5 @@ def simulate(
         "model": about,
         "rows": {way: summarise(of, minutes, seed) for way, of in rows.items()},
         "per_scan": rows,
-        "provenance": provenance(predictor.model.device if predictor else "cpu"),
+        "provenance": provenance(predictor.model.device),
     }

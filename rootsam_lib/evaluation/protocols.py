@@ -36,7 +36,6 @@ from rootsam_lib.evaluation.clicks import CLICKS, corrected_row, correction_term
 from rootsam_lib.metrics import (
     Counts,
     betti0_error,
-    boundary_f,
     broken_pieces,
     cl_dice,
     class_mean_iou,
@@ -65,14 +64,10 @@ DEFINITIONS = {
     "precision": "mean over images with roots of the share of the pixels called root that are root",
     "recall": "mean over images with roots of the share of the root's pixels that are found",
     "cl_dice": "mean over images with roots of centre-line Dice: are the roots traced, whatever their drawn width?",
-    "boundary_f": "mean over images with roots of the boundary F-score: edges within 2 px of each other",
     "betti0_error": "mean over images with roots of |pieces found - pieces there|",
     "pieces_per_root": "pieces in which a root is found, over all roots that are found at all; 1 is whole",
-    "root_missed": "share of the roots of which no pixel is found, over all roots of all images",
-    "root_iou_dilated": "root_iou against the truth grown by one pixel",
     "pooled_dice_dilated": "pooled_dice against the truth grown by one pixel",
     "soil_false_alarm": "share of the images without roots in which at least one pixel is called root",
-    "soil_false_mm_per_cm2": "mm of root found per cm2 of window, over all images without roots",
     "meant_iou": "fixed prompts: mean IoU with the roots that the points mean, those that carry a root point",
     "meant_cl_dice": "fixed prompts: mean centre-line Dice with the roots that the points mean",
     "clicked_iou": "selection: mean IoU of the answer to one click with the root that was clicked",
@@ -92,9 +87,7 @@ DEFINITIONS = {
 # --- Scores of one image: a number counts in a mean, a pair is a numerator and a denominator (see `bootstrap.collect`)
 
 
-def score_mask(
-    prediction: np.ndarray, truth: np.ndarray, mm_per_px: float | None, excluded: np.ndarray | None = None
-) -> dict[str, object]:
+def score_mask(prediction: np.ndarray, truth: np.ndarray, excluded: np.ndarray | None = None) -> dict[str, object]:
     """Score one mask, bool (H, W), against its truth, by the names of `DEFINITIONS`; "counts" are its pixel counts.
 
     Means run over images with roots; an image without is scored by its false roots only. Pixels that are excluded, bool
@@ -104,7 +97,6 @@ def score_mask(
     prediction, truth = prediction & window, truth & window
     raw, dilated = (count(prediction[window][None], true[window][None]) for true in (truth, dilate(truth)))
     rooted, pieces = bool(truth.any()), broken_pieces(prediction, truth)
-    false_mm = root_length_mm(prediction, mm_per_px) if mm_per_px and prediction.any() and not rooted else 0.0
     means = {
         "root_iou": iou(raw),
         "class_mean_iou": class_mean_iou(raw),
@@ -112,9 +104,7 @@ def score_mask(
         "precision": precision(raw),
         "recall": recall(raw),
         "cl_dice": cl_dice(prediction, truth),
-        "boundary_f": boundary_f(prediction, truth),
         "betti0_error": betti0_error(prediction, truth),
-        "root_iou_dilated": iou(dilated),
     }
     return {
         **{name: value if rooted else NAN for name, value in means.items()},
@@ -122,9 +112,7 @@ def score_mask(
         "pooled_dice": (2 * raw.tp, 2 * raw.tp + raw.fp + raw.fn),
         "pooled_dice_dilated": (2 * dilated.tp, 2 * dilated.tp + dilated.fp + dilated.fn),
         "pieces_per_root": (int(pieces.sum()), int((pieces > 0).sum())),
-        "root_missed": (int((pieces == 0).sum()), len(pieces)),
         "soil_false_alarm": NAN if rooted else float(raw.fp > 0),
-        "soil_false_mm_per_cm2": (false_mm, 0 if rooted else int(window.sum()) * (mm_per_px or 0) ** 2 / 100),
         "counts": tuple(raw),
     }
 
@@ -146,8 +134,10 @@ def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedP
     truth = image.mask[window]
     prompts = protocol.draw(truth, image.name) if protocol else None
     answer = predictor(image.image, prompts)[window]
-    scores = score_mask(answer, truth, image.mm_per_px, getattr(image, "excluded", None))
+    excluded = None if image.excluded is None else image.excluded[window]
+    scores = score_mask(answer, truth, excluded)
     if prompts:
+        answer = answer if excluded is None else answer & ~excluded
         meant = meant_roots(label_roots(truth)[0], prompts)
         asked = {"meant_iou": iou(count(answer, meant)), "meant_cl_dice": cl_dice(answer, meant)}
         scores |= {name: value if meant.any() else NAN for name, value in asked.items()}

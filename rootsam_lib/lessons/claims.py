@@ -74,7 +74,7 @@ def base_is_poor(folder: Path) -> Finding:
 def relative_gain(folder: Path) -> Finding:
     """The poster's +37 %, taken as class-mean IoU, which it does not say."""
     gain = read_json(folder / "segroot-nano.json")["gains"]["fixed prompts"]["stage2"]["class_mean_iou_relative"]
-    number = "class-mean IoU {:+.0%} ({:+.0%} to {:+.0%})".format(*gain)
+    number = f"class-mean IoU {cell(gain, form='+.0%')}"
     return Finding(_verdict(gain[1] >= 0.37), number, "segroot-nano")
 
 

@@ -1,10 +1,12 @@
 """What annotating costs, by hand and with the model's help: the poster's arithmetic, and what it depends on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+
+from rootsam_lib.results import cell
 
 
 @dataclass(frozen=True)
@@ -97,36 +99,24 @@ def draw(
     return replace(model, **drawn)
 
 
-def _score(estimate: Sequence[float | None], form: str) -> str:
-    """A score with its interval; scans of one tube have none."""
-    value, low, high = estimate
-    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
-
-
 def by_way(results: Mapping, poster: CostModel) -> list[dict[str, str]]:
     """A table's rows: what a scan costs and is worth, automatic, corrected and by hand, the poster's figures beside.
 
     results: of `evaluation.clicks.simulate`; the corrected rows are of its way "mixed", or "trace and remove" where no
     model was asked. Dollars are of a person's time, for all of the poster's images at its wage.
     """
-    ways, rows = results["rows"], []
+    ways, asked = results["rows"], []
     corrected = next(way for way in ("mixed", "trace and remove") if way in ways)
-    for way in (corrected, "by hand"):
+    for way, what in ((corrected, "corrected"), ("by hand", "by hand")):
         for minutes, at in ways[way].items():
-            if way == "by hand" and float(minutes) == 0:
-                continue
-            scores = [_score(at["cl_dice"], ".3f"), _score(at["length_error"], ".0%")]
-            what = "automatic" if float(minutes) == 0 else "by hand" if way == "by hand" else "corrected"
-            rows.append(_way_row(what, float(minutes), scores, poster))
-    unknown = ["not reported", "not reported"]
-    rows.append(_way_row("the poster's people, corrected", poster.assisted_minutes, unknown, poster))
-    return [*rows, _way_row("the poster's people, by hand", poster.manual_minutes, unknown, poster)]
-
-
-def _way_row(what: str, minutes: float, scores: list[str], poster: CostModel) -> dict[str, str]:
-    names = ("centre-line Dice", "error of root length")
-    dollars = {f"{poster.images:,.0f} scans": f"\\${poster.cost(minutes):,.0f}"}
-    return {"": what, "minutes a scan": f"{minutes:g}", **dict(zip(names, scores, strict=True)), **dollars}
+            if float(minutes) or way == corrected:
+                scores = cell(at["cl_dice"]), cell(at["length_error"], form=".0%")
+                asked.append((what if float(minutes) else "automatic", float(minutes), *scores))
+    for how, minutes in (("corrected", poster.assisted_minutes), ("by hand", poster.manual_minutes)):
+        asked.append((f"the poster's people, {how}", minutes, "not reported", "not reported"))
+    names = ("", "minutes a scan", "centre-line Dice", "error of root length", f"{poster.images:,.0f} scans")
+    told = ((what, f"{m:g}", *scores, f"\\${poster.cost(m):,.0f}") for what, m, *scores in asked)
+    return [dict(zip(names, row, strict=True)) for row in told]
 
 
 def minutes_until(curve: Mapping[str, Mapping], score: str, goal: float) -> float:

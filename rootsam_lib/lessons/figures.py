@@ -20,25 +20,7 @@ from matplotlib.patches import Patch as LegendPatch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from scipy.ndimage import uniform_filter
 
-from rootsam_lib.drawing import (
-    COLOURS,
-    ERRORS,
-    FALSE,
-    FOUND,
-    GREW,
-    HATCHES,
-    MASK,
-    MISSED,
-    NAMES,
-    ROOT_POINT,
-    SOIL_POINT,
-    STAGE1,
-    STAGE2,
-    VANISHED,
-    error_view,
-    grey,
-    overlay,
-)  # fmt: skip
+from rootsam_lib import drawing
 from rootsam_lib.lessons.parameters import check_injected
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -56,14 +38,16 @@ CURVE_SCORES = {
     "length_error": "length error (share of true length)",
 }
 CURVE_STYLES = {  # colour, line and marker, and its name in the legend
-    "nano": (STAGE1, "-", "o", "nano"),
+    "nano": (drawing.STAGE1, "-", "o", "nano"),
     "nano, poster's augmentation": ("black", "-.", "D", "nano, the poster's augmentation"),
     "nano-roots": ("0.6", ":", "^", "nano, drawn roots first"),
     "U-Net": ("0.35", "--", "s", "U-Net"),
 }
 UNWANTED = "#8c8c8c"
-MARKS = {"root point": (ROOT, ROOT_POINT, "o"), "soil point": (SOIL, SOIL_POINT, "X")}  # label, colour, marker
-PULL = LinearSegmentedColormap.from_list("pull", (FALSE, "white", MISSED))  # to less root, where false, or to more
+# Label, colour, marker:
+MARKS = {"root point": (ROOT, drawing.ROOT_POINT, "o"), "soil point": (SOIL, drawing.SOIL_POINT, "X")}
+# To less root, where false, or to more:
+PULL = LinearSegmentedColormap.from_list("pull", (drawing.FALSE, "white", drawing.MISSED))
 QUALITY = 88  # of pictures stored as JPEG
 STYLE = {
     "figure.dpi": 90,
@@ -210,7 +194,7 @@ def error_legend(
     excess: str = "false root",
     found: str = "found",
     missed: str = "missed",
-    colours: Sequence[str] = ERRORS,
+    colours: Sequence[str] = drawing.ERRORS,
     more: Mapping[str, str] | None = None,
     points: Mapping[str, str] | None = None,
 ) -> None:
@@ -262,12 +246,12 @@ def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45, hollow: bool = Fa
 
 def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
     """The poster's panel: prompts on the left, predictions on the right, one row per model."""
-    titles = [title for name in masks for title in ("prompts", NAMES.get(name, name))]
+    titles = [title for name in masks for title in ("prompts", drawing.NAMES.get(name, name))]
     figure, axes = panels(titles, columns=2, size=4)
     for row, mask in enumerate(masks.values()):
         axes[2 * row].imshow(image)
         draw_prompts(axes[2 * row], prompts)
-        axes[2 * row + 1].imshow(error_view(image, mask, truth))
+        axes[2 * row + 1].imshow(drawing.error_view(image, mask, truth))
     error_legend(figure)
     return figure
 
@@ -316,7 +300,7 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
         ax.set_title(title, fontsize=11)
         ax.set_axis_off()
     draw_prompts(ax, prompts, 30)
-    box = {"boxstyle": "round,pad=0.6", "facecolor": "#fff3ee", "edgecolor": STAGE2}
+    box = {"boxstyle": "round,pad=0.6", "facecolor": "#fff3ee", "edgecolor": drawing.STAGE2}
     figure.text(
         0.62, 0.73, "prompt encoder\nand mask decoder\n(lesson 03 trains them)", ha="center", va="center", bbox=box
     )
@@ -324,7 +308,7 @@ def approach(image: np.ndarray, features: np.ndarray, prompts: Prompts, predicti
     for start, end in (((0.235, 0.73), (0.258, 0.73)), ((0.485, 0.73), (0.54, 0.73)), ((0.70, 0.73), (0.755, 0.73)),
                        ((0.62, 0.47), (0.62, 0.63))):  # fmt: skip
         figure.add_artist(FancyArrowPatch(start, end, mutation_scale=18, transform=figure.transFigure, **arrow))
-    errors = dict(zip(("found", "missed", "false root"), ERRORS, strict=True))
+    errors = dict(zip(("found", "missed", "false root"), drawing.ERRORS, strict=True))
     figure.legend(handles=_patches(errors), loc="lower right", bbox_to_anchor=(0.99, 0.3))
     figure.legend(handles=_point_handles(figure), loc="lower left", bbox_to_anchor=(0.36, 0.2))
     return figure
@@ -345,15 +329,16 @@ def control_picture(
     told = [f"{how}\nIoU with the wanted roots {iou(count(mask, wanted)):.2f}" for how, (_, mask) in answers.items()]
     figure, axes = panels([*told, "all patches with several roots"], columns=2, size=4.2)
     for ax, (points, mask) in zip(axes, answers.values(), strict=False):
-        ax.imshow(overlay(error_view(image, mask, wanted), roots & ~wanted & ~mask, UNWANTED, 1))
+        ax.imshow(drawing.overlay(drawing.error_view(image, mask, wanted), roots & ~wanted & ~mask, UNWANTED, 1))
         if points is not None:
             draw_prompts(ax, points)
     asked = {"true_points": "true", "moved_points": "moved", "no_points": "none"}
     for number, (name, row) in enumerate(table.items()):
         value, low, high = np.array([row[column] for column in asked], float).T
-        style = {"color": COLOURS[name], "hatch": HATCHES[name], "ec": "white", "label": NAMES[name]}
+        style = {"color": drawing.COLOURS[name], "hatch": drawing.HATCHES[name], "ec": "white"}
         places = np.arange(len(asked)) + (number - 1) * 0.27
-        axes[-1].bar(places, value, 0.25, yerr=np.nan_to_num([value - low, high - value]), capsize=2, **style)
+        label, error = drawing.NAMES[name], np.nan_to_num([value - low, high - value])
+        axes[-1].bar(places, value, 0.25, yerr=error, capsize=2, label=label, **style)
     axes[-1].set_axis_on()
     axes[-1].set_xticks(range(len(asked)), asked.values())
     axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots")
@@ -369,10 +354,14 @@ def changes(scans: Mapping[str, np.ndarray], stayed: np.ndarray, grew: np.ndarra
     figure, axes = panels([*scans, "what changed"], size=4.2)
     for ax, image in zip(axes, scans.values(), strict=False):
         ax.imshow(image)
-    view = grey(image) // 2
-    parts = {"on both dates": (stayed, FOUND), "grew": (grew, GREW), "vanished": (vanished, VANISHED)}
+    view = drawing.grey(image) // 2
+    parts = {
+        "on both dates": (stayed, drawing.FOUND),
+        "grew": (grew, drawing.GREW),
+        "vanished": (vanished, drawing.VANISHED),
+    }
     for mask, colour in parts.values():
-        view = overlay(view, mask, colour, 1)
+        view = drawing.overlay(view, mask, colour, 1)
     axes[-1].imshow(view)
     legend(figure, {name: colour for name, (_, colour) in parts.items()})
     return figure
@@ -381,11 +370,11 @@ def changes(scans: Mapping[str, np.ndarray], stayed: np.ndarray, grew: np.ndarra
 def found_roots(image: np.ndarray, masks: Mapping[str, np.ndarray], title: str = "image") -> Figure:
     """An image beside what each model calls root in it, in the model's colour over the image in grey: for images that
     nobody has annotated, so that found and false cannot be told apart. masks: {"base": bool (H, W), ...}."""
-    figure, axes = panels([title, *(NAMES.get(name, name) for name in masks)], size=4)
+    figure, axes = panels([title, *(drawing.NAMES.get(name, name) for name in masks)], size=4)
     axes[0].imshow(image)
     for ax, (name, mask) in zip(axes[1:], masks.items(), strict=True):
-        ax.imshow(overlay(grey(image), mask, COLOURS.get(name, MASK), 1))
-    legend(figure, {NAMES.get(name, name): COLOURS.get(name, MASK) for name in masks})
+        ax.imshow(drawing.overlay(drawing.grey(image), mask, drawing.COLOURS.get(name, drawing.MASK), 1))
+    legend(figure, {drawing.NAMES.get(name, name): drawing.COLOURS.get(name, drawing.MASK) for name in masks})
     return figure
 
 
@@ -401,8 +390,8 @@ def score_bars(results: Mapping[str, object]) -> Figure:
         value, low, high = np.array([row[metric] for metric in METRIC_NAMES], float).T  # None becomes NaN
         error = np.nan_to_num([value - low, high - value])
         places = np.arange(len(METRIC_NAMES)) + (number - (len(rows) - 1) / 2) * width
-        style = {"color": COLOURS.get(name, "0.6"), "hatch": HATCHES.get(name, ".."), "ec": "white"}
-        ax.bar(places, value, 0.94 * width, label=NAMES.get(name, name), yerr=error, capsize=3, **style)
+        style = {"color": drawing.COLOURS.get(name, "0.6"), "hatch": drawing.HATCHES.get(name, ".."), "ec": "white"}
+        ax.bar(places, value, 0.94 * width, label=drawing.NAMES.get(name, name), yerr=error, capsize=3, **style)
         for place, v, top in zip(places, value, value + error[1], strict=True):
             ax.text(place, top + 0.012, f"{v:.2f}", ha="center", va="bottom", fontsize=9)
     ax.set_xticks(range(len(METRIC_NAMES)), METRIC_NAMES.values())
@@ -416,18 +405,23 @@ def score_bars(results: Mapping[str, object]) -> Figure:
     return figure
 
 
+def curve_rows(results: Mapping[str, object]) -> list[tuple[str, int, Mapping]]:
+    """The rows named "MODEL, N scans, draw D" of whole scans' results: model, N and scores."""
+    named = ((re.fullmatch(r"(.*), (\d+) scans, draw \d+", name), row) for name, row in results["rows"].items())
+    return [(found[1], int(found[2]), row) for found, row in named if found]
+
+
 def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
     """Scores of whole real scans by the number of annotated scans, from `benchmarks/real_scans.py`'s rows named
     "MODEL, N scans, draw D", and the same in words: every draw a marker, means joined."""
-    named = ((re.fullmatch(r"(.*), (\d+) scans, draw (\d+)", name), row) for name, row in results["rows"].items())
-    rows = [(*found.groups(), row) for found, row in named if found]
+    rows = curve_rows(results)
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     told = []
     for ax, (score, label) in zip(axes, CURVE_SCORES.items(), strict=True):
         for model, (colour, style, marker, name) in CURVE_STYLES.items():
             values = {}
-            for _, number, _, row in sorted((r for r in rows if r[0] == model), key=lambda r: int(r[1])):
-                values.setdefault(int(number), []).append(row[score][0])
+            for _, number, row in sorted((r for r in rows if r[0] == model), key=lambda r: r[1]):
+                values.setdefault(number, []).append(row[score][0])
             if not values:
                 continue
             for number, own in values.items():
@@ -444,13 +438,15 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
     return figure, f"Learning curves by number of scans. {'; '.join(told)}."
 
 
-def live_curve(title: str, colour: str = STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
+def live_curve(title: str, colour: str = drawing.STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
     """For `train_stage(..., after_epoch=live_curve(...))`: a chart that grows by the epoch."""
     put = canvas()
     return lambda history: put(*training_curve(history, title, colour))
 
 
-def training_curve(history: Sequence[Mapping[str, float]], title: str, colour: str = STAGE1) -> tuple[Figure, str]:
+def training_curve(
+    history: Sequence[Mapping[str, float]], title: str, colour: str = drawing.STAGE1
+) -> tuple[Figure, str]:
     """Loss, validation root IoU and learning rate by epoch, and the same in words.
 
     The star marks the epoch that is kept: the best mean of prompted and automatic root IoU.

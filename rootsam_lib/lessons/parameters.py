@@ -40,7 +40,7 @@ RANGES = {
     "PAIRS": (2, math.inf),
 }
 # Numbers that cannot be 0:
-_FROM_ONE = re.compile(r"(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|SCANS|PATCHES|PATCH)$")
+_FROM_ONE = re.compile(r"(?<!TRAINING_)(EPOCHS|STEPS|VIEWS|DRAWS|PAIRS|SCENES|IMAGES|SCANS|PATCHES|PATCH)$")
 
 
 def literal(text: str) -> object:

@@ -144,7 +144,9 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
         minutes[path.stem] = round((time.monotonic() - started) / 60, 2)
     metrics = {path.stem: read_json(RUNS / profile / "lessons" / f"{path.stem}.json")["metrics"] for path in paths}
     about = {"minutes": minutes, "metrics": metrics, "provenance": provenance()}
-    clock = write_json(RUNS / profile / "results" / "minutes.json", about)
+    clock = RUNS / profile / "results" / "minutes.json"
+    before = read_json(clock)["minutes"] if clock.is_file() else {}  # of the lessons that did not run this time
+    write_json(clock, about | {"minutes": before | minutes})
     if update:  # only now, so that every lesson sees the same commit
         for path in paths:
             store_outputs(folder / path.name, path)

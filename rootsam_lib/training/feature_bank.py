@@ -30,7 +30,7 @@ from torch import Tensor
 from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
-from rootsam_lib.model import COMPILE, Features, RootSAM, encoder_size, images_at_once
+from rootsam_lib.model import Features, RootSAM, encoder_size, images_at_once
 from rootsam_lib.results import ahead, progress, provenance, shown, write_json
 from rootsam_lib.training.devices import choose_place, measure_room, preparing_threads
 
@@ -283,7 +283,7 @@ class FeatureBank:
         for patch in self.patches:
             seen.update(f"{zlib.crc32(np.ascontiguousarray(patch.image))} {zlib.crc32(patch.mask.tobytes())}".encode())
         pipeline = A.to_dict(self.pipeline) if self.pipeline is not None else None
-        settings = [pipeline, self.views, self.kept, self.seed, self.input_scale, self.image_size, str(layout), COMPILE]
+        settings = [pipeline, self.views, self.kept, self.seed, self.input_scale, self.image_size, str(layout)]
         seen.update(json.dumps([settings, provenance()["versions"]], sort_keys=True, default=str).encode())
         return seen.hexdigest()
 

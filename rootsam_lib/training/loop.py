@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.metrics import Counts, count, root_widths, summarise
 from rootsam_lib.model import RootSAM, resize_logits
-from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, Prompts, stack_prompts
+from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
 from rootsam_lib.results import (
     InPlace,
     ahead,
@@ -101,6 +101,10 @@ def train_stage(
 def _train(config, train, val, folder, model, accelerator, started_from, after_epoch, save_seconds) -> Stage:
     """`train_stage`, once it is clear what is trained and that this process may write."""
     rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    if config.batch_size < processes:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but there are {processes} processes: give one a patch each."
+        )
     patches = training_patches(train, config)
     held_out = [patch for scan in val for patch in tile(scan, config.patch_size)]
     if not any(patch.mask.any() for patch in held_out):
@@ -122,7 +126,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
         write_json(folder / "features.json", {"place": bank.place, "live": bank.place == "live", "views": bank.views})
     half = torch.bfloat16 if on_gpu else torch.float32
     val_bank = FeatureBank(model, mine, **encoding, dtype=half, desc="encode validation patches") if mine else None
-    protocols = (KeptPrompts(seed=config.seed), None)
+    protocols = (FixedPrompts(seed=config.seed), None)
 
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
@@ -148,7 +152,8 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
             with run.averaged():
                 batches = val_bank.batches(config.batch_size if on_gpu else 1) if mine else ()
                 counts = score(model, batches, protocols)
-                scores = validation_scores(*(gather_object(part) for part in counts))
+                prompted, automatic = (summarise(gather_object(part)) for part in counts)
+                scores = prompted | {f"automatic_{name}": value for name, value in automatic.items()}
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
                         width = found_width(model, val_bank.batches()) * config.input_scale if mine else 0.0
@@ -221,18 +226,6 @@ def prepared_steps(
             yield step, ready.result()
 
 
-@dataclass(frozen=True)
-class KeptPrompts(FixedPrompts):
-    """Fixed prompts that are drawn once and kept by name: every epoch's validation asks the same."""
-
-    kept: dict[str, Prompts] = field(default_factory=dict, compare=False)
-
-    def draw(self, mask: np.ndarray, name: str) -> Prompts:
-        if name not in self.kept:
-            self.kept[name] = super().draw(mask, name)
-        return self.kept[name]
-
-
 @torch.no_grad()
 def score(
     model: RootSAM, batches: Iterable[Batch], protocols: Sequence[FixedPrompts | None] = (POSTER_PROMPTS, None)
@@ -268,14 +261,6 @@ def found_width(model: RootSAM, batches: Iterable[Batch], most: int = 16) -> flo
         widths += [root_widths(found) for found in (logits[:, 0] > 0).cpu().numpy() if found.any()]
     found = np.concatenate(widths)
     return float(found.mean()) if found.size else 0.0
-
-
-def validation_scores(prompted: Sequence[Counts], automatic: Sequence[Counts]) -> dict[str, float]:
-    """Mean root IoU over patches with roots (an epoch is judged by it) and pooled Dice over all, of each protocol."""
-    scores = {}
-    for name, counts in (("", prompted), ("automatic_", automatic)):
-        scores |= {f"{name}{key}": value for key, value in summarise(counts).items()}
-    return scores
 
 
 @contextmanager
