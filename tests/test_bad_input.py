@@ -677,7 +677,6 @@ CASES = [
     points("of shares", "scan,x,y,label\ngood,0.5,0.25,1\n", "give pixels of the image, not shares"),
     points("with a third label", "scan,x,y,label\ngood,1,2,2\n", "row 1 below the first line: label is 2"),
     points("with NaN", "scan,x,y,label\ngood,nan,2,1\n", "x is nan"),
-    points("of no scan", "scan,x,y,label\n,1,2,1\n", "prompts are given for None"),
     points("below 0", "scan,x,y,label\ngood,1,-2,1\n", "y is -2"),
     points("of nowhere", "scan,x,y,label\nother,1,2,1\n", "'other', but no scan is called so"),
     points("that are words", "scan,x,y,label\ngood,left,2,1\n", "x is 'left'"),

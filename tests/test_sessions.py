@@ -507,8 +507,9 @@ def test_triage_gives_an_order_and_a_reason(nano, small_scans, monkeypatch):
             row["root_share"] == 0 and "no root" in row["reason"]
         )  # fmt: skip
     asked = []
+    monkeypatch.setattr(Predictor, "predicted_iou", 0.5)
     monkeypatch.setattr(nano, "correct", lambda: np.arange(256 * 256).reshape(256, 256) == 40 * 256 + 50)
-    monkeypatch.setattr(nano, "predict", lambda *prompt: (asked.append(prompt), [nano.correct()])[1])
+    monkeypatch.setattr(nano, "predict", lambda *prompt: (asked.append(prompt), [nano.correct()[None]])[1])
     triage(nano, small_scans[:1])
     assert all((points[labels == 1] > 30).all() for points, labels in asked), "what fills up a prompt is no click"
     monkeypatch.undo()

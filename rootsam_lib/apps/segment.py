@@ -28,8 +28,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
@@ -177,43 +177,19 @@ def segment_folder(
             say(found)
         reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
         workers = min(workers, len(left) // SCANS_A_WORKER)
-        pool = InPlace()
-        if workers:
-            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        spawned = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, spawned, _start_worker) if workers else InPlace()
         held.callback(pool.shutdown, cancel_futures=True)
 
-        def segment(scan: tuple[Entry, Future]) -> Future:
-            """The outcome of a scan's measurement, under way in the pool, or why there is none."""
-            entry, coming = scan
-            try:
-                read, hashes, warned = coming.result()
-                for warning in warned:
-                    warnings.warn(warning, stacklevel=2)
-                predictor.set_image(read.image)
-                found, sure, _ = predictor.predict(*(prompts.get(entry.name) or (None, None)))
-            except Exception as error:
-                (failing := Future()).set_exception(error)
-                return failing
-            before = written.get(entry.name)
-            return pool.submit(_measure, read, found[0], float(sure[0]), hashes, out, before, measuring, factors)
-
         failed, mask_of = {}, {row["mask_sha256"]: name for name, row in traits.rows.items()}
-        coming = ahead(ahead(left, partial(pool.submit, _read, reading=reading), workers), segment, workers)
-        for (entry, _), measured in progress(
-            coming, f"segment {folder.name}", "scan", total=len(left), disable=not left
-        ):
+        measure = partial(_measure, out=out, measuring=measuring, factors=factors)
+        coming = _segmented(left, predictor, prompts, pool, workers, partial(_read, reading=reading), measure, written)
+        for entry, measured in progress(coming, f"segment {folder.name}", "scan", total=len(left), disable=not left):
             name = entry.name
             try:
                 trait, score, changed = measured.result()
-            except BrokenExecutor:
-                raise OSError(
-                    "a worker process ended, as for want of memory: run it again with fewer workers (--workers 0: "
-                    "none), it goes on where it was"
-                ) from None
             except Exception as error:  # one fault, one scan
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    todo = "make room and run it again, it goes on where it was"
-                    raise OSError(error.errno, f"{os.strerror(error.errno)}: {todo}", str(out)) from None
+                _raise_if_of_all(error, out)
                 failed[name] = _reason(error, entry)
                 say(f"failed: {name}: {failed[name]}")
                 continue
@@ -229,6 +205,47 @@ def segment_folder(
         traits.keep(names)
         scores.keep(names)
         return report_of(traits, len(done), failed)
+
+
+def _segmented(
+    left: Sequence[Entry],
+    predictor: Predictor,
+    prompts: Mapping[str, Prompts],
+    pool: Executor,
+    workers: int,
+    read: Callable[[Entry], object],
+    measure: Callable[..., object],
+    written: Mapping[str, str | None],
+) -> Iterator[tuple[Entry, Future]]:
+    """Each scan, in order, with the outcome of its measurement, under way in the pool, or why there is none."""
+
+    def segment(coming: tuple[Entry, Future]) -> Future:
+        entry, reading = coming
+        try:
+            scan, hashes, warned = reading.result()
+            for warning in warned:
+                warnings.warn(warning, stacklevel=2)
+            predictor.set_image(scan.image)
+            found, sure, _ = predictor.predict(*(prompts.get(entry.name) or (None, None)))
+        except Exception as error:
+            (failing := Future()).set_exception(error)
+            return failing
+        return pool.submit(measure, scan, found[0], float(sure[0]), hashes, written.get(entry.name))
+
+    for (entry, _), measured in ahead(ahead(left, partial(pool.submit, read), workers), segment, workers):
+        yield entry, measured
+
+
+def _raise_if_of_all(error: Exception, out: Path) -> None:
+    """Raises OSError, saying what to do, for a fault that every later scan would meet as well."""
+    if isinstance(error, BrokenExecutor):
+        raise OSError(
+            "a worker process ended, as for want of memory: run it again with fewer workers (--workers 0: none), it "
+            "goes on where it was"
+        ) from None
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        todo = "make room and run it again, it goes on where it was"
+        raise OSError(error.errno, f"{os.strerror(error.errno)}: {todo}", str(out)) from None
 
 
 def fit_to_folder(
@@ -286,8 +303,8 @@ def _measure(
     mask: np.ndarray,
     predicted_iou: float,
     hashes: dict[str, str],
-    out: Path,
     written: str | None,
+    out: Path,
     measuring: Mapping[str, object],
     factors: Mapping[str, object] | None,
 ) -> tuple[dict[str, object], dict[str, object] | None, str]:
