@@ -98,36 +98,44 @@ def train_stage(
             lock.release()
 
 
-def _train(config, train, val, folder, model, accelerator, started_from, after_epoch, save_seconds) -> Stage:
-    """`train_stage`, once it is clear what is trained and that this process may write."""
+def _banks(config, train, val, folder, model, accelerator) -> tuple[FeatureBank, FeatureBank | None]:
+    """The features of the training patches, and of this process's part of the validation patches, if it has one."""
     rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
-    if config.batch_size < processes:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, but there are {processes} processes: give one a patch each."
-        )
     patches = training_patches(train, config)
     held_out = [patch for scan in val for patch in tile(scan, config.patch_size)]
     if not any(patch.mask.any() for patch in held_out):
         raise ValueError(f"none of the {len(val)} validation scans has a root: take more scans, or another seed.")
     if main:
         print(f"Stage {config.stage}: {config.epochs} epochs on {len(patches)} patches, kept in {shown(folder)}.")
-    encoding, on_gpu = {"input_scale": config.input_scale, "seed": config.seed}, accelerator.device.type == "cuda"
+    encoding = {"input_scale": config.input_scale, "seed": config.seed}
     kept = {"folder": scratch(folder), "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
     # Processes share files. A training goes on as it began: encoded live, all views have room, else perhaps fewer.
     decided = read_json(folder / "features.json")["live"] if (folder / "features.json").is_file() else None
     kept |= {"place": "live" if decided else "disk" if processes > 1 else None, "live": decided}
-    pipeline = build_augmentation(config.patch_size, config.families)
+    kept |= {"views": config.views, "desc": f"Stage {config.stage}: encode"}
     with accelerator.main_process_first():  # it makes the bank's files, and the others open them
-        bank = FeatureBank(
-            model, patches, pipeline, config.views, desc=f"Stage {config.stage}: encode", **encoding, **kept
-        )
-    mine = held_out[rank::processes]
+        bank = FeatureBank(model, patches, build_augmentation(config.patch_size, config.families), **encoding, **kept)
     if main:
         write_json(folder / "features.json", {"place": bank.place, "live": bank.place == "live", "views": bank.views})
-    half = torch.bfloat16 if on_gpu else torch.float32
-    val_bank = FeatureBank(model, mine, **encoding, dtype=half, desc="encode validation patches") if mine else None
-    protocols = (FixedPrompts(seed=config.seed), None)
+    half = torch.bfloat16 if accelerator.device.type == "cuda" else torch.float32
+    mine = held_out[rank::processes]
+    return bank, FeatureBank(model, mine, **encoding, dtype=half, desc="encode validation patches") if mine else None
 
+
+def _validation(config, model, val_bank, on_gpu: bool) -> dict[str, float]:
+    """Scores of the validation patches, those of all processes, with the fixed prompts and ("automatic_") without."""
+    batches = val_bank.batches(config.batch_size if on_gpu else 1) if val_bank else ()
+    counts = score(model, batches, (FixedPrompts(seed=config.seed), None))
+    prompted, automatic = (summarise(gather_object(part)) for part in counts)
+    return prompted | {f"automatic_{name}": value for name, value in automatic.items()}
+
+
+def _train(config, train, val, folder, model, accelerator, started_from, after_epoch, save_seconds) -> Stage:
+    """`train_stage`, once it is clear what is trained and that this process may write."""
+    rank, processes, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    if config.batch_size < processes:
+        raise ValueError(f"batch_size is {config.batch_size}, but there are {processes} processes: raise it.")
+    bank, val_bank = _banks(config, train, val, folder, model, accelerator)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
     )
@@ -150,13 +158,10 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
                     run.save(folder / "last.pt")
                     saved = time.monotonic()
             with run.averaged():
-                batches = val_bank.batches(config.batch_size if on_gpu else 1) if mine else ()
-                counts = score(model, batches, protocols)
-                prompted, automatic = (summarise(gather_object(part)) for part in counts)
-                scores = prompted | {f"automatic_{name}": value for name, value in automatic.items()}
+                scores = _validation(config, model, val_bank, accelerator.device.type == "cuda")
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
-                        width = found_width(model, val_bank.batches()) * config.input_scale if mine else 0.0
+                        width = found_width(model, val_bank.batches()) * config.input_scale if val_bank else 0.0
                         about = asdict(config) | {"base": started_from, "root_width": width}
                         save_checkpoint(model, folder / "best.safetensors", about)
             with uninterrupted():
@@ -177,7 +182,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
             "config": asdict(config),
             "base": started_from,
             "scans": {"train": [s.name for s in train], "val": [s.name for s in val]},
-            "patches": {"train": len(bank), "val": len(held_out)},
+            "patches": {"train": len(bank), "val": sum(len(tile(scan, config.patch_size)) for scan in val)},
             "weights_sha256": file_hash(folder / "best.safetensors"),
         }
         write_json(folder / "stage.json", about | {"provenance": provenance(accelerator.device)})
