@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
+from readme import bank_table
 
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.lessons.claims import RESULTS
@@ -46,12 +46,7 @@ def main() -> None:
             scores = {key: best[key] for key in ("root_iou", "automatic_root_iou", "pooled_dice")}
             rows.append({"way": way, "seed": seed, "minutes": round(minutes, 2), **scores})
             write_json(FILE, about | {"rows": rows, "provenance": provenance()})
-    print("| | seeds | root IoU, prompted | root IoU, automatic | minutes |\n|---|---|---|---|---|")
-    for way in WAYS:
-        own = [row for row in rows if row["way"] == way]
-        cells = [np.array([row[key] for row in own]) for key in ("root_iou", "automatic_root_iou", "minutes")]
-        means = " | ".join(f"{c.mean():.3f} ± {c.std(ddof=1):.3f}" for c in cells[:2])
-        print(f"| {way} | {len(own)} | {means} | {cells[2].mean():.1f} |")
+    print(bank_table({"rows": rows}))
 
 
 if __name__ == "__main__":

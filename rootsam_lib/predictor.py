@@ -264,7 +264,7 @@ class Predictor:
         self._weight = ramp[:, None] * ramp[None]
         rows, columns = (tile_starts(length, self.side, overlap) for length in self._padded.shape[:2])
         self._tiles = [_Tile(row, column) for row in rows for column in columns]
-        self._start, self.clicks, self.mask, self._automatic = "", (), None, None
+        self._start, self.mask, self._automatic = "", None, None
 
     def predict(
         self, point_coords: np.ndarray | None = None, point_labels: np.ndarray | None = None
@@ -343,7 +343,7 @@ class Predictor:
                 tile.clicks, tile.answer = inside, self._corrected(tile, inside) if inside else tile.first
         # From nothing every time and in one order, so that the same clicks give the same mask to the last bit.
         logits = self._without_specks(self._blend([tile.answer[0] for tile in self._tiles]), clicks)
-        self._start, self.clicks, self.mask = start, clicks, logits > 0
+        self._start, self.mask = start, logits > 0
         return self.mask
 
     @property

@@ -131,9 +131,9 @@ def still(session: Session, width: int = 800) -> bytes:
         if label == ROOT:
             draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=ROOT_POINT, outline="white", width=2)
             continue
-        for colour, width in (("white", 7), (SOIL_POINT, 3)):  # a cross, as in figures.draw_prompts
-            draw.line((x - 5, y - 5, x + 5, y + 5), colour, width)
-            draw.line((x - 5, y + 5, x + 5, y - 5), colour, width)
+        for colour, thick in (("white", 7), (SOIL_POINT, 3)):  # a cross, as in figures.draw_prompts
+            draw.line((x - 5, y - 5, x + 5, y + 5), colour, thick)
+            draw.line((x - 5, y + 5, x + 5, y - 5), colour, thick)
     return encode_image(np.asarray(picture), ".jpg")
 
 

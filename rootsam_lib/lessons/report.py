@@ -117,28 +117,30 @@ def thumbnail(notebook: nbformat.NotebookNode, width: int = 480) -> str:
     return ""
 
 
-def card(executed: Path, metrics: Mapping[str, object], minutes: Mapping[str, float]) -> str:
+def card(
+    stem: str, notebook: nbformat.NotebookNode, metrics: Mapping[str, object], minutes: Mapping[str, float]
+) -> str:
     """One lesson in the index: picture, title, what it promises, its scores and how long it took."""
-    notebook = nbformat.read(executed, as_version=4)
     lines = notebook.cells[0].source.splitlines()
     title = html.escape(lines[0].lstrip("# "))
     promise = html.escape(next((line.strip("*") for line in lines[1:] if line.startswith("**")), ""))
-    words = HEADLINES.get(executed.stem[:2], {})
+    words = HEADLINES.get(stem[:2], {})
     known = {say: metrics[key] for key, say in words.items() if isinstance(metrics.get(key), (int, float))}
     scores = [f"{say} {value:,.0f}" if abs(value) >= 1000 else f"{say} {value:.3g}" for say, value in known.items()]
-    took = [f"{minutes[executed.stem]:.1f} min"] if executed.stem in minutes else []
+    took = [f"{minutes[stem]:.1f} min"] if stem in minutes else []
     facts = html.escape(" · ".join(took + scores))
-    return f'<li>{thumbnail(notebook)}<b><a href="#{executed.stem}">{title}</a></b><p>{promise}</p><p>{facts}</p></li>'
+    return f'<li>{thumbnail(notebook)}<b><a href="#{stem}">{title}</a></b><p>{promise}</p><p>{facts}</p></li>'
 
 
-def lesson_section(folder: Path, executed: Path, minutes: Mapping[str, float]) -> str:
+def lesson_section(
+    stem: str, notebook: nbformat.NotebookNode, recorded: Mapping[str, Mapping], minutes: Mapping[str, float]
+) -> str:
     """One lesson: its title, run time, metrics, parameters, provenance and outputs."""
-    notebook, record = nbformat.read(executed, as_version=4), folder / "lessons" / f"{executed.stem}.json"
     title = html.escape(notebook.cells[0].source.splitlines()[0].lstrip("# "))
-    took = f"{minutes[executed.stem]:.2f} min" if executed.stem in minutes else "not known"
-    recorded = read_json(record) if record.is_file() else {"metrics": {"": "this lesson has recorded none"}}
+    took = f"{minutes[stem]:.2f} min" if stem in minutes else "not known"
+    metrics = recorded.get("metrics", {"": "this lesson has recorded none"})
     made = table({key: recorded[key] for key in ("parameters", "provenance") if key in recorded})
-    return f"""<h2 id="{executed.stem}">{title}</h2><p>Run time here: {took}.</p>{table(recorded["metrics"])}
+    return f"""<h2 id="{stem}">{title}</h2><p>Run time here: {took}.</p>{table(metrics)}
 <details><summary>settings and provenance</summary>{made}</details>{outputs(notebook)}"""
 
 
@@ -153,11 +155,12 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
         raise FileNotFoundError(f"no executed lessons in {shown(folder / 'notebooks')}: run the tutorial first.")
     clock = folder / "results" / "minutes.json"
     minutes = read_json(clock)["minutes"] if clock.is_file() else {}
-    records = {path: folder / "lessons" / f"{path.stem}.json" for path in executed}
-    cards = [
-        card(path, read_json(record)["metrics"] if record.is_file() else {}, minutes)
-        for path, record in records.items()
-    ]
+    cards, sections = [], []
+    for path in executed:
+        notebook, record = nbformat.read(path, as_version=4), folder / "lessons" / f"{path.stem}.json"
+        recorded = read_json(record) if record.is_file() else {}
+        cards.append(card(path.stem, notebook, recorded.get("metrics", {}), minutes))
+        sections.append(lesson_section(path.stem, notebook, recorded, minutes))
     real = str(values.get("DATA", "synthetic")) != "synthetic"
     kind = "Real scans." if real else "Drawn scans: a toy run, whose scores say nothing about real roots."
     title = f"RootSAM: the lessons, executed (profile {html.escape(folder.name)})"
@@ -170,7 +173,7 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
 alone.</p><ul class="cards">{"".join(cards)}</ul><h2>What the poster says</h2><p>From the results files that come with
 the project (real scans, the small model nano), not from this run.</p>{claims}<h2>This run</h2>
 {table({"parameters": values, "provenance": provenance})}
-{"".join(lesson_section(folder, path, minutes) for path in executed)}</body></html>
+{"".join(sections)}</body></html>
 """
     write_text(folder / "report.html", page)
     return folder / "report.html"
