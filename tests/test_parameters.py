@@ -6,6 +6,7 @@ import pytest
 from rootsam_lib.lessons.parameters import check_injected, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS
 from rootsam_lib.results import assigned
+from rootsam_lib.training.config import stage1
 
 DEFAULTS = {
     "PROFILE": "quick",
@@ -104,3 +105,11 @@ def test_papermill_stops_at_a_name_that_the_notebook_does_not_have(tmp_path):
         papermill.execute_notebook(
             str(path), str(executed), {"images": 5}, cwd=str(tmp_path), kernel_name="python3", progress_bar=False
         )
+
+
+def test_no_training_scan_is_a_cost_too_and_whole_numbers_may_come_as_floats():
+    assert check_parameters({"TRAINING_SCANS": 0}, {"TRAINING_SCANS": 40}) == {"TRAINING_SCANS": 0}
+    with pytest.raises(ValueError, match="SCANS is 0"):
+        check_parameters({"SCANS": 0}, {"SCANS": 4})
+    config = stage1("nano", epochs=3.0, seed=1.0)
+    assert (config.epochs, config.seed) == (3, 1) and isinstance(config.epochs, int) and isinstance(config.seed, int)
