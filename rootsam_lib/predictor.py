@@ -335,7 +335,11 @@ class Predictor:
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
         clicks = tuple(self.checked_click(click) for click in clicks)
-        for part in self._parts([tile for tile in self._tiles if start != self._start or tile.answer is None]):
+        if start != self._start:
+            self._start = start
+            for tile in self._tiles:
+                tile.answer = None
+        for part in self._parts([tile for tile in self._tiles if tile.answer is None]):
             self._begin(part, start)
         for tile in self._tiles:
             inside = self._inside(tile, clicks)
@@ -343,7 +347,7 @@ class Predictor:
                 tile.clicks, tile.answer = inside, self._corrected(tile, inside) if inside else tile.first
         # From nothing every time and in one order, so that the same clicks give the same mask to the last bit.
         logits = self._without_specks(self._blend([tile.answer[0] for tile in self._tiles]), clicks)
-        self._start, self.mask = start, logits > 0
+        self.mask = logits > 0
         return self.mask
 
     @property
@@ -431,7 +435,8 @@ class Predictor:
 
     @torch.inference_mode()
     def _corrected(self, tile: _Tile, clicks: Sequence[Click]) -> tuple[np.ndarray, float]:
-        points, labels = (x.to(self.model.device) for x in _tensors(clicks))
+        given = torch.tensor([clicks], device=self.model.device)
+        points, labels = given[..., :2].float(), given[..., 2]
         fed = click_prompt(tile.start, points, labels, self.side)
         logits, iou, _ = self.model.decode(self._embed([(tile, (1, 1))]), points, labels, fed)
         merged = changes_at_clicks(tile.first[0], self._full(logits)[0], clicks)
@@ -495,12 +500,6 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
         return predictor, f"input scale {own:g}: the roots look as wide as those of the training."
     width = f"roots look about {target / scale:.3g} px wide"
     return predictor.at_scale(scale), f"input scale {scale:.3g} in place of {own:g}: {width}."
-
-
-def _tensors(clicks: Sequence[Click]) -> tuple[Tensor, Tensor]:
-    """Points float32 (1, N, 2) and labels int64 (1, N)."""
-    given = torch.tensor([clicks])
-    return given[..., :2].float(), given[..., 2]
 
 
 def load_predictor(source: str | Path, **changes: object) -> Predictor:

@@ -13,6 +13,7 @@ from rootsam_lib.apps import segment
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.evaluation.calibration import (
     calibrated,
+    check_model,
     check_resolution,
     describe_calibration,
     fit_calibration,
@@ -95,21 +96,22 @@ def test_what_is_refused():
 def test_a_calibration_belongs_to_a_model_and_is_said(tmp_path):
     good, said = rows([10, 20], [0.4, 0.5]), []
     path = write_json(tmp_path / "calibration.json", fit_calibration(good, good, ["a", "b"], 0.1, MODEL))
-    assert read_calibration(path, MODEL, said.append)["scans"] == 2
+    assert read_calibration(path, said.append)["scans"] == 2
     assert len(said) == 1 and "from 2 scans, tubes: 2, at 254 dpi" in said[0]
     with pytest.raises(ValueError, match=r"another model or other settings \(weights\)"):
-        read_calibration(path, MODEL | {"weights": "1"}, said.append)
+        check_model(read_json(path), MODEL | {"weights": "1"})
+    check_model(read_json(path), MODEL)
     with pytest.raises(FileNotFoundError, match="`calibrate` writes it"):
-        read_calibration(tmp_path / "none.json", MODEL, said.append)
+        read_calibration(tmp_path / "none.json", said.append)
     with pytest.raises(ValueError, match="is no calibration"):
-        read_calibration(write_json(path, {"a": 1}), MODEL, said.append)
+        read_calibration(write_json(path, {"a": 1}), said.append)
     fitted = fit_calibration(good, good, ["a", "b"], 0.1, MODEL)
     for wrong, message in (
         ({"mm_per_px": 0}, "mm_per_px is 0"),
         ({"factors": {"tips": [1, 1, 1]}}, "tips is no trait"),
     ):
         with pytest.raises(ValueError, match=rf"calibration.json is damaged \(ValueError: {message}"):
-            read_calibration(write_json(path, fitted | wrong), MODEL, said.append)
+            read_calibration(write_json(path, fitted | wrong), said.append)
 
 
 def annotated(folder, count: int, first: int = 0) -> None:

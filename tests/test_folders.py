@@ -24,7 +24,7 @@ from rootsam_lib.apps.outputs import merge_shards, parse_shard
 from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
-from rootsam_lib.results import file_hash, read_csv, read_json
+from rootsam_lib.results import file_hash, read_csv, read_json, write_json
 
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
 
@@ -257,6 +257,17 @@ def test_a_torn_last_line_is_repaired(scans):
         (out / table).write_bytes(b"".join(lines[:-1]) + lines[-1][:9] if kept else lines[0][:9])
         report, _ = run(scans)
         assert report.skipped == kept and contents(out) == before
+
+
+def test_a_table_that_a_program_saved_anew_is_refused_untouched(scans):
+    run(scans)
+    table = scans.with_name("out") / "traits.csv"
+    text = table.read_bytes()
+    for saved in (text[:-1], text.replace(b"\n", b"\r"), text.replace(b"\n", b"\r\n"), text + b"note\n"):
+        table.write_bytes(saved)
+        with pytest.raises(ValueError, match=r"traits.csv was changed since it was written"):
+            run(scans)
+        assert table.read_bytes() == saved
 
 
 KILLS = int(os.environ.get("ROOTSAM_KILLS", "4"))
@@ -631,3 +642,16 @@ def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
         segment.segment_folder(tmp_path / "scans", Fitted(), tmp_path / "out", fit=True, say=told.append)
     assert asked == [2] and "fitted" in told
     assert json.loads((tmp_path / "out" / "segment.json").read_text())["input_scale"] == 0.5
+    # A calibration's factors hold at its own scale, so that is taken, and other settings are refused.
+    one = {"factors": {"root_length_px": [2, 1, 3]}, "contrast": None, "scans": 3, "tubes": 3, "mm_per_px": None}
+    for changes, scale in (({"input_scale": 0.3}, 0.3), ({"tile_size": 9}, 0.0)):
+        file = write_json(tmp_path / "calibration.json", one | {"model": Fitted().about | changes})
+        how = {"out": tmp_path / f"out{scale}", "fit": True, "calibration": file, "say": told.append}
+        if scale:
+            segment.segment_folder(tmp_path / "scans", Fitted(), **how)
+            assert read_json(how["out"] / "segment.json")["input_scale"] == scale and len(asked) == 1
+            assert "input scale 0.3, at which the calibration was fitted" in told
+        else:
+            with pytest.raises(ValueError, match=r"other settings \(tile_size\): fit it anew, or segment without it"):
+                segment.segment_folder(tmp_path / "scans", Fitted(), **how)
+            assert not how["out"].exists()

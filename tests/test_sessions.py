@@ -117,6 +117,22 @@ def test_any_size_and_an_empty_start(nano):
         assert corrector.correct([(width - 1, height - 1, 1)], "empty").shape == (height, width)
 
 
+def test_an_interrupted_start_is_made_anew(nano, small_scans, monkeypatch):
+    corrector = clicked(nano, small_scans[0].image, tile_size=128)
+    mask, begin, parts = corrector.mask, corrector._begin, []
+
+    def interrupted(tiles, start):
+        if parts:
+            raise KeyboardInterrupt
+        parts.append(begin(tiles, start))
+
+    monkeypatch.setattr(corrector, "_begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        corrector.correct((), "empty")
+    monkeypatch.undo()
+    assert np.array_equal(corrector.correct(()), mask) and mask.any()
+
+
 def test_clicks_that_cannot_be_are_refused(nano):
     image = tiny()[0].image
     for clicks, start, match in (

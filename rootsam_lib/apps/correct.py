@@ -375,7 +375,7 @@ class Session:
             **{tool: sum(click.tool == tool for click in self.clicks) for tool in TOOLS},
             "obeyed": sum(click.obeyed for click in self.clicks),
             "seconds": round(self._seconds, 1),
-            "root_pixels": int(self.mask.sum()),
+            "root_pixels": int((self.mask & ~self.excluded).sum()),
             "predicted_iou": round(self.predictor.predicted_iou, 4),
         }
         if measured:

@@ -52,13 +52,16 @@ class Table:
         self.path, self.rows, self.columns = path, {}, []
         if not path.is_file():
             return
-        with open(path, "r+b") as file:
-            content = file.read()
-            content = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
-            file.truncate(len(content))
-        rows = read_csv(path, text=None) if content else []
-        self.columns = list(rows[0]) if rows else []
-        if rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != content):
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
+        torn = content[len(whole) :].count(b",") < whole.split(b"\n")[0].count(b",") or not whole
+        changed = b"\r" in content or not (torn or whole == content)  # a whole line without its end: a program's
+        if not changed:
+            os.truncate(path, len(whole))
+            rows = read_csv(path, text=None) if whole else []
+            self.columns = list(rows[0]) if rows else []
+            changed = rows and ("scan" not in self.columns or csv_text(rows, self.columns).encode() != whole)
+        if changed:
             raise ValueError(
                 f"{shown(path)} was changed since it was written, as by a spreadsheet program: move it elsewhere "
                 "to keep it, and its scans are done again."

@@ -59,7 +59,7 @@ from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, rea
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.drawing import overlay
-from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, read_calibration
+from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, check_model, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -145,15 +145,21 @@ def segment_folder(
     names = dict.fromkeys(entry.name for entry in entries)
     measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     excluded = None if exclude is None else checked_exclusion(exclude, [entry.name for entry in all_entries])
+    factors = read_calibration(calibration, say) if calibration else None
 
     with ExitStack() as held:
         fit = fit and predictor.root_width > 0
         with fit_lock(whole) if shard else contextlib.nullcontext():  # one shard finds the scale for all
             if fit:
                 places = [out, whole, *shards_of(whole)] if shard else [out]
-                predictor = fit_to_folder(predictor, all_entries, places, max_megapixels, say)
+                notes = [place / "segment.json" for place in places]
+                known = [read_json(note) for note in notes if note.is_file()]
+                known = [factors["model"], *known] if factors else known  # its factors hold at its own scale only
+                predictor = fit_to_folder(predictor, all_entries, known, max_megapixels, say)
+            if factors:
+                check_model(factors, predictor.about)
+                say(f"input scale {predictor.about['input_scale']:g}, at which the calibration was fitted")
             settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
-            factors = read_calibration(calibration, predictor.about, say) if calibration else None
             settings |= {"exclude": excluded, "calibration": factors}
             given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
             settings |= {"prompts": given}
@@ -251,16 +257,16 @@ def _raise_if_of_all(error: Exception, out: Path) -> None:
 def fit_to_folder(
     predictor: Predictor,
     entries: Sequence[Entry],
-    places: Sequence[Path],
+    known: Sequence[Mapping[str, object]],
     max_megapixels: float,
     say: Callable[[str], object],
     most: int = 3,
     side: int = 2048,
 ) -> Predictor:
     """The predictor at the input scale that fits a folder's images, by the middle of up to `most` of them, `side` px at
-    most: see `fit_scale`. Where results were written before, in one of `places`, at the scale of these."""
-    for note in (place / "segment.json" for place in places if (place / "segment.json").is_file()):
-        before = read_json(note).get("input_scale", predictor.input_scale)
+    most: see `fit_scale`. known: settings of results before, or of a calibration; the first one's scale is taken."""
+    if known:
+        before = known[0].get("input_scale", predictor.input_scale)
         return predictor if before == predictor.input_scale else predictor.at_scale(before)
     images = []
     for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):

@@ -316,6 +316,8 @@ def _part(
             parts.setdefault(entry.part, []).append(entry)
     if parts and split not in parts:
         raise ValueError(f"{shown(root)} has a folder for {', '.join(sorted(parts))}, but none for {split}; add it.")
+    if parts and (loose := [entry.name for entry in entries if not entry.part]):
+        doubt += f" {len(loose)} images lie in none of these parts and are left out (first: {loose[0]})."
     if leaks := leak_report(parts):
         doubt += f" tubes in more than one part of the split: {', '.join(leaks)}."
     elif not parts and all(entry.tube == entry.name for entry in entries):

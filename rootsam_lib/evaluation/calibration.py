@@ -123,15 +123,13 @@ def check_resolution(calibration: Mapping[str, object], mm_per_px: float | None)
     if None in (fitted, mm_per_px) or abs(math.log(fitted / mm_per_px)) > SAME_RESOLUTION:
         here, there = (f"{25.4 / size:.0f} dpi" if size else "an unknown resolution" for size in (mm_per_px, fitted))
         raise ValueError(
-            f"the scan has {here}, but the calibration was fitted at {there}: fit one on annotated scans of this kind."
+            f"the scan has {here}, but the calibration was fitted at {there}: fit one on annotated scans of this kind, "
+            "or segment without it (a calibration.json in the model's folder is taken by itself)."
         )
 
 
-def read_calibration(path: str | Path, about: Mapping[str, object], say: Callable[[str], object]) -> dict[str, object]:
-    """The calibration in a file, for the model that `about` tells (`Predictor.about`); what it does goes to `say`.
-
-    Raises FileNotFoundError, or ValueError for a file of another model or of other settings.
-    """
+def read_calibration(path: str | Path, say: Callable[[str], object]) -> dict[str, object]:
+    """The calibration in a file, which is told to `say`. Raises FileNotFoundError, or ValueError for another file."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: `calibrate` writes it from a segmented folder with masks.")
@@ -153,12 +151,17 @@ def read_calibration(path: str | Path, about: Mapping[str, object], say: Callabl
         describe_calibration(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{shown(path)} is damaged ({type(error).__name__}: {error}): fit it anew.") from None
-    if other := [name for name, value in about.items() if found["model"].get(name) != value]:
-        raise ValueError(
-            f"{shown(path)} was fitted with another model or other settings ({', '.join(other)}): fit it anew."
-        )
     say(f"calibration from {shown(path)}: {describe_calibration(found)}")
     return found
+
+
+def check_model(calibration: Mapping[str, object], about: Mapping[str, object]) -> None:
+    """Raises ValueError unless this model with these settings, `Predictor.about`, is the calibration's."""
+    if other := [name for name, value in about.items() if calibration["model"].get(name) != value]:
+        raise ValueError(
+            f"the calibration was fitted with another model or other settings ({', '.join(other)}): fit it anew, or "
+            "segment without it (a calibration.json in the model's folder is taken by itself: move it away)."
+        )
 
 
 def describe_calibration(calibration: Mapping[str, object]) -> str:

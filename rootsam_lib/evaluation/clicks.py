@@ -6,7 +6,7 @@ sees.
 
 import heapq
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -91,33 +91,6 @@ def correct(
     return masks + masks[-1:] * (clicks + 1 - len(masks)), given
 
 
-def corrected_row(
-    predict: Predict,
-    truth: np.ndarray,
-    clicks: int,
-    rng: np.random.Generator,
-    jitter: float,
-    length: Callable[[np.ndarray], float],
-    at: Collection[int],
-) -> dict[str, object]:
-    """One image, corrected: lists of what its mask is worth after 0, 1, ... clicks.
-
-    length: of a mask's roots. at: after which numbers of clicks centre-line Dice and length are measured; the others
-    are NaN.
-    """
-    masks, _ = correct(predict, truth, clicks, rng, jitter)
-
-    def measured(score: Callable[[np.ndarray], float]) -> list[float]:
-        return [score(mask) if k in at else NAN for k, mask in enumerate(masks)]
-
-    return {
-        "root_iou": [iou(count(mask, truth)) for mask in masks],
-        "cl_dice": measured(lambda mask: cl_dice(mask, truth)),
-        "length": measured(length),
-        "true_length": length(truth),
-    }
-
-
 # --- Many images
 
 
@@ -127,7 +100,7 @@ def clicks_until(scores: Sequence[float], goal: float) -> int:
 
 
 def correction_terms(rows: Sequence[Mapping], clicks: Sequence[int] = CLICKS) -> dict[str, RatioTerms]:
-    """Scores over the rows of `corrected_row`, or of `annotated_row`, whose k is a place in its list of minutes.
+    """Scores over rows of `protocols.correction_scores`, or of `annotated_row`, whose k is a place in its minutes.
 
     After k clicks: "root_iou@k", "cl_dice@k", "length_bias@k" (found / true length - 1, pooled) and "length_error@k"
     (mean of |length - true| / true, over images with roots); for each threshold t: "noc@t" (clicks until root IoU
