@@ -34,8 +34,8 @@ def picture_line(results: Mapping) -> str:
     """What README's first picture shows, and what made it."""
     return (
         f"A real scan ({results['brighter']} times as bright), what **nano** calls root as embedded, and after the "
-        f"lessons' training on {results['trained_on']}: no prompt, no tuning, no annotation to score it by. The "
-        "finest roots are missed, some specks taken for root."
+        f"lessons' training on {results['trained_on']}: no prompt, no tuning, no annotation. The finest roots are "
+        "missed, some specks taken for root."
     )
 
 
@@ -43,8 +43,8 @@ def promise_line(results: Mapping) -> str:
     """What `make tutorial` gives, and in how many minutes."""
     minutes, device = results["minutes"], results["provenance"]["device"]
     return (
-        f"**You get** {len(minutes)} executed lessons in {sum(minutes.values()):.0f} minutes ({device}; set-up not "
-        "counted), a model trained by you, and one page of pictures, scores and claims."
+        f"**You get** {len(minutes)} executed lessons in {sum(minutes.values()):.0f} minutes ({device}, without "
+        "set-up), a model trained by you, and one page of pictures, scores and claims."
     )
 
 
@@ -150,7 +150,8 @@ def few_line() -> str:
         f"{np.mean(dice[key]):.2f}" for key in (("nano", 1), ("nano, poster's augmentation", 1), ("nano", most))
     )
     return (
-        f"Annotated scans: 1 gives pooled Dice {one}, or {strong} with the poster's augmentation; {most} give {whole}."
+        f"Annotated scans (nano, no prompt, half the epochs): 1 gives pooled Dice {one}, {strong} with the poster's "
+        f"augmentation; {most} give {whole}."
     )
 
 
@@ -200,8 +201,6 @@ def context_table() -> str:
     """Stage 2 against Stage 1 gone on for as many pixels: each score over seeds, and paired by seed."""
     results, kinds = read_json(RESULTS / "segroot-whole.json"), ("stage1", "stage1 continued", "stage2")
     seeds, rows = [name.removeprefix("stage2") for name in results["rows"] if name.startswith("stage2, seed")], []
-    if not seeds:
-        return "Not trained yet."
     for score in ("pooled_dice", "root_iou", "cl_dice", "pieces_per_root", "betti0_error"):
         own = [seed_cell([results["rows"][kind + seed][score][0] for seed in seeds]) for kind in kinds]
         paired = [-results["differences"][f"stage1 continued{seed} - stage2{seed}"][score][0] for seed in seeds]

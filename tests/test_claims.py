@@ -49,7 +49,7 @@ def test_a_choice_must_be_worth_more_than_luck(folder):
 def test_two_stages_must_win_with_every_seed_by_more_than_seeds_differ(folder):
     path, _ = folder
     assert claims.equal_time(path).verdict == UNTESTED
-    spread = {"stage1": {"pooled_dice": [0.5, 0.49, 0.51]}}  # seeds differ by 0.02
+    spread = {"stage1": {"pooled_dice": [0.5, 0.5, 0.5]}, "stage2": {"pooled_dice": [0.5, 0.49, 0.51]}}  # by 0.02
     for gains, verdict in (((0.05, 0.03), HOLDS), ((0.05, -0.001), FAILS), ((0.012, 0.011), FAILS)):
         pairs = {f"stage1 continued, seed {n} - stage2, seed {n}": {"pooled_dice": [-g]} for n, g in enumerate(gains)}
         rows = {f"stage2, seed {n}": {} for n in range(len(gains))}

@@ -146,7 +146,8 @@ def test_05_reads_both_stages(run, home):
 def test_06_clicks_change_the_mask(run, home):
     before = stages(home)
     clicks = {"CLICKS": "300,300,1;600,500,0", "EDITS": EDITS, "SIMULATED_SCANS": 1, "LOOP_SCANS": 3, "LOOP_EPOCHS": 1}
-    metrics = run("06", **TRAINED, **clicks)
+    metrics, plain = run("06", **TRAINED, **clicks), default("06")
+    assert plain["obeyed"] == plain["clicks"] + plain["edits"] == 4, "what is shown there does nothing"
     assert metrics["clicks"] == 2 and metrics["after_root_pixels"] != metrics["before_root_pixels"]
     assert stages(home) == before, "the loop's stage would be taken for lesson 04's"
     assert len(list((home / "runs" / "quick" / "loop").glob("stage2-*/stage.json"))) == 1
