@@ -102,17 +102,11 @@ def sample_points(
     inside, weight = np.flatnonzero(mask), None
     if rooted and n_root:
         weight = edt_map(mask).ravel()[inside].astype(np.float64) ** exponent
-    drawn = [
-        (ROOT, _draw(inside, mask.shape, n_root, rng, weight)),
-        (SOIL, np.concatenate([hard, _draw(np.flatnonzero(soil), mask.shape, n_soil - len(hard), rng)])),
-    ]
-    points = np.zeros((n_root + n_soil, 2), np.float32)
-    labels = np.full(n_root + n_soil, PADDING, np.int64)
-    at = 0
-    for label, chosen in drawn:
-        points[at : at + len(chosen)] = chosen
-        labels[at : at + len(chosen)] = label
-        at += len(chosen)
+    on_root = _draw(inside, mask.shape, n_root, rng, weight)
+    on_soil = np.concatenate([hard, _draw(np.flatnonzero(soil), mask.shape, n_soil - len(hard), rng)])
+    missing = n_root + n_soil - len(on_root) - len(on_soil)
+    points = np.concatenate([on_root, on_soil, np.zeros((missing, 2), np.float32)])
+    labels = np.repeat([ROOT, SOIL, PADDING], [len(on_root), len(on_soil), missing])
     return Prompts(points, labels)
 
 

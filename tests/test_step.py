@@ -18,7 +18,7 @@ from rootsam_lib.model import encoder_size
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import Prompts, click_prompt
 from rootsam_lib.results import InPlace, ahead
-from rootsam_lib.training import devices, step
+from rootsam_lib.training import step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
 from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
@@ -268,15 +268,6 @@ def test_averaged_weights():
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
     assert float(run.ema["weight"].detach()) == 0  # no ema_decay
-
-
-@pytest.mark.parametrize("capable", [False, True])
-def test_a_cpu_trains_in_half_precision_only_where_it_computes_it(monkeypatch, capable):
-    monkeypatch.setattr(devices, "pick_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: capable)
-    assert build_accelerator().mixed_precision == ("bf16" if capable else "no")
-    build_accelerator("no")
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

@@ -43,7 +43,7 @@ class StageConfig:
     epochs: int = 12
     batch_size: int = 4  # patches per step, of all processes together
     micro_batches: int = 1  # parts that a process computes its patches of a step in: more parts need less memory
-    precision: str = "auto"  # no, fp16 or bf16; auto: what the hardware computes natively
+    precision: str = "auto"  # no, fp16 or bf16; auto: half precision on CUDA alone
     views: int = 2  # augmented views of each patch in the feature bank
     refresh: float = 0.1  # the share of all views that every epoch encodes anew
     bank_gb: float = 8.0  # the most room on disk for the feature bank; 0: every batch runs the encoder

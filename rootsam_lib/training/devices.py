@@ -15,8 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from rootsam_lib.model import pick_device
-
 MOST_THREADS = 8  # each has a step's features at hand
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
 
@@ -33,21 +31,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU has instructions for bfloat16 (AVX512-BF16; AMX has them too). Elsewhere torch emulates it, and
-    a step takes longer than in float32, not less."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # since torch 2.6
-    return bool(known and known() and torch.backends.mkldnn.is_available())
-
-
 def build_accelerator(precision: str = "auto") -> Accelerator:
-    """accelerate's device, processes and mixed precision; "auto": bf16 or fp16, if computed natively."""
+    """accelerate's device, processes and mixed precision; "auto": on CUDA bf16, or fp16 where bf16 is not native; none
+    elsewhere, so that a training gives the same numbers on every CPU."""
     if precision == "auto":
         precision = "no"
         if torch.cuda.is_available():
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        elif pick_device().type == "cpu" and cpu_computes_bf16():
-            precision = "bf16"
     # accelerate refuses a second precision in one process, and a notebook may well try another one.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
