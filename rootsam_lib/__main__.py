@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     scans.add_argument("--exclude", help=excluded)
     field = commands.add_parser("rsml", help="write RSML and RhizoVision's columns for what segment wrote")
     field.add_argument("roots", type=Path, help="the folder that segment wrote")
+    field.add_argument("--exclude", help="as it was given to segment")
     series = commands.add_parser("timeseries", help="new and vanished root length of windows that were scanned again")
     series.add_argument("folder", type=Path, help="the images that segment has done, of several dates")
     series.add_argument("--roots", type=Path, help="the folder that segment wrote (default: FOLDER-roots)")

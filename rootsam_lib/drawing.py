@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import ImageColor
 
+from rootsam_lib import checked_mask
+
 BASE, STAGE1, STAGE2 = "#0056a4", "#94c11f", "#e84a27"
 FOUND, MISSED, FALSE = "#f2f2f2", "#ff9d00", "#2f8fff"  # roots, told apart in every kind of colour vision and in grey
 GREW, VANISHED = "#e8c200", "#b87aff"  # between two dates, beside FOUND on both
@@ -21,7 +23,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: str = MASK, opacity: fl
     """The image with a mask laid over it: uint8 (H, W, 3)."""
     tint = np.array(ImageColor.getrgb(colour), float)
     mixed = image.astype(float)
-    mixed[mask] = (1 - opacity) * mixed[mask] + opacity * tint
+    mixed[mask] = (1 - opacity) * mixed[checked_mask(mask)] + opacity * tint
     return mixed.round().astype(np.uint8)
 
 

@@ -203,6 +203,8 @@ class Predictor:
         for name, value in (("tta", tta), ("select", select), ("keep", keep)):
             if not isinstance(value, bool):
                 raise ValueError(f"{name} is {value!r}: give True or False.")
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"model is {model!r}: give a RootSAM, or take load_predictor(...) for a name or a folder.")
         self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
         self.batch = batch if batch is None else checked("batch", batch, 1, whole=True)
         self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)

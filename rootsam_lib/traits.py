@@ -50,6 +50,7 @@ class Cleaning:
 
 
 CLEANING = Cleaning()
+LEAST_ANGLE = 2.0  # degrees: below, an angle was meant in radians
 
 
 class Tracing(NamedTuple):
@@ -79,7 +80,7 @@ def trace(
     if checked_mask(mask).ndim != 2:
         raise ValueError(f"the mask is {mask.dtype} {mask.shape}, but must be bool (H, W): give one mask.")
     if mm_per_px is not None:
-        checked("mm_per_px, the edge of a pixel (25.4 / dpi),", mm_per_px, 0, above=True)
+        checked("mm_per_px, the edge of a pixel (25.4 / dpi),", mm_per_px, 0, 1, above=True)
     smallest = cleaning.speck_px if mm_per_px is None else cleaning.speck_mm2 / mm_per_px**2
     window = np.True_ if excluded is None else ~excluded
     mask = ~_without_specks(~_without_specks(mask & window, smallest, EIGHT), smallest) & window
@@ -219,9 +220,9 @@ def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0) -> float
 
     location: 1 is the uppermost window. window_mm: how far the scanner moves along the tube from one location to the
     next, a window's height when windows touch. tube_angle: of the tube to the horizontal in degrees, 45 is usual.
-    Raises ValueError for an angle outside 0 to 90 or a window without height.
+    Raises ValueError for an angle below 2 (radians?) or above 90, or a window without height.
     """
-    checked("tube_angle", tube_angle, 0, 90, above=True)
+    checked("tube_angle", tube_angle, LEAST_ANGLE, 90)
     checked("window_mm", window_mm, 0, above=True)
     return float((location - 0.5) * window_mm * np.sin(np.deg2rad(tube_angle)))
 
@@ -249,7 +250,7 @@ def trait_row(
     size = scan.mm_per_px
     location = parse_location(scan.name)
     window = mask.shape[0] * size if window_mm is None and size else window_mm
-    known = location is not None and window is not None
+    known = location and window is not None  # windows count from 1: a location 0 is no place below the first
     return {
         "scan": scan.name,
         "tube": scan.tube,

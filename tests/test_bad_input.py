@@ -22,7 +22,7 @@ from stub_predictor import StubPredictor
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
 from rootsam_lib.apps.correct import ImageFiles, Session, read_log
-from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter
+from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter, to_rle, to_rootpainter
 from rootsam_lib.apps.outputs import Report
 from rootsam_lib.apps.rsml import export_roots
 from rootsam_lib.apps.segment import read_prompts, segment_folder
@@ -30,10 +30,12 @@ from rootsam_lib.apps.timeseries import align, follow_folder
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
 from rootsam_lib.data.datasets import load_scans, read_folder
 from rootsam_lib.data.images import read_image
-from rootsam_lib.data.scans import Scan
+from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.scans import Scan, check_masks
+from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.bootstrap import tube_weights
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
-from rootsam_lib.metrics import betti0_error, cl_dice, label_roots
+from rootsam_lib.metrics import betti0_error, cl_dice, dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
@@ -309,7 +311,7 @@ def by_hand(bench: Bench) -> object:
     """A mask of a finished folder that a painting program saved as 0 and 1."""
     bench.segment()
     Image.fromarray(BYTES // 255).save(bench.out / "good-mask.png")
-    return export_roots(bench.out, bench.said.append)
+    return export_roots(bench.out, say=bench.said.append)
 
 
 def two_resolutions(bench: Bench) -> object:
@@ -317,6 +319,52 @@ def two_resolutions(bench: Bench) -> object:
         bench.image(name)
     bench.segment(dpi=None)
     return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
+def dated(bench: Bench, *names: str) -> object:
+    """A time series of images with these names."""
+    for name in names:
+        bench.image(f"{name}.png")
+    bench.segment()
+    return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
+def one_faulty_window(bench: Bench) -> object:
+    """Two windows, of which one has a mask that somebody saved in another size."""
+    for name in ("T001_L001_2017-04-11", "T002_L001_2017-04-11"):
+        bench.image(f"{name}.png")
+    bench.segment()
+    Image.fromarray(BYTES[::2, ::2]).save(bench.out / "T001_L001_2017-04-11-mask.png")
+    rows, _ = follow_folder(bench.scans, bench.out, say=bench.said.append)
+    assert [row["tube"] for row in rows] == ["T002"]
+
+
+def renamed_for_resolution(bench: Bench) -> Report:
+    """Segment without a resolution, put it into the folder's name, and go on."""
+    bench.segment(dpi=None)
+    bench.scans = bench.scans.rename(bench.place / "scans_300dpi")
+    return bench.segment(dpi=None)
+
+
+def painted_where_excluded(bench: Bench, **how: object) -> float:
+    """The length in RhizoVision's table of a mask with a root painted by hand into what was excluded."""
+    bench.segment(exclude="0,0,64,15")
+    painted = BYTES.copy()
+    painted[5:8, 4:60] = 255
+    Image.fromarray(painted).save(bench.out / "good-mask.png")
+    export_roots(bench.out, say=bench.said.append, **how)
+    return read_csv(bench.out / "rhizovision.csv")[0]["Total.Root.Length.mm"]
+
+
+def hot(bench: Bench) -> np.ndarray:
+    """A 12-bit picture in 16 bits with one dead pixel."""
+    pixels = RNG.integers(200, 4000, (64, 64)).astype(np.uint16)
+    pixels[3, 3] = 65535
+    tifffile.imwrite(bench.place / "hot.tif", pixels)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        read_image(bench.place / "hot.tif")
+    bench.said += [str(warning.message) for warning in found]
 
 
 def changed_in_place(bench: Bench) -> bool:
@@ -444,7 +492,68 @@ CASES = [
         "refused",
         "dpi is for source 'folder' only",
     ),
-    Case("a shard that is none", lambda b: b.segment(shard=(3, 2)), "refused", "shard is 3: give a whole number"),
+    Case("a shard that is none", lambda b: b.segment(shard=(3, 2)), "refused", "shard is '3/2': give its number"),
+    Case("a shard as text", lambda b: b.segment(shard="2/1"), "refused", "shard is '2/1': give its number"),
+    Case("a model's name", lambda b: b.segment("nano"), "refused", "predictor is 'nano': give what load_predictor"),
+    Case("a predictor of a name", lambda b: Predictor("nano"), "refused", "model is 'nano': give a RootSAM"),
+    Case("no cleaning", lambda b: b.segment(cleaning=None), "refused", "cleaning is None: give traits.Cleaning"),
+    Case(
+        "an angle in radians", lambda b: b.segment(tube_angle=0.785), "refused", "tube_angle is 0.785: give a number, 2"
+    ),
+    Case("dpi for an edge", lambda b: measure(MASK, 300), "refused", "(25.4 / dpi), is 300: give a number"),
+    Case("pixels per mm", lambda b: b.segment(dpi=11.811), "refused", "If it is pixels per mm, that is 300 dpi"),
+    Case(
+        "the results for the scans",
+        lambda b: (b.segment(), segment_folder(b.out, StubPredictor(), b.place / "more")),
+        "refused",
+        "out is what segment wrote: give the folder of the scans",
+    ),
+    Case(
+        "months first",
+        lambda b: dated(b, "T001_L001_05.01.17", "T001_L001_07.25.17"),
+        "refused",
+        "T001_L001_07.25.17 holds a date that is not day.month.year",
+    ),
+    Case("years first", lambda b: dated(b, "T001_L001_29.05.31"), "refused", "a date that is not day.month.year"),
+    Case("days first", lambda b: dated(b, "T001_L001_05.01.17"), "said", "T001_L001_05.01.17 is of 2017-01-05"),
+    Case(
+        "two scans of a window and day",
+        lambda b: dated(b, "T001_L001_05.01.17_08", "T001_L001_05.01.17_15"),
+        "refused",
+        "are one window at one date: take one out, or segment each plot by itself",
+    ),
+    Case("a faulty window", one_faulty_window, "said", "T001 L001 is left out: T001_L001_2017-04-11: the mask must be"),
+    Case(
+        "a resolution that came later",
+        renamed_for_resolution,
+        "right",
+        lambda _, report: report.skipped == 0 and "root_length_mm" in report.rows[0],
+    ),
+    Case("rsml without exclude", painted_where_excluded, "refused", "was made with another exclude"),
+    Case(
+        "rsml with exclude",
+        lambda b: painted_where_excluded(b, exclude="0,0,64,15"),
+        "right",
+        lambda _, length: length < 6,
+    ),
+    Case("a hot pixel", hot, "said", "hardly a pixel is above 3"),
+    Case("a location 0", lambda b: (b.image("T001_L000_a.png"), b.segment()), "said", "so T001_L000_a has no depth"),
+    Case(
+        "points of some scans",
+        lambda b: (b.image("b.png"), b.prompts("scan,x,y,label\ngood,9,22,1\n")),
+        "said",
+        "points for 1 of 2 scans: of the others all roots are sought",
+    ),
+    Case("a mask of numbers, overlaid", lambda b: overlay(IMAGE, BYTES), "refused", "the mask is uint8"),
+    Case("a mask of numbers, in run lengths", lambda b: to_rle(BYTES), "refused", "the mask is uint8"),
+    Case("a mask of numbers, painted", lambda b: to_rootpainter(BYTES, ~BYTES), "refused", "the root is uint8"),
+    Case("a folder's name to train on", lambda b: check_masks("scans"), "refused", "'s' is no scan: read a folder"),
+    Case(
+        "labels with a rim of 255",
+        lambda b: read_mask(b.image("rim.png", np.uint8(MASK) + np.uint8(254) * (dilate(MASK) & ~MASK))),
+        "refused",
+        "holds the values 0, 1, 254",
+    ),
     Case("a warning of a command", lambda b: b.warned(), "said", "warning: "),
     Case("an empty folder", lambda b: ((b.scans / "good.png").unlink(), b.segment()), "refused", "holds no images"),
     Case("out is a file", lambda b: (b.file("out", ""), b.segment()), "refused", "out is a file: give a folder"),
@@ -668,6 +777,7 @@ CASES = [
     ),
     # --- Points
     points("empty", "", "points.csv is no table"),
+    points("of soil only", "scan,x,y,label\ngood,5,5,0\n", "good has soil points only, which ask for no root"),
     points("of the first line only", "scan,x,y,label\n", "points.csv lacks points or columns"),
     points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks points or columns"),
     points("of no scan", "scan,x,y,label\n,5,5,1\ngood,5,5,1\n", "row 1 below the first line: scan is empty"),
@@ -793,7 +903,7 @@ CASES = [
     Case("a scan of lists", lambda b: Scan(IMAGE.tolist(), None, "a", ""), "refused", "a: the image is a list"),
     Case("a scan with a mask of PIL", lambda b: Scan(IMAGE, Image.new("1", (9, 9)), "a", ""), "refused", "the mask is"),
     Case("a date by points", lambda b: Scan(IMAGE, None, "a", "", "11.04.2017"), "refused", "the date is '11.04.2017'"),
-    Case("an edge below 0", lambda b: Scan(IMAGE, None, "a", "", "", -0.1), "refused", "mm_per_px of a is -0.1"),
+    Case("an edge below 0", lambda b: Scan(IMAGE, None, "a", "", "", -0.1), "refused", "25.4 / dpi, is -0.1"),
     Case("an edge of text", lambda b: measure(MASK, "0.1"), "refused", "the edge of a pixel (25.4 / dpi), is '0.1'"),
     Case("a mask of lists", lambda b: measure(MASK.tolist(), 0.1), "refused", "the mask is list, but must be a bool"),
     Case("no draws", lambda b: tube_weights(["a"], RNG, 0), "refused", "draws is 0: give a whole number, 1 or more"),

@@ -138,6 +138,8 @@ def test_folder_with_a_split_keeps_it_and_reports_a_leak(tmp_path):
     with pytest.raises(ValueError, match="has a folder for train, valid, but none for test"):
         read_folder(tmp_path, "test")
     assert len(read_folder(tmp_path, "all")) == 3
+    (tmp_path / "train").rename(tmp_path / "training")
+    assert len(read_folder(tmp_path, "valid")) == 1 and len(read_folder(tmp_path, "train")) == 2
     pairs(tmp_path / "more", "d_T003_z")
     with pytest.warns(UserWarning, match=r"1 images lie in none of these parts and are left out \(first: d_T003_z\)"):
         assert len(read_folder(tmp_path, "train")) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rootsam_lib import checked
+from rootsam_lib import checked, checked_mask
 from rootsam_lib.data.images import open_image
 from rootsam_lib.data.scans import Scan, parse_tube
 from rootsam_lib.predictor import Click
@@ -38,7 +38,7 @@ def to_rootpainter(root: np.ndarray, soil: np.ndarray) -> np.ndarray:
 
     Raises ValueError where a pixel is both.
     """
-    if (root & soil).any():
+    if (checked_mask(root, "root") & checked_mask(soil, "soil")).any():
         raise ValueError(
             f"{int((root & soil).sum())} pixels are root and soil at once: an annotation says one of both."
         )
@@ -86,7 +86,7 @@ def to_rle(mask: np.ndarray) -> dict[str, list[int]]:
     Pixels are read column by column; counts alternate between soil and root and begin with soil, 0 where the first
     pixel is root.
     """
-    pixels = mask.ravel(order="F")
+    pixels = checked_mask(mask).ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     counts = np.diff([0, *changes.tolist(), pixels.size]).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if pixels.size and pixels[0] else counts}

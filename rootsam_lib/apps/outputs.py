@@ -14,7 +14,8 @@ import numpy as np
 from filelock import FileLock
 
 from rootsam_lib.data.datasets import Entry, find_pairs
-from rootsam_lib.data.masks import find_coding, read_mask
+from rootsam_lib.data.images import resolution
+from rootsam_lib.data.masks import checked_exclusion, find_coding, read_mask
 from rootsam_lib.results import atomic, claim_folder, csv_text, file_hash, read_csv, read_json, shown, write_csv
 
 
@@ -40,6 +41,12 @@ def mask_now(roots: Path, row: Mapping[str, object], say: Callable[[str], object
     coding, found = find_coding([path])
     say(f"{shown(path)} was changed by hand and counts as it is now: {found}.")
     return read_mask(path, coding)
+
+
+def check_exclude(settings: Mapping[str, object], exclude: str | None, roots: Path) -> None:
+    """Raises ValueError unless this is what was excluded when `segment` wrote a folder with these settings."""
+    if settings.get("exclude") != (exclude and checked_exclusion(exclude)):
+        raise ValueError(f"{shown(roots)} was made with another exclude: give the one that segment was given.")
 
 
 class Table:
@@ -114,8 +121,9 @@ def output_files(name: str, out: Path) -> tuple[Path, Path]:
     return out / f"{name}-mask.png", out / f"{name}-overlay.jpg"
 
 
-def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None) -> bool:
-    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written."""
+def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: str | None, dpi: float | None) -> bool:
+    """Whether a scan has its rows, and image, true mask and outputs hold what they held when these were written, at the
+    resolution that it has now (dpi: of all, whatever files and names say)."""
     row, score = traits.rows.get(entry.name, {}), scores.rows.get(entry.name, {})
     mask, overlay_file = output_files(entry.name, out)
     files = {"mask_sha256": mask, "overlay_sha256": overlay_file, "image_sha256": entry.image}
@@ -125,8 +133,11 @@ def is_done(entry: Entry, out: Path, traits: Table, scores: Table, mask_coding: 
             return False
     hashed = score | row
     try:
+        dpi = dpi or resolution(entry.image)[0]
+        if not row or row["mm_per_px"] != _cell(25.4 / dpi if dpi else None):
+            return False
         return all(file.is_file() and file_hash(file) == hashed.get(name) for name, file in files.items())
-    except OSError:  # not readable: it fails by itself when it is done again
+    except (OSError, ValueError):  # not readable, or a name with two resolutions: it fails by itself
         return False
 
 
@@ -187,7 +198,7 @@ def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
         traits, scores = tables[out]
         before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
         for entry in entries:
-            holding = [place for place in places if is_done(entry, place, *tables[place], None)]
+            holding = [place for place in places if is_done(entry, place, *tables[place], None, settings.get("dpi"))]
             if holding and holding[0] != out:
                 rows = [table.rows.get(entry.name, {}) for table in tables[holding[0]]]
                 there, ours = output_files(entry.name, out)[0], (rows[0], traits.rows.get(entry.name, {}))

@@ -21,8 +21,9 @@ import numpy as np
 from scipy.ndimage import convolve, label
 from skimage.measure import perimeter
 
-from rootsam_lib.apps.outputs import mask_now
+from rootsam_lib.apps.outputs import check_exclude, mask_now
 from rootsam_lib.data.images import header
+from rootsam_lib.data.masks import read_exclusion
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import progress, shown, write_csv, write_text
 from rootsam_lib.traits import (
@@ -131,16 +132,19 @@ def rhizovision_row(tracing: Tracing, mm_per_px: float | None, name: str, second
 
 
 def export_roots(
-    roots: str | Path, say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)
+    roots: str | Path,
+    exclude: str | None = None,
+    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
 ) -> tuple[Path, int]:
     """Write X.rsml for every scan X of a folder that `segment` has written, and rhizovision.csv (of scans with a
     resolution) and rhizovision-px.csv (of those without), beside traits.csv. A scan without roots has a row and no
-    RSML, and is said.
+    RSML, and is said. exclude: as it was given to `segment`.
 
     Returns the folder and how many RSML files it has got. Raises FileNotFoundError or ValueError for another folder.
     """
     roots = Path(roots).expanduser()
     done, settings = read_done(roots)
+    check_exclude(settings, exclude, roots)
     tables: dict[str, list] = {"rhizovision.csv": [], "rhizovision-px.csv": []}
     written = 0
     for row in progress(done, f"export {roots.name}", "scan"):
@@ -153,7 +157,8 @@ def export_roots(
                         f"{shown(roots / f'{name}-mask.png')} is of {mask.shape[1]} x {mask.shape[0]} px, its scan of "
                         f"{scan.width} x {scan.height}: save the mask in its scan's size."
                     )
-        tracing = trace(mask, size, Cleaning(**settings["cleaning"]))
+        excluded = read_exclusion(exclude, name, mask.shape) if exclude else None
+        tracing = trace(mask, size, Cleaning(**settings["cleaning"]), excluded)
         seconds = time.perf_counter() - start
         tables["rhizovision.csv" if size else "rhizovision-px.csv"].append(
             rhizovision_row(tracing, size, f"{name}-mask.png", seconds)
@@ -171,6 +176,6 @@ def export_roots(
 
 def rsml_command(options: argparse.Namespace) -> int:
     """Write the files of a finished folder as the command line asks."""
-    roots, written = export_roots(options.roots)
+    roots, written = export_roots(options.roots, options.exclude)
     print(f"{written} RSML files and RhizoVision's columns in {shown(roots)}")
     return 0

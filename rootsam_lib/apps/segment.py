@@ -78,7 +78,7 @@ from rootsam_lib.results import (
     write_mask,
 )
 from rootsam_lib.training.devices import keep_freed_memory
-from rootsam_lib.traits import CLEANING, Cleaning, trait_row
+from rootsam_lib.traits import CLEANING, LEAST_ANGLE, Cleaning, parse_location, trait_row
 
 SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written to: no later scan fares better
@@ -126,19 +126,29 @@ def segment_folder(
     files or results of other settings, or that another process writes to.
     """
     folder = Path(folder).expanduser()
+    if not hasattr(predictor, "about"):
+        raise ValueError(f"predictor is {predictor!r}: give what load_predictor returns, as load_predictor('nano').")
+    if not isinstance(cleaning, Cleaning):
+        raise ValueError(f"cleaning is {cleaning!r}: give traits.Cleaning(...).")
     dpi = dpi if dpi is None else checked_dpi(dpi)
     mask_coding = mask_coding if mask_coding is None else checked_coding(mask_coding)
     checked("max_megapixels", max_megapixels, 0, above=True)
     if window_mm is not None:
         checked("window_mm", window_mm, 0, above=True)
-    checked("tube_angle", tube_angle, 0, 90, above=True)
+    checked("tube_angle", tube_angle, LEAST_ANGLE, 90)
     checked("workers", workers, 0, whole=True)
     if shard:
-        checked("shard", shard[0], 1, shard[1], whole=True)
+        shard = parse_shard("/".join(map(str, shard)) if isinstance(shard, tuple) else str(shard))
+    if (folder / "segment.json").is_file():
+        raise ValueError(f"{shown(folder)} is what segment wrote: give the folder of the scans.")
     entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
-    prompts = dict(prompts or {})
+    prompts = {name: Prompts(*given) for name, given in (prompts or {}).items()}
     if strange := set(prompts) - {entry.name for entry in entries}:
         raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
+    if prompts and len(prompts) < len(entries):
+        say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
+    if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:
+        say(f"locations count from 1, so {zero[0]} has no depth, and what lies below it is one window deeper")
     all_entries, masks, out = entries, [entry.mask for entry in entries if entry.mask], whole
     if shard:
         entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
@@ -171,7 +181,9 @@ def segment_folder(
         if gone := [name for name in traits.rows if name not in names]:
             say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
-        left = [e for e in entries if not any(is_done(e, place, *own, mask_coding) for place, own in tables.items())]
+        left = [
+            e for e in entries if not any(is_done(e, place, *own, mask_coding, dpi) for place, own in tables.items())
+        ]
         done = set(names) - {entry.name for entry in left}
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
@@ -379,6 +391,9 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
         except ValueError as error:
             raise ValueError(f"{path}, row {number} below the first line: {error}") from None
         points.setdefault(row["scan"], []).append((x, y, kind))
+    for scan, given in points.items():
+        if all(kind == SOIL for *_, kind in given):
+            raise ValueError(f"{path}: {scan} has soil points only, which ask for no root: add a root point.")
     if max(max(x, y) for given in points.values() for x, y, _ in given) <= 1:
         raise ValueError(f"{path}: no x or y is above 1: give pixels of the image, not shares of its sides.")
     return {

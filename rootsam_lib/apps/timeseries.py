@@ -22,12 +22,11 @@ from scipy.ndimage import convolve, distance_transform_edt, label
 from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
-from rootsam_lib.apps.outputs import mask_now, out_folder
+from rootsam_lib.apps.outputs import check_exclude, mask_now, out_folder
 from rootsam_lib.data.datasets import find_pairs, load_entry
-from rootsam_lib.data.masks import checked_exclusion
-from rootsam_lib.data.scans import Scan, parse_tube
+from rootsam_lib.data.scans import Scan, check_dates, parse_tube
 from rootsam_lib.metrics import EIGHT
-from rootsam_lib.results import atomic, progress, shown, write_csv
+from rootsam_lib.results import atomic, progress, shown, told, write_csv
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, read_done, segment_lengths, trace, trait_row
 
 LEAST_MATCH = 0.15  # scans of one window two months apart match by 0.5 or more, those of two windows by 0.02
@@ -216,8 +215,9 @@ def follow_folder(
         raise ValueError(f"{shown(out)} is a file: give a folder.")
     entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}
     done, settings = read_done(roots)
-    if settings.get("exclude") != (exclude and checked_exclusion(exclude)):
-        raise ValueError(f"{shown(roots)} was made with another exclude: give the one that segment was given.")
+    check_exclude(settings, exclude, roots)
+    if read := check_dates(row["scan"] for row in done):
+        say(read)
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
         named = parse_tube(row["scan"]) and parse_location(row["scan"]) is not None and row["date"]
@@ -227,6 +227,12 @@ def follow_folder(
             windows.setdefault((row["tube"], row["location"]), []).append(row)
     if not windows:
         raise ValueError(f"{shown(roots)} holds no scan with tube, location and date in its name (T002_L004_11.04.17).")
+    seen: dict[tuple, str] = {}
+    for row in (row for window in windows.values() for row in window):
+        if (other := seen.setdefault((row["tube"], row["location"], row["date"]), row["scan"])) != row["scan"]:
+            raise ValueError(
+                f"{other} and {row['scan']} are one window at one date: take one out, or segment each plot by itself."
+            )
     if all(len(window) == 1 for window in windows.values()):
         say("no window was scanned twice: there is no new or vanished length.")
     followed = [row for window in windows.values() for row in window]
@@ -239,13 +245,18 @@ def follow_folder(
     measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
     how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
     rows = []
-    for window in progress(windows.values(), "follow windows", "window"):
+    for (tube, location), window in progress(windows.items(), "follow windows", "window"):
         scans = []
-        for row in window:
-            entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
-            scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
-            scans.append(replace(scan, mask=mask_now(roots, row, say)))
-        rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
+        try:  # one fault, one window
+            for row in window:
+                entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
+                scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
+                scans.append(replace(scan, mask=mask_now(roots, row, say)))
+            rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
+        except (ValueError, OSError) as error:
+            say(f"{tube} L{int(location):03d} is left out: {told(error)}")
+    if not rows:
+        raise ValueError(f"{shown(roots)}: no window could be followed; each one's reason is said above.")
     written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
     figure = plot_series(rows)
     with atomic(written[1]) as partial:

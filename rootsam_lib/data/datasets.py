@@ -41,7 +41,8 @@ _OTHER_SUFFIXES |= {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".ra
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-_MASK_NAME = re.compile(r"^(?:gt_|mask_)(.+)$|^(.+)[-_ ](?:masks?|gt|label)$", re.IGNORECASE)
+_PART_FOLDERS |= {f"{name}{end}": part for name, part in _PART_FOLDERS.items() for end in ("_set", "ing", "_data")}
+_MASK_NAME = re.compile(r"^(?:gt_|mask_)(.+)$|^(.+)[-_ ](?:masks?|gt|labels?|seg|annotation)$", re.IGNORECASE)
 _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Images/X with GT/GT_X"
 _T = TypeVar("_T")
 

@@ -177,6 +177,13 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
     else:
         bits = next(bits for bits in BITS if top < 2**bits)
         full, said = 2**bits - 1, f"{bits}-bit values"
+    usual = float(np.quantile(values, 0.999))
+    if 0 < usual < full / 8:
+        warnings.warn(
+            f"{shown(path)}: hardly a pixel is above {usual:g}, but the brightest is {top:g}, so the image becomes "
+            "very dark: where that is a dead pixel or a scale bar, take it out and save again.",
+            stacklevel=3,
+        )
     if full != 65535:
         warnings.warn(f"{shown(path)} ({kind}) holds {said}: scaled so that {full} becomes 255.", stacklevel=3)
     return np.clip(values * np.float32(255 / full) + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -239,8 +246,8 @@ def checked_dpi(dpi: float, name: str = "dpi") -> float:
         if isinstance(dpi, (str, bool)) or not dpi or not math.isfinite(dpi):
             raise
         causes = {"the edge of a pixel in mm": 25.4 / dpi, "the edge of a pixel in µm": 25_400 / dpi}
-        causes["pixels per metre"] = dpi * 0.0254
+        causes |= {"pixels per mm": dpi * 25.4, "pixels per metre": dpi * 0.0254}
         hints = [
             f" If it is {unit}, that is {meant:.0f} dpi." for unit, meant in causes.items() if low <= meant <= high
         ]
-        raise ValueError(f"{error}{''.join(hints[:1])}") from None
+        raise ValueError(f"{error}{''.join(hints)}") from None

@@ -287,6 +287,9 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
     picture = middle.sum() > 1.5 * top or middle.sum() > 0.2 * levels.total()
     commonest = max((count, level) for level, count in levels.items() if level)[1]
     a_class = third > middle.sum() / 2 and third > top / 20 and (lossy or commonest < root)  # or a straight edge's grey
+    # Labels with a rim of 255 (0 soil, 1 root, 255 unknown): edges pass through greys, JPEG scatters around 255.
+    flat = [one.levels for one in seen if not one.lossy and len(one.levels) > 2]
+    a_class |= any(not any(root / 4 < level < max(levels) for level in levels) for levels in flat)
     usual = min(levels) >= 0 and (root == 1 or root >= (10 if lossy else 200))
     if usual and stray <= 0.05 * top and not picture and not a_class:
         for one in seen:  # one of 0/1 among many of 0/255 would be read as empty

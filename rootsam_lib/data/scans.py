@@ -57,7 +57,7 @@ class Scan:
         if self.date != parse_date(self.date):
             raise ValueError(f"{self.name}: the date is {self.date!r}: give it as 2017-04-11, or '' for none.")
         if self.mm_per_px is not None:
-            checked(f"mm_per_px of {self.name}", self.mm_per_px, 0, above=True)
+            checked(f"mm_per_px of {self.name}, 25.4 / dpi,", self.mm_per_px, 0, 1, above=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,19 @@ def parse_date(name: str) -> str:
             except ValueError:
                 continue  # digits that are no date, such as a time or a version
     return ""
+
+
+def check_dates(names: Iterable[str]) -> str:
+    """How dates such as 05.01.17 are read in these names, in one sentence; "" where there are none.
+
+    Raises ValueError where one of them can only be month first or year first, for then the others are as well.
+    """
+    short = [(name, found) for name in names for found in _DATES[1][0].findall(name) if not _DATES[0][0].search(name)]
+    for name, (first, middle, _) in short:
+        date = parse_date(name)
+        if (int(middle) > 12 >= int(first)) or date > datetime.now().date().isoformat():
+            raise ValueError(f"{name} holds a date that is not day.month.year: rename all, as 2017-04-11.")
+    return f"dates are read as day.month.year: {short[0][0]} is of {parse_date(short[0][0])}" if short else ""
 
 
 def _tube_of(item: object) -> str:
@@ -169,6 +182,8 @@ def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> t
 def check_masks(items: Iterable[Scan | Patch]) -> None:
     """Raises ValueError, naming the first scan or patch, unless all of them have masks."""
     for item in items:
+        if not isinstance(item, (Scan, Patch)):
+            raise ValueError(f"{item!r} is no scan: read a folder by datasets.read_folder first.")
         if item.mask is None:
             raise ValueError(f"{item.name} has no mask: training and scores need one for every scan.")
 
