@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.checkpoints import ROOTS, build_sam
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import read_image
@@ -73,8 +73,9 @@ def trunk() -> Mapping[str, object]:
 
 
 def seed_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
-    """Base, and both stages with each seed."""
+    """Base, nano-roots, and both stages with each seed."""
     yield "base", lambda: Predictor(build_sam("nano"), profile_pair(0)[0].input_scale)
+    yield ROOTS, lambda: load_predictor(ROOTS, tile_size=512)
     for seed in seeds:
         yield f"stage1, seed {seed}", lambda seed=seed: ask(stages(parts, seed)[0])
         yield f"stage2, seed {seed}", lambda seed=seed: ask(stages(parts, seed)[1])

@@ -26,6 +26,7 @@ from rootsam_lib.model import RootSAM, pick_device
 from rootsam_lib.results import atomic, cache_dir, downloader
 
 NANO = Path(__file__).parent / "nano"
+ROOTS = "nano-roots"  # nano after Stage 1 on drawn scans: the embedded start for who has annotated none, or few
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
 LOAD_ERRORS = (RuntimeError, LookupError, TypeError, AttributeError, OSError, EOFError, ValueError)
 LOAD_ERRORS += (UnpicklingError, SafetensorError)
@@ -100,15 +101,15 @@ def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
     return Path(path)
 
 
-def embedded_checkpoint() -> Path:
-    """The path of nano's weights, after comparing them with the SHA-256 on their card, nano.json.
+def embedded_checkpoint(name: str = "nano") -> Path:
+    """The path of embedded weights, "nano" or "nano-roots", after comparing them with the SHA-256 on their card.
 
     Raises ValueError when they differ: the package is damaged or half updated.
     """
-    path = NANO / MODELS["nano"].checkpoint
-    card = json.loads((NANO / "nano.json").read_text(encoding="utf-8"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
-        raise ValueError(f"{path.name} is not the file that nano.json describes: install the package again.")
+    path, card = NANO / f"{name}.safetensors", NANO / f"{name}.json"
+    known = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != known:
+        raise ValueError(f"{path.name} is not the file that {card.name} describes: install the package again.")
     return path
 
 
@@ -133,8 +134,9 @@ def check_sam2(folder: Path = _SAM2) -> None:
 def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
     """Build a model, load its weights and put it on the device of `pick_device`.
 
-    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), a checkpoint
-    written by `save_checkpoint` or Meta's .pt format, or None for random weights drawn from `seed`.
+    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), "nano-roots"
+    (embedded, of nano), a checkpoint written by `save_checkpoint` or Meta's .pt format, or None for random weights
+    drawn from `seed`.
     Raises ValueError for an unknown name, weights of another model or another sam2 than ours (see `check_sam2`),
     FileNotFoundError for a missing file.
     """
@@ -152,7 +154,7 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
     if weights == "default":
         path = embedded_checkpoint() if name == "nano" else download_checkpoint(name)
     else:
-        path = Path(weights)
+        path = embedded_checkpoint(ROOTS) if str(weights) == ROOTS else Path(weights)
     load_weights(model, path)
     return model.to(pick_device())
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rootsam_lib import checked
-from rootsam_lib.checkpoints import MODELS, build_sam, read_about, weights_hash
+from rootsam_lib.checkpoints import MODELS, ROOTS, build_sam, embedded_checkpoint, read_about, weights_hash
 from rootsam_lib.metrics import cl_dice, dilate, label_roots, root_widths
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, images_at_once, resize_logits
 from rootsam_lib.prompts import PADDING, ROOT, SOIL, Prompts, click_prompt, stack_prompts
@@ -507,17 +507,18 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 def load_predictor(source: str | Path, **changes: object) -> Predictor:
     """A predictor that is used as its checkpoint says it was trained.
 
-    source: the folder of a trained stage, a checkpoint (.safetensors), or the name of a model before any training, such
-    as "nano". changes: arguments of `Predictor` that differ from the checkpoint's. Raises FileNotFoundError, with what
-    lies near, for anything else, and ValueError for a checkpoint that does not say what it is.
+    source: the folder of a trained stage, a checkpoint (.safetensors), "nano-roots" (embedded, trained on drawn scans),
+    or the name of a model before any training, such as "nano". changes: arguments of `Predictor` that differ from the
+    checkpoint's. Raises FileNotFoundError, with what lies near, for anything else, and ValueError for a checkpoint that
+    does not say what it is.
     """
     if str(source) in MODELS:
         return Predictor(build_sam(str(source)), **changes)
-    path = Path(source).expanduser()
+    path = embedded_checkpoint(ROOTS) if str(source) == ROOTS else Path(source).expanduser()
     file = path / "best.safetensors" if path.is_dir() else path
     if not file.is_file():
         close = sorted(str(found.parent) for found in path.glob("**/stage*/best.safetensors"))
-        hint = f"such as {close[-1]}" if close else "as notebooks 03 and 04 make it, or nano for the base model"
+        hint = f"such as {close[-1]}" if close else "as notebooks 03 and 04 make it, or nano-roots"
         raise FileNotFoundError(f"{path} is no trained stage: give the folder of one, {hint}.")
     about = read_about(file)
     patch_size = checked(f"patch_size of {file.name}", about["patch_size"], 32, 8192, whole=True)

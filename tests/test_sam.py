@@ -266,7 +266,9 @@ def test_save_and_load(nano, tiny, tmp_path):
 
 
 def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
-    assert zoo.embedded_checkpoint().stat().st_size <= 10e6
+    assert (
+        zoo.embedded_checkpoint().stat().st_size <= 10e6 and zoo.embedded_checkpoint(zoo.ROOTS).stat().st_size <= 12e6
+    )
     for file in ("nano.safetensors", "nano.json"):
         (tmp_path / file).write_bytes((zoo.NANO / file).read_bytes())
     with open(tmp_path / "nano.safetensors", "ab") as file:
@@ -324,3 +326,12 @@ def test_an_answer_does_not_depend_on_its_batch_mates(detail):
             )
             torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-5)
             torch.testing.assert_close(together.iou[row], alone.iou[0], atol=1e-5, rtol=1e-5)
+
+
+def test_nano_roots_finds_drawn_roots_without_any_training():
+    predictor, scan = load_predictor("nano-roots", tile_size=512), synthetic_scans("test", 1, height=512, width=512)[0]
+    assert predictor.select and 3 < predictor.root_width < 6
+    assert (
+        iou(count(predictor(scan.image), scan.mask)) > 0.4 > iou(count(load_predictor("nano")(scan.image), scan.mask))
+    )
+    assert zoo.build_sam("nano", "nano-roots").sam.sam_mask_decoder.detail is not None
