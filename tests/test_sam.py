@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from rootsam_lib import checkpoints as zoo
 from rootsam_lib import model as model_file
 from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
+from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import resize_logits
+from rootsam_lib.predictor import load_predictor
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +269,8 @@ def test_save_and_load(nano, tiny, tmp_path):
 
 
 def test_embedded_weights_are_compared_with_their_card(tmp_path, monkeypatch):
-    assert (
-        zoo.embedded_checkpoint().stat().st_size <= 10e6 and zoo.embedded_checkpoint(zoo.ROOTS).stat().st_size <= 12e6
-    )
+    for name, most in (("nano", 10e6), (zoo.ROOTS, 12e6)):
+        assert zoo.embedded_checkpoint(name).stat().st_size <= most
     for file in ("nano.safetensors", "nano.json"):
         (tmp_path / file).write_bytes((zoo.NANO / file).read_bytes())
     with open(tmp_path / "nano.safetensors", "ab") as file:
@@ -312,8 +314,8 @@ def test_an_answer_does_not_depend_on_its_batch_mates(detail):
     model, generator = with_trained_path() if detail else build_sam().eval(), torch.Generator().manual_seed(0)
     images = torch.randint(0, 255, (3, 128, 128, 3), dtype=torch.uint8, generator=generator)
     points, labels = 127 * torch.rand(6, 5, 2, generator=generator), torch.full((6, 5), -1)
-    for row, count in enumerate((0, 1, 3, 5, 2, 3)):
-        labels[row, torch.randperm(5, generator=generator)[:count]] = torch.arange(count) % 2
+    for row, given in enumerate((0, 1, 3, 5, 2, 3)):
+        labels[row, torch.randperm(5, generator=generator)[:given]] = torch.arange(given) % 2
     fed = 5 * torch.randn(6, 1, 32, 32, generator=generator)
     features = model.encode(images)
     for mask_input in (None, fed):
@@ -329,9 +331,8 @@ def test_an_answer_does_not_depend_on_its_batch_mates(detail):
 
 
 def test_nano_roots_finds_drawn_roots_without_any_training():
-    predictor, scan = load_predictor("nano-roots", tile_size=512), synthetic_scans("test", 1, height=512, width=512)[0]
-    assert predictor.select and 3 < predictor.root_width < 6
-    assert (
-        iou(count(predictor(scan.image), scan.mask)) > 0.4 > iou(count(load_predictor("nano")(scan.image), scan.mask))
-    )
-    assert zoo.build_sam("nano", "nano-roots").sam.sam_mask_decoder.detail is not None
+    scan = synthetic_scans("test", 1, height=512, width=512)[0]
+    drawn, plain = (load_predictor(name, tile_size=512) for name in ("nano-roots", "nano"))
+    assert drawn.select and 3 < drawn.root_width < 6
+    assert iou(count(drawn(scan.image), scan.mask)) > 0.4 > iou(count(plain(scan.image), scan.mask))
+    assert build_sam("nano", "nano-roots").sam.sam_mask_decoder.detail is not None
