@@ -492,5 +492,5 @@ if __name__ == "__main__":
         print(f"filled {path.relative_to(CHECKOUT)}")
     figures.use_style()
     curve, _ = figures.learning_curve(read_json(RESULTS / "segroot-whole.json"))
-    curve.savefig(RESULTS / "learning-curve.png", dpi=110)
+    curve.savefig(RESULTS / "learning-curve.png", dpi=110, bbox_inches="tight")
     figures.score_bars(read_json(RESULTS / "segroot-nano.json")).savefig(RESULTS / "segroot-nano.png", dpi=110)

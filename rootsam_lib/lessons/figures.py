@@ -21,6 +21,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from scipy.ndimage import uniform_filter
 
 from rootsam_lib import drawing
+from rootsam_lib.checkpoints import ROOTS
 from rootsam_lib.lessons.parameters import check_injected
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
@@ -418,6 +419,7 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     told = []
     for ax, (score, label) in zip(axes, CURVE_SCORES.items(), strict=True):
+        told.append(f"{label[0].upper()}{label[1:]}:")
         for model, (colour, style, marker, name) in CURVE_STYLES.items():
             values = {}
             for _, number, row in sorted((r for r in rows if r[0] == model), key=lambda r: r[1]):
@@ -429,13 +431,17 @@ def learning_curve(results: Mapping[str, object]) -> tuple[Figure, str]:
             means = {number: float(np.mean(own)) for number, own in values.items()}
             ax.plot(list(means), list(means.values()), style, color=colour)
             ax.plot([], [], style * (len(means) > 1) + marker, color=colour, mfc="white", markersize=6, label=name)
-            told.append(f"{label}, {name}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()))
-        ax.set(xscale="log", xlabel="annotated scans", ylabel=label, ylim=(0, 1))
+            told.append(f"{name}: " + ", ".join(f"{n} {v:.2f}" for n, v in means.items()) + ";")
+        if ROOTS in results["rows"]:
+            none = results["rows"][ROOTS][score][0]
+            ax.axhline(none, color="0.6", linestyle="-.", label="nano-roots, no annotated scan")
+            told.append(f"nano-roots, no annotated scan: {none:.2f}.")
+        ax.set(xscale="log", xlabel="annotated scans", ylabel=label)
         ax.set_xticks(numbers := sorted({int(r[1]) for r in rows}), numbers)
         ax.minorticks_off()
-    axes[0].legend(loc="lower right")
-    figure.suptitle("How many scans must be annotated? Real scans, no prompt; markers: draws of scans")
-    return figure, f"Learning curves by number of scans. {'; '.join(told)}."
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5)
+    figure.suptitle("How many scans must be annotated? Real scans, no prompt; markers: draws; axes begin above 0")
+    return figure, f"Learning curves by number of scans. {' '.join(told)}"
 
 
 def live_curve(title: str, colour: str = drawing.STAGE1) -> Callable[[Sequence[Mapping[str, float]]], None]:
