@@ -1,4 +1,4 @@
-"""Write the embedded nano-roots anew: `.venv/bin/python benchmarks/nano_roots.py`, an hour and a half on two cores.
+"""Write the embedded nano-roots anew: `.venv/bin/python benchmarks/nano_roots.py`.
 
 It is Stage 1 of the profile `segroot` on drawn scans alone (`real_scans.nano_roots`), in half precision, for who has
 annotated no scan, or few. The weights and their card, nano-roots.json, go into rootsam_lib/nano.

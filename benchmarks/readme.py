@@ -150,7 +150,7 @@ def few_line() -> str:
     keys = ("nano", 1), ("nano, poster's augmentation", 1), ("nano", most)
     none, (one, strong, whole) = results["rows"][ROOTS]["pooled_dice"][0], (np.mean(dice[key]) for key in keys)
     return (
-        f"Pooled Dice by annotated scans (half the epochs): none {none:.2f} (nano-roots), 1 {one:.2f} ({strong:.2f} "
+        f"Pooled Dice by annotated scans: none {none:.2f} (nano-roots); in half the epochs 1 {one:.2f} ({strong:.2f} "
         f"with the poster's augmentation), {most} {whole:.2f}."
     )
 

@@ -113,7 +113,8 @@ def segment_folder(
     name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
     the images to the model at the scale that fits their roots, see `fit_to_folder`. exclude: what is neither root nor
     window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
-    calibrated columns, see `evaluation.calibration`. shard: (2, 8) does the second of eight parts of the scans, into a
+    calibrated columns, see `evaluation.calibration`; where the scale is to be fitted, its own is taken.
+    shard: (2, 8) does the second of eight parts of the scans, into a
     folder of its own beside `out`, for `merge_shards`. workers: processes that read the next scans and measure the last
     ones while the model works; 0: all is done here, one after the other. say: gets one line for what was found in the
     files, and for each scan that fails, in which no root was found, or whose mask is another one's.

@@ -205,7 +205,8 @@ def follow_folder(
 
     folder: the images; roots: where their masks and traits.csv are (the folder's name with "-roots", when None; masks
     that were corrected by hand there count as they are now); out: where to write, roots when None. exclude: as it was
-    given to `segment`. Scans without tube, location or date in their name are left out, and said.
+    given to `segment`. Scans without tube, location or date in their name are left out, and
+    said, and so is a window with a fault.
     Returns the rows and the paths of both files. Raises FileNotFoundError or ValueError, in one sentence.
     """
     folder = Path(folder).expanduser()

@@ -178,7 +178,7 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         bits = next(bits for bits in BITS if top < 2**bits)
         full, said = 2**bits - 1, f"{bits}-bit values"
     usual = float(np.quantile(values, 0.999))
-    if 0 < usual < full / 8:
+    if 0 < usual < top / 8:
         warnings.warn(
             f"{shown(path)}: hardly a pixel is above {usual:g}, but the brightest is {top:g}, so the image becomes "
             "very dark: where that is a dead pixel or a scale bar, take it out and save again.",
