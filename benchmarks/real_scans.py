@@ -6,7 +6,7 @@ context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 
 curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots (trained on drawn scans first) and the
 U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
 1 has in half its epochs: few scans are repeated, every time in views of their own. longer: Stage 1 and the U-Net
-trained whole for twice the epochs.
+trained whole for twice the epochs. roots: Stage 1 from nano-roots as it ships.
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
 score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
@@ -122,6 +122,13 @@ def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
             yield f"stage1 {name}, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
+def roots_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Stage 1 from nano-roots: drawn roots first, then real ones."""
+    for seed in seeds:
+        config = profile_pair(seed)[0]
+        yield f"stage1 from nano-roots, seed {seed}", lambda c=config: ask(trained(c, parts, ROOTS))
+
+
 def longer_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Stage 1 and the U-Net trained whole, for twice the epochs."""
     for seed in seeds:
@@ -166,7 +173,7 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
 
 
 ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
-ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows}
+ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows, "roots": roots_rows}
 
 
 def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:
