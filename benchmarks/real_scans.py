@@ -125,8 +125,8 @@ def augmentation_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
 def roots_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Stage 1 from nano-roots: drawn roots first, then real ones."""
     for seed in seeds:
-        config = profile_pair(seed)[0]
-        yield f"stage1 from nano-roots, seed {seed}", lambda c=config: ask(trained(c, parts, ROOTS))
+        config = replace(profile_pair(seed)[0], model=ROOTS)
+        yield f"stage1 from nano-roots, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
 def longer_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:

@@ -1,7 +1,8 @@
 """Which models there are, and where their weights come from.
 
-`nano` is embedded (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here); `tiny`, `small`, `base_plus` and
-`large` are Meta's SAM2.1 checkpoints, downloaded when first asked for.
+`nano` is embedded (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here), and so is `nano-roots`, the same after
+Stage 1 on drawn scans, for who has annotated none, or few. `tiny`, `small`, `base_plus` and `large` are Meta's SAM2.1
+checkpoints, downloaded when first asked for.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from rootsam_lib.model import RootSAM, pick_device
 from rootsam_lib.results import atomic, cache_dir, downloader
 
 NANO = Path(__file__).parent / "nano"
-ROOTS = "nano-roots"  # nano after Stage 1 on drawn scans: the embedded start for who has annotated none, or few
+ROOTS = "nano-roots"
 # What the loaders of torch and safetensors raise for a file that is damaged, or not a checkpoint at all.
 LOAD_ERRORS = (RuntimeError, LookupError, TypeError, AttributeError, OSError, EOFError, ValueError)
 LOAD_ERRORS += (UnpicklingError, SafetensorError)
@@ -49,7 +50,7 @@ SAM2_FILES = {
 
 
 class ModelSpec(NamedTuple):
-    """One model: its architecture file, its checkpoint, the checkpoint's SHA-256 (nano's is on its card), its label."""
+    """One model: its architecture file, its checkpoint, the checkpoint's SHA-256 (embedded: on its card), its label."""
 
     config: Path
     checkpoint: str
@@ -59,10 +60,12 @@ class ModelSpec(NamedTuple):
 
 _SAM2 = Path(sam2.__path__[0])
 _META = _SAM2 / "configs" / "sam2.1"
+EMBEDDED = {"nano": "pretrained here", ROOTS: "pretrained here, then trained on drawn scans"}
 MODELS = {
-    "nano": ModelSpec(
-        NANO / "nano.yaml", "nano.safetensors", "", "nano (SAM2.1 decoder, EfficientNet-Lite0 trunk, pretrained here)"
+    name: ModelSpec(
+        NANO / "nano.yaml", f"{name}.safetensors", "", f"{name} (SAM2.1 decoder, EfficientNet-Lite0 trunk, {how})"
     )
+    for name, how in EMBEDDED.items()
 }
 for _name, _short, _sha256 in (
     ("tiny", "t", "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
@@ -102,7 +105,7 @@ def download_checkpoint(name: str, base_url: str = META_URL) -> Path:
 
 
 def embedded_checkpoint(name: str = "nano") -> Path:
-    """The path of embedded weights, "nano" or "nano-roots", after comparing them with the SHA-256 on their card.
+    """The path of a model's weights, a key of `EMBEDDED`, after comparing them with the SHA-256 on their card.
 
     Raises ValueError when they differ: the package is damaged or half updated.
     """
@@ -134,9 +137,8 @@ def check_sam2(folder: Path = _SAM2) -> None:
 def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: int = 0) -> RootSAM:
     """Build a model, load its weights and put it on the device of `pick_device`.
 
-    name: a key of `MODELS`. weights: "default" (embedded for nano, Meta's verified download otherwise), "nano-roots"
-    (embedded, of nano), a checkpoint written by `save_checkpoint` or Meta's .pt format, or None for random weights
-    drawn from `seed`.
+    name: a key of `MODELS`. weights: "default" (embedded, or Meta's verified download), a checkpoint written by
+    `save_checkpoint` or Meta's .pt format, or None for random weights drawn from `seed`.
     Raises ValueError for an unknown name, weights of another model or another sam2 than ours (see `check_sam2`),
     FileNotFoundError for a missing file.
     """
@@ -152,10 +154,8 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
     if weights is None:
         return model.to(pick_device())
     if weights == "default":
-        path = embedded_checkpoint() if name == "nano" else download_checkpoint(name)
-    else:
-        path = embedded_checkpoint(ROOTS) if str(weights) == ROOTS else Path(weights)
-    load_weights(model, path)
+        weights = embedded_checkpoint(name) if name in EMBEDDED else download_checkpoint(name)
+    load_weights(model, weights)
     return model.to(pick_device())
 
 

@@ -507,12 +507,12 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 def load_predictor(source: str | Path, **changes: object) -> Predictor:
     """A predictor that is used as its checkpoint says it was trained.
 
-    source: the folder of a trained stage, a checkpoint (.safetensors), "nano-roots" (embedded, trained on drawn scans),
-    or the name of a model before any training, such as "nano". changes: arguments of `Predictor` that differ from the
+    source: the folder of a trained stage, a checkpoint (.safetensors), or the name of a model: "nano-roots" is trained
+    on drawn scans, the others for roots not at all. changes: arguments of `Predictor` that differ from the
     checkpoint's. Raises FileNotFoundError, with what lies near, for anything else, and ValueError for a checkpoint that
     does not say what it is.
     """
-    if str(source) in MODELS:
+    if str(source) in MODELS.keys() - {ROOTS}:
         return Predictor(build_sam(str(source)), **changes)
     path = embedded_checkpoint(ROOTS) if str(source) == ROOTS else Path(source).expanduser()
     file = path / "best.safetensors" if path.is_dir() else path

@@ -335,4 +335,4 @@ def test_nano_roots_finds_drawn_roots_without_any_training():
     drawn, plain = (load_predictor(name, tile_size=512) for name in ("nano-roots", "nano"))
     assert drawn.select and 3 < drawn.root_width < 6
     assert iou(count(drawn(scan.image), scan.mask)) > 0.4 > iou(count(plain(scan.image), scan.mask))
-    assert build_sam("nano", "nano-roots").sam.sam_mask_decoder.detail is not None
+    assert build_sam("nano-roots").sam.sam_mask_decoder.detail is not None

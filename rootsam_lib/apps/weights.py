@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rootsam_lib.checkpoints import EMBEDDED
 from rootsam_lib.data.images import read_image
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import Features, RootSAM
@@ -62,9 +63,10 @@ def export_weights(source: str | Path, out: str | Path, to: str, without_detail:
             f"{source} has a detail path, which {to} has no place for: leave it out with --without-detail (with "
             "--scan IMAGE it is said what that costs), or export to onnx, which carries it."
         )
-    if to == "transformers" and model.name == "nano":
+    if to == "transformers" and model.name in EMBEDDED:
         raise ValueError(
-            "nano cannot become a Sam2Model, whose trunk is always a Hiera: export to sam2 or onnx, or train tiny."
+            f"{model.name} cannot become a Sam2Model, whose trunk is always a Hiera: export to sam2 or onnx, or "
+            "train tiny."
         )
     how = FORMATS[to](model, out)
     tile = round(SIZE / predictor.input_scale)
@@ -100,7 +102,7 @@ def to_sam2(model: RootSAM, out: Path) -> str:
     """Meta's layout: {"model": state dict} with sam2's own keys."""
     with atomic(out) as partial:
         torch.save({"model": {key: value.contiguous() for key, value in model.sam.state_dict().items()}}, partial)
-    config = "rootsam_lib/nano/nano.yaml" if model.name == "nano" else f"sam2's {model.name} configuration"
+    config = "rootsam_lib/nano/nano.yaml" if model.name in EMBEDDED else f"sam2's {model.name} configuration"
     return f"for sam2's build_sam2 with {config}, apply_postprocessing=False and predict(multimask_output=False)."
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rootsam_lib import checked
-from rootsam_lib.checkpoints import MODELS
+from rootsam_lib.checkpoints import EMBEDDED, MODELS
 from rootsam_lib.data.augment import build_augmentation
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
@@ -98,7 +98,7 @@ class StageConfig:
 
 def stage1(model: str = "nano", **changes: object) -> StageConfig:
     """Stage 1: 512 px patches; the poster's 1e-4 for Meta's models, 2e-3 for nano."""
-    lr = 2e-3 if model == "nano" else 1e-4  # nano is smaller and less trained, and needs a higher one
+    lr = 2e-3 if model in EMBEDDED else 1e-4  # nano is smaller and less trained, and needs a higher one
     return StageConfig(**{"stage": 1, "model": model, "patch_size": 512, "lr": lr, **changes})
 
 

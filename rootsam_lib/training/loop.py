@@ -68,7 +68,7 @@ def train_stage(
 
     train: scans to learn from. val: scans of other tubes, on which the best epoch is chosen and a plateau's rate
     is lowered; they must not be the ones that scores are reported on. runs: the folder that holds one folder per
-    setting. base: the weights to start from, "default" for the model as it is published, or "nano-roots".
+    setting. base: the weights to start from, "default" for those of config.model.
     after_epoch: called with the history so far.
     Writes best.safetensors (the averaged weights of the best epoch), last.pt (all that resuming needs), history.csv
     and stage.json. Seeded: on CPU it repeats bit for bit, also when it was interrupted or killed. An interruption waits
