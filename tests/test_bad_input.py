@@ -335,8 +335,8 @@ def one_faulty_window(bench: Bench) -> object:
         bench.image(f"{name}.png")
     bench.segment()
     Image.fromarray(BYTES[::2, ::2]).save(bench.out / "T001_L001_2017-04-11-mask.png")
-    rows, _ = follow_folder(bench.scans, bench.out, say=bench.said.append)
-    assert [row["tube"] for row in rows] == ["T002"]
+    rows, _, faulty = follow_folder(bench.scans, bench.out, say=bench.said.append)
+    assert [row["tube"] for row in rows] == ["T002"] and faulty == ["T001 L001"]
 
 
 def renamed_for_resolution(bench: Bench) -> Report:

@@ -151,5 +151,9 @@ def test_command_writes_one_table_and_one_figure(grown, tmp_path, capsys):
     assert rows[1]["new_length_mm"] == pytest.approx(expected[1]["new_length_mm"], rel=0.1)
     assert rows[1]["window_cm2"] == pytest.approx(expected[1]["window_cm2"])
     assert Image.open(roots / "timeseries.png").width > 1000
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(next(roots.glob("*_L004_*-mask.png")))
+    assert main(["timeseries", str(folder), "--exclude", "0,0,100,512"]) == 1
+    said = capsys.readouterr()
+    assert "3 scans of 1 windows" in said.out and "T003 L004 is left out" in said.err
     with pytest.raises(FileNotFoundError, match=r"holds no segment.json: give the folder that segment wrote"):
         follow_folder(folder, tmp_path)

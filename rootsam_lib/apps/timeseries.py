@@ -200,14 +200,15 @@ def follow_folder(
     tolerance_px: float = TOLERANCE_PX,
     least_match: float = LEAST_MATCH,
     say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
-) -> tuple[list[dict[str, object]], list[Path]]:
+) -> tuple[list[dict[str, object]], list[Path], list[str]]:
     """`follow` every window of a folder that `segment` has done; writes timeseries.csv and timeseries.png.
 
     folder: the images; roots: where their masks and traits.csv are (the folder's name with "-roots", when None; masks
     that were corrected by hand there count as they are now); out: where to write, roots when None. exclude: as it was
-    given to `segment`. Scans without tube, location or date in their name are left out, and
-    said, and so is a window with a fault.
-    Returns the rows and the paths of both files. Raises FileNotFoundError or ValueError, in one sentence.
+    given to `segment`. Scans without tube, location or date in their name are left out, and said, and so is a window
+    with a fault.
+    Returns the rows, the paths of both files, and the windows with a fault. Raises FileNotFoundError or ValueError, in
+    one sentence.
     """
     folder = Path(folder).expanduser()
     roots = out_folder(folder, roots)
@@ -245,7 +246,7 @@ def follow_folder(
         )
     measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
     how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
-    rows = []
+    rows, faulty = [], []
     for (tube, location), window in progress(windows.items(), "follow windows", "window"):
         scans = []
         try:  # one fault, one window
@@ -255,14 +256,15 @@ def follow_folder(
                 scans.append(replace(scan, mask=mask_now(roots, row, say)))
             rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
         except (ValueError, OSError) as error:
-            say(f"{tube} L{int(location):03d} is left out: {told(error)}")
+            faulty.append(f"{tube} L{int(location):03d}")
+            say(f"{faulty[-1]} is left out: {told(error)}")
     if not rows:
         raise ValueError(f"{shown(roots)}: no window could be followed; each one's reason is said above.")
     written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
     figure = plot_series(rows)
     with atomic(written[1]) as partial:
         figure.savefig(partial, dpi=150)
-    return rows, written
+    return rows, written, faulty
 
 
 def plot_series(rows: Sequence[dict[str, object]]):
@@ -299,9 +301,9 @@ def plot_series(rows: Sequence[dict[str, object]]):
 
 
 def timeseries_command(options: argparse.Namespace) -> int:
-    """Follow the windows of a folder as the command line asks."""
+    """Follow the windows of a folder as the command line asks; 1 when one has a fault, else 0."""
     how = {"exclude": options.exclude, "tolerance_px": options.tolerance_px, "least_match": options.least_match}
-    rows, written = follow_folder(options.folder, options.roots, options.out, **how)
+    rows, written, faulty = follow_folder(options.folder, options.roots, options.out, **how)
     windows = len({(row["tube"], row["location"]) for row in rows})
     print(f"{len(rows)} scans of {windows} windows; {' and '.join(shown(path) for path in written)}")
-    return 0
+    return int(bool(faulty))
