@@ -7,6 +7,7 @@ curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots 
 U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
 1 has in half its epochs: few scans are repeated, every time in views of their own. longer: Stage 1 and the U-Net
 trained whole for twice the epochs. roots: Stage 1 from nano-roots as it ships.
+few: Stage 1 of the profiles mine and quick on five scans, for their own number of epochs (each seed draws other tubes).
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
 score. Rows already in the results file stay as they are.
 Every trained model and every mask is kept in runs/real, so an interrupted call goes on where it was. Writes
@@ -30,7 +31,8 @@ from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tub
 from rootsam_lib.evaluation.peers import train_unet
 from rootsam_lib.evaluation.protocols import DEFINITIONS, about_predictor, score_mask
 from rootsam_lib.lessons.claims import RESULTS
-from rootsam_lib.lessons.runner import load_profile
+from rootsam_lib.lessons.parameters import notebook_parameters
+from rootsam_lib.lessons.runner import NOTEBOOKS, load_profile
 from rootsam_lib.metrics import dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import point_probability
@@ -47,12 +49,12 @@ UNET_SCALE = 1.0  # a U-Net gives a logit for every pixel that it sees, and 1.5 
 Row = tuple[str, Callable[[], Predictor]]
 
 
-def profile_pair(seed: int, **changed: object) -> tuple[StageConfig, StageConfig]:
-    """Both stages as the profile sets them, but for what is given."""
-    profile = load_profile("segroot")
+def profile_pair(seed: int, profile: str = "segroot", **changed: object) -> tuple[StageConfig, StageConfig]:
+    """Both stages as a profile sets them, but for what is given."""
+    values = notebook_parameters(NOTEBOOKS / "03_stage1.ipynb") | load_profile(profile)
     names = ("VIEWS", "INPUT_SCALE", "DETAIL", "LR", "SCHEDULE", "FAMILIES")
-    given = {name.lower(): profile[name] for name in names} | {"seed": seed} | changed
-    return stage_pair("nano", (profile["STAGE1_EPOCHS"], profile["STAGE2_EPOCHS"]), **given)
+    given = {name.lower(): values[name] for name in names} | {"seed": seed} | changed
+    return stage_pair(values["MODEL"], (values["STAGE1_EPOCHS"], values["STAGE2_EPOCHS"]), **given)
 
 
 def stages(parts: Mapping[str, Sequence[Scan]], seed: int) -> tuple[Stage, Stage]:
@@ -165,6 +167,15 @@ def curve_rows(parts: Mapping, _seeds: Sequence[int]) -> Iterator[Row]:
             yield name, lambda c=flat, p=few, n=name: train_unet(trunk(), False, c, p["train"], FOLDER / n)
 
 
+def few_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Five scans, as a user has them, each draw of other tubes."""
+    for seed in seeds:
+        own = {**parts, "train": by_tube(parts["train"], 5, np.random.default_rng([7, seed]))}
+        for profile in ("mine", "quick"):
+            config = profile_pair(seed, profile)[0]
+            yield f"profile {profile}, 5 scans, seed {seed}", lambda c=config, p=own: ask(trained(c, p))
+
+
 def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[Scan]:
     """`size` scans, all of one tube before the next tube's."""
     tubes = rng.permutation(sorted({scan.tube for scan in scans})).tolist()
@@ -174,6 +185,7 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
 
 ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
 ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows, "roots": roots_rows}
+ROWS |= {"few": few_rows}
 
 
 def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:
