@@ -103,7 +103,7 @@ def whole_table() -> str:
     differences, rows = results["differences"], []
     kinds: dict[str, list[str]] = {}
     for name in results["rows"]:
-        if ", draw " not in name:  # these are of the learning curve
+        if ", draw " not in name and not name.startswith("profile "):  # of the learning curve; of `own_table`
             kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1
@@ -147,11 +147,15 @@ def few_line() -> str:
     for model, number, row in figures.curve_rows(results):
         dice.setdefault((model, number), []).append(row["pooled_dice"][0])
     most = max(number for model, number in dice if model == "nano")
-    keys = ("nano", 1), ("nano, poster's augmentation", 1), ("nano", most)
-    none, (one, strong, whole) = results["rows"][ROOTS]["pooled_dice"][0], (np.mean(dice[key]) for key in keys)
+    none, one, whole = (
+        results["rows"][ROOTS]["pooled_dice"][0],
+        np.mean(dice["nano, poster's augmentation", 1]),
+        np.mean(dice["nano", most]),
+    )
+    mine = np.mean([row["pooled_dice"][0] for name, row in results["rows"].items() if "profile mine, 5 " in name])
     return (
-        f"Pooled Dice by annotated scans: none {none:.2f} (nano-roots); in half the epochs 1 {one:.2f} ({strong:.2f} "
-        f"with the poster's augmentation), {most} {whole:.2f}."
+        f"Pooled Dice by [annotated scans](data/results/README.md#how-many-scans): none {none:.2f} (nano-roots), "
+        f"1 {one:.2f}, 5 {mine:.2f} (`mine`), {most} {whole:.2f}."
     )
 
 
@@ -183,6 +187,20 @@ def limit_line() -> str:
     """How far one click could come with the automatic masks of Stage 1."""
     mean, low, high = read_json(RESULTS / "segroot-whole.json")["seeds"]["stage1"]["perfect_selection"]
     return f"Perfect selection from Stage 1's automatic masks, three seeds: IoU {mean:.3f} ({low:.3f} to {high:.3f})."
+
+
+def own_table() -> str:
+    """Five scans with the profile for own images, and with quick's recipe: mean and range over draws, paired."""
+    results, rows = read_json(RESULTS / "segroot-whole.json"), []
+    for told, part, pattern in (
+        ("recipe of `quick`", "rows", r"profile quick, 5 scans, seed \d+"),
+        ("`mine`", "rows", r"profile mine, 5 scans, seed \d+"),
+        ("`mine`, against it", "differences", r"profile mine, (5 scans, seed \d+) - profile quick, \1"),
+    ):
+        own = [row for name, row in results[part].items() if re.fullmatch(pattern, name)]
+        scores = ("pooled_dice", "root_iou", "cl_dice", "length_error")
+        rows.append([told, len(own), *(seed_cell([row[score][0] for row in own]) for score in scores)])
+    return table(["", "draws", "pooled Dice", "root IoU", "clDice", "length error"], rows)
 
 
 def curve_table() -> str:
@@ -467,6 +485,7 @@ def blocks() -> dict[str, str]:
         "context": context_table(),
         "protocol seeds": protocol_seeds_table(),
         "curve": curve_table(),
+        "own": own_table(),
         "limit": limit_line(),
         "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
         "few": few_line(),

@@ -171,7 +171,7 @@ def few_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Five scans, as a user has them, each draw of other tubes."""
     for seed in seeds:
         own = {**parts, "train": by_tube(parts["train"], 5, np.random.default_rng([7, seed]))}
-        for profile in ("mine", "quick"):
+        for profile in ("quick", "mine"):
             config = profile_pair(seed, profile)[0]
             yield f"profile {profile}, 5 scans, seed {seed}", lambda c=config, p=own: ask(trained(c, p))
 
@@ -252,7 +252,9 @@ def main() -> None:
             terms[name] = collect([scores(mask, scan) for mask, scan in zip(masks, scans, strict=True)])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
             own_seed = name.split(", seed ")[-1]
-            for reference in terms.keys() & {"base", *(f"stage{n}, seed {own_seed}" for n in (1, 2))} - {name}:
+            references = "stage1", "stage2", "profile quick, 5 scans"
+            seeded = {"base", *(f"{reference}, seed {own_seed}" for reference in references)}
+            for reference in terms.keys() & seeded - {name}:
                 results["differences"][f"{name} - {reference}"] = {
                     key: list(difference(part, terms[reference][key], weights)) for key, part in terms[name].items()
                 }

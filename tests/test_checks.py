@@ -13,6 +13,7 @@ from rootsam_lib.lessons.checks import (
     check_control,
     check_prompts_move,
     check_trained,
+    expect,
 )
 from rootsam_lib.prompts import Prompts
 
@@ -79,3 +80,11 @@ def test_untrained_fine_features_are_noticed(tmp_path):
     assert check_trained(before, tmp_path / "after.safetensors") == changes  # files, too
     with pytest.raises(ValueError, match="conv_s7 is not in both"):
         check_trained(before, before, ("conv_s7",))
+
+
+def test_a_finding_must_hold_as_written_and_may_fail_elsewhere():
+    expect(True, "nothing", as_written=True)
+    with pytest.raises(AssertionError, match="the loss did not fall"):
+        expect(False, "the loss did not fall", as_written=True)
+    with pytest.warns(UserWarning, match="other than in the lesson as it was written: the loss did not fall"):
+        expect(False, "the loss did not fall", as_written=False)

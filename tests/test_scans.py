@@ -318,6 +318,14 @@ def test_a_picture_encoded_anew_is_the_same_and_another_date_of_its_window_is_no
             load()
 
 
+def test_a_part_without_any_root_is_refused_before_any_training(tmp_path):
+    for part, mask in (("train/T1", GREY), ("train/T2", GREY), ("test/T3", np.zeros_like(GREY))):
+        write(tmp_path / f"{part}.png", np.roll(IMAGE, int(part[-1]), axis=1))
+        write(tmp_path / f"{part}-mask.png", mask)
+    with pytest.raises(ValueError, match=r"no scan of the test part has a root \(1, first: T3\): add annotated scans"):
+        load_parts("folder", "test", tmp_path, mask_coding="0/255", say=str)
+
+
 def test_time_points_are_told_from_tubes(tmp_path):
     names = [f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)]
     pairs(tmp_path, *names)

@@ -108,7 +108,8 @@ def load_parts(
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
-    what `load_scans` raises, and ValueError for a picture that lies in two parts, under whatever names and encodings.
+    what `load_scans` raises, and ValueError for a part without any root and for a picture that lies in two parts, under
+    whatever names and encodings.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -124,6 +125,12 @@ def load_parts(
     parts = grouped_split(train, shares, np.random.default_rng(seed))
     options["say"] = lambda sentence: None  # of the whole folder, and said already
     parts |= {"test": load_scans(source, test_split, data_dir, limit or None, seed, **options)}
+    for part, scans in parts.items():
+        if scans and not any(scan.mask is None or scan.mask.any() for scan in scans):
+            raise ValueError(
+                f"no scan of the {part} part has a root ({len(scans)}, first: {scans[0].name}): add annotated scans "
+                "with roots, or take another seed (SEED)."
+            )
     every = [(part, scan, _cells(scan.image)) for part, scans in parts.items() for scan in scans]
     for (other, there, its), (part, scan, small) in itertools.combinations(every, 2):
         if other != part and _same_picture(there.image, its, scan.image, small):

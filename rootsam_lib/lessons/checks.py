@@ -68,6 +68,15 @@ def check_control(row: Mapping[str, Sequence[float]], least: float = 0.05) -> fl
     return gain
 
 
+def expect(found: bool, otherwise: str, as_written: bool) -> None:
+    """What a lesson found must hold where it runs as it was written, else AssertionError; other scans and other models
+    may well answer otherwise, which is a finding too, and only warns."""
+    if not found and as_written:
+        raise AssertionError(otherwise)
+    if not found:
+        warnings.warn(f"other than in the lesson as it was written: {otherwise}.", stacklevel=2)
+
+
 def check_background(mask: np.ndarray, name: str) -> None:
     """Warn when a mask, bool (H, W), holds no root at all."""
     if not mask.any():
