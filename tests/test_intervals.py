@@ -115,7 +115,9 @@ def test_interval_resamples_whole_tubes():
     assert 0 < by_scan["bias_low"] < by_scan["bias_high"] < 2
     assert agreement(predicted, true, list("abcdef"), seed=3) == pytest.approx(by_scan, nan_ok=True)
     assert math.isnan(agreement([1.0, 2.0], [1.0, 1.0], ["a", "a"])["bias_low"])
-    with pytest.raises(ValueError, match="at least two scans"):
-        agreement([1.0], [1.0], ["a"])
+    alone = agreement([3.0], [2.0], ["a"])
+    assert (alone["bias"], alone["relative_bias"]) == (1, 0.5) and math.isnan(alone["r2"] + alone["limits_low"])
+    with pytest.raises(ValueError, match="at least one scan"):
+        agreement([], [], [])
     with pytest.raises(ValueError, match="for every scan"):
         agreement([1.0, 2.0], [1.0], ["a", "b"])

@@ -15,7 +15,7 @@ from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.lessons.cost import CostModel
 from rootsam_lib.lessons.parameters import notebook_parameters
-from rootsam_lib.lessons.runner import NOTEBOOKS
+from rootsam_lib.lessons.runner import NOTEBOOKS, load_profile
 from rootsam_lib.losses import boundary_schedule
 from rootsam_lib.results import read_csv, read_json
 from rootsam_lib.training.config import stage1
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 RESULTS = CHECKOUT / "data" / "results"
 EDITS = "trace,300,300,340,360"
 SMALL = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
-TRAINED = SMALL | {"LR": 1e-3, "SCHEDULE": "cosine", "DETAIL": True}  # the same stages for all lessons
+TRAINED = load_profile("mine") | SMALL  # the same stages for all lessons
 
 
 @pytest.fixture(scope="module")

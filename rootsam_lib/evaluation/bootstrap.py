@@ -118,15 +118,16 @@ def agreement(predicted: Sequence[float], true: Sequence[float], tubes: Sequence
     r2: 1 - (sum of squared differences) / (spread of the true values): the share explained *without* a calibration, so
     a bias counts. r2_fitted: squared correlation, what papers usually print; it forgives any bias. bias: mean of
     predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
-    _high) over tubes. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986).
-    Raises ValueError for lists of different lengths or fewer than two scans.
+    _high) over tubes. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986). One scan has
+    a bias alone, the rest is NaN.
+    Raises ValueError for lists of different lengths or without any scan.
     """
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
-    if not len(predicted) == len(true) == len(tubes) or len(true) < 2:
+    if not len(predicted) == len(true) == len(tubes) or not len(true):
         lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
-        raise ValueError(f"{lengths}: give one of each for every scan, and at least two scans.")
+        raise ValueError(f"{lengths}: give one of each for every scan, and at least one scan.")
     error = predicted - true
-    spread, deviation = true.var(), error.std(ddof=1)
+    spread, deviation = true.var(), error.std(ddof=1) if len(error) > 1 else NAN
     both_vary = spread > 0 and predicted.var() > 0
     result = {
         "scans": len(true),
