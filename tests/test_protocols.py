@@ -145,12 +145,6 @@ def test_masks_are_asked_for_by_name(small_scans):
         evaluate({"base": nothing}, tile(bare, 256))
 
 
-def test_patches_without_any_root_are_refused_before_any_work(patches):
-    soil = [replace(patch, mask=np.zeros_like(patch.mask)) for patch in patches[:2]]
-    with pytest.raises(ValueError, match="none of the 2 patches to score holds a root"):
-        evaluate({"base": lambda *_: pytest.fail("asked")}, soil)
-
-
 def test_results_file_round_trip(patches, tmp_path):
     results = evaluate({"base": Untrained()}, patches[:2], draws=20, clicked=patches)
     again = read_json(write_json(tmp_path / "r.json", results))

@@ -237,14 +237,9 @@ def evaluate(
     the whole-scan table.
     "tables" holds one table a protocol: {row: {metric: [value, low, high]}}, 95 % intervals by `intervals`; "gains" the
     paired change from the first row to each other, relative for class-mean IoU. "counts" are the pixel counts of every
-    patch with fixed prompts. Raises ValueError, before any work, where no patch holds a root.
+    patch with fixed prompts.
     """
     check_masks([*patches, *scans])
-    with_roots = sum(bool(p.mask.any()) for p in patches)
-    if not with_roots:
-        raise ValueError(
-            f"none of the {len(patches)} patches to score holds a root: take another split, or more scans."
-        )
     everywhere = {**predictors, **(on_scans or {})}
     asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
@@ -274,6 +269,7 @@ def evaluate(
         weights["correction"] = tube_weights([p.tube for p in rooted], rng, draws)
         terms["correction"] = {name: correction_scores(predictors[name], rooted, protocol.seed) for name in asked}
     terms = {table: rows for table, rows in terms.items() if rows}
+    with_roots = sum(bool(p.mask.any()) for p in patches)
     devices = [p.model.device for p in predictors.values() if hasattr(p, "model")]
     return {
         "protocol": {"name": "fixed prompts", "patch": patches[0].mask.shape[0], **asdict(protocol)},
