@@ -142,20 +142,13 @@ def protocol_seeds_table() -> str:
 
 
 def few_line() -> str:
-    """What no annotated scan gives, and one, of what all give."""
-    results, dice = read_json(RESULTS / "segroot-whole.json"), {}
-    for model, number, row in figures.curve_rows(results):
-        dice.setdefault((model, number), []).append(row["pooled_dice"][0])
-    most = max(number for model, number in dice if model == "nano")
-    none, one, whole = (
-        results["rows"][ROOTS]["pooled_dice"][0],
-        np.mean(dice["nano, poster's augmentation", 1]),
-        np.mean(dice["nano", most]),
-    )
-    mine = np.mean([row["pooled_dice"][0] for name, row in results["rows"].items() if "profile mine, 5 " in name])
+    """What no annotated scan gives, and five, of what all give: each by the profile that a reader would run."""
+    results = read_json(RESULTS / "segroot-whole.json")
+    none, whole = results["rows"][ROOTS]["pooled_dice"][0], results["seeds"]["stage1"]["pooled_dice"][0]
+    five = results["seeds"]["profile mine, 5 scans"]["pooled_dice"][0]
     return (
         f"Pooled Dice by [annotated scans](data/results/README.md#how-many-scans): none {none:.2f} (nano-roots), "
-        f"1 {one:.2f}, 5 {mine:.2f} (`mine`), {most} {whole:.2f}."
+        f"5 {five:.2f} (`mine`, one draw), 31 {whole:.2f} (`segroot`)."
     )
 
 
@@ -190,7 +183,8 @@ def limit_line() -> str:
 
 
 def own_table() -> str:
-    """Five scans with the profile for own images, and with quick's recipe: mean and range over draws, paired."""
+    """Five scans with the profile for own images, and with quick's recipe: mean and range over draws, or
+    one draw's interval over tubes; paired."""
     results, rows = read_json(RESULTS / "segroot-whole.json"), []
     for told, part, pattern in (
         ("recipe of `quick`", "rows", r"profile quick, 5 scans, seed \d+"),
@@ -199,7 +193,8 @@ def own_table() -> str:
     ):
         own = [row for name, row in results[part].items() if re.fullmatch(pattern, name)]
         scores = ("pooled_dice", "root_iou", "cl_dice", "length_error")
-        rows.append([told, len(own), *(seed_cell([row[score][0] for row in own]) for score in scores)])
+        one = [cell(own[0][score]) for score in scores] if len(own) == 1 else None
+        rows.append([told, len(own), *(one or (seed_cell([row[score][0] for row in own]) for score in scores))])
     return table(["", "draws", "pooled Dice", "root IoU", "clDice", "length error"], rows)
 
 
