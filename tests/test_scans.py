@@ -220,6 +220,13 @@ def test_masks_without_an_image_are_warned_about(tmp_path):
         read_folder(tmp_path)
 
 
+def test_a_mask_of_another_name_is_warned_about_where_it_would_be_taken_for_an_image(tmp_path):
+    write(tmp_path / "a.png", IMAGE)
+    write(tmp_path / "a-mask-final.png", GREY)
+    with pytest.warns(UserWarning, match=r"1 images are called like masks \(first: a-mask-final\.png\): if they are"):
+        read_folder(tmp_path, need_masks=False)
+
+
 # ---------------------------------------------------------------- what a folder says
 
 

@@ -43,6 +43,7 @@ _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _PART_FOLDERS |= {f"{name}{end}": part for name, part in _PART_FOLDERS.items() for end in ("_set", "ing", "_data")}
 _MASK_NAME = re.compile(r"^(?:gt_|mask_)(.+)$|^(.+)[-_ ](?:masks?|gt|labels?|seg|annotation)$", re.IGNORECASE)
+_LIKE_MASK = re.compile(r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|annotations?)(?=[-_ .])", re.IGNORECASE)
 _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Images/X with GT/GT_X"
 _T = TypeVar("_T")
 
@@ -406,6 +407,9 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         raise FileNotFoundError(
             f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}){only}: check the folder's name."
         )
+    if odd := [path for path in images.values() if _LIKE_MASK.search(path.stem)]:
+        what = f"{len(odd)} images are called like masks (first: {shown(odd[0].name)})"
+        warnings.warn(f"{shown(root)}: {what}: if they are, call them X-mask, where X is the image.", stacklevel=3)
     bare = [path for key, path in images.items() if key not in masks]
     if need_masks and bare:
         none = f"has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}."
