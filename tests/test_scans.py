@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from contextlib import nullcontext
-from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,7 @@ from rootsam_lib.data.datasets import load_parts, load_scans, read_folder, read_
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import (
     Scan,
+    check_leaks,
     describe_groups,
     grouped_split,
     leak_report,
@@ -299,30 +300,58 @@ def test_large_scans_are_named(tmp_path):
 # ---------------------------------------------------------------- groups
 
 
-def test_a_picture_encoded_anew_is_the_same_and_another_date_of_its_window_is_not(tmp_path):
-    first, second = sorted((CHECKOUT / "data" / "real").glob("*.tiff"))
-    images = {"train/T1": first, "train/T2": second, "test/T3": second}
-    for place, source in images.items():
-        image, name = read_image(source)[:512, :512], tmp_path / f"{place}_crop.png"
-        write(name, np.roll(image, 1, axis=1) if place == "test/T3" else image)
-        write(name.with_name(f"{name.stem}-mask.png"), image[..., 0] > 50)
-    load = partial(load_parts, "folder", "test", tmp_path, mask_coding="0/255", say=str)
-    assert len(load()["test"]) == 1  # nor is a picture that moved by a pixel
-    (tmp_path / "test/T3_crop.png").unlink()
-    for ending, quality in (("jpg", 30), ("webp", 80)):
-        again = write(tmp_path / f"test/T3_crop.{ending}", read_image(first)[:512, :512], quality=quality)
-        with pytest.raises(ValueError, match=r"T1_crop \((train|val)\) and T3_crop \(test\) are the same picture"):
-            load()
-        again.unlink()
-    for side in (256, 128, 700):
-        smaller = cv2.resize(read_image(first)[:512, :512], (side, side), interpolation=cv2.INTER_AREA)
-        again = write(tmp_path / "test/T3_crop.jpg", smaller, quality=80)
-        write(tmp_path / "test/T3_crop-mask.png", smaller[..., 0] > 50)
-        with pytest.raises(ValueError, match=r"T1_crop \((train|val)\) and T3_crop \(test\) are the same picture"):
-            load()
-        write(again, cv2.resize(read_image(second)[:512, :512], (side, side), interpolation=cv2.INTER_AREA))
-        with pytest.raises(ValueError, match=r"T2_crop"):
-            load()
+def encoded(image: np.ndarray, quality: int) -> np.ndarray:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
+
+
+COPIES = {
+    "as it is": lambda image: image,
+    "JPEG": lambda image: encoded(image, 30),
+    "a quarter of its size": lambda image: encoded(cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA), 80),
+    "larger": lambda image: cv2.resize(image, (700, 700)),
+    "brighter": lambda image: np.clip(1.5 * image + 10, 0, 255).astype(np.uint8),
+    "mirrored": lambda image: image[:, ::-1],
+    "turned, and smaller": lambda image: np.rot90(cv2.resize(image, (400, 300))),
+    "turned mirror image": lambda image: np.rot90(image[::-1]),
+    "moved by a pixel": lambda image: np.roll(image, 1, axis=1),
+    "cropped": lambda image: image[2:-2, 2:-2],
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_picture_in_two_parts_is_found_whatever_was_done_to_it(how):
+    first, second = (real_crop(number) for number in (0, 1))
+    with pytest.raises(ValueError, match=r"two \(train\) and again \(test\) are nearly the same picture"):
+        check_leaks({"train": [scan("one", first), scan("two", second)], "test": [scan("again", COPIES[how](second))]})
+
+
+@pytest.mark.parametrize("light", (1, 0.15, 0.05))
+def test_other_pictures_are_others_also_in_the_dark_under_one_label(light):
+    """Two dates of one window, four quarters each, all under one white strip."""
+    quarters = []
+    for number in (0, 1):
+        dark = (light * real_crop(number)).astype(np.uint8)
+        dark[:30], dark[256:286] = 255, 255
+        quarters += [dark[top : top + 256, left : left + 256 - number] for top in (0, 256) for left in (0, 256)]
+    check_leaks({str(number): [scan(f"{number}", image)] for number, image in enumerate(quarters)})
+
+
+def test_pictures_without_anything_to_see_are_the_same_where_they_are_equal():
+    black, grey = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 77, np.uint8)
+    check_leaks({"train": [scan("black", black)], "test": [scan("grey", grey)]})
+    with pytest.raises(ValueError, match="nearly the same picture"):
+        check_leaks({"train": [scan("black", black)], "test": [scan("again", black.copy())]})
+
+
+def real_crop(number: int) -> np.ndarray:
+    """512 px of one window at the first or the second date."""
+    return read_image(sorted((CHECKOUT / "data" / "real").glob("*.tiff"))[number])[:512, :512]
+
+
+def scan(name: str, image: np.ndarray) -> Scan:
+    return Scan(np.ascontiguousarray(image), None, name, name)
 
 
 def test_a_part_without_any_root_is_refused_before_any_training(tmp_path):
@@ -336,7 +365,9 @@ def test_a_part_without_any_root_is_refused_before_any_training(tmp_path):
 def test_time_points_are_told_from_tubes(tmp_path):
     names = [f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)]
     pairs(tmp_path, *names)
-    with pytest.raises(ValueError, match=r"plot\d_T1 \(train\) and plot\d_T1 \((val|test)\) are the same picture"):
+    with pytest.raises(
+        ValueError, match=r"plot\d_T1 \(train\) and plot\d_T1 \((val|test)\) are nearly the same"
+    ):
         load_parts("folder", "test", tmp_path, group_by=r"plot\d+", say=lambda line: None)
     for number, name in enumerate(names):
         write(tmp_path / f"{name}.png", np.roll(IMAGE, number, axis=1))

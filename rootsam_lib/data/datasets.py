@@ -1,7 +1,6 @@
 """Sets of scans behind one call, `load_scans`: drawn ones, SegRoot, or any folder of your own images and masks."""
 
 import hashlib
-import itertools
 import os
 import re
 import warnings
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import pooch
 
@@ -19,18 +17,20 @@ from rootsam_lib import checked
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image, resolution
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding, read_exclusion, read_mask
-from rootsam_lib.data.scans import Scan, describe_groups, grouped_split, leak_report, parse_date, parse_tube
+from rootsam_lib.data.scans import (
+    Scan,
+    check_leaks,
+    describe_groups,
+    grouped_split,
+    leak_report,
+    parse_date,
+    parse_tube,
+)
 from rootsam_lib.results import cache_dir, downloader, progress, read_json, shown
 
 SOURCES = ("synthetic", "segroot", "folder")
 SPLITS = ("train", "valid", "test", "all")
 SYNTHETIC_COUNTS = {"train": 24, "valid": 4, "test": 8}
-# JPEG of quality 30 moves the grey of no cell by more than 2.4. Two dates of one window differ by 38 somewhere, any two
-# of 52 SegRoot scans by 150, and a scan that moved by one pixel by more than 3.
-SAME_GREY = 3.0
-# Of 16 x 16 cells over a picture, a quarter of its size and JPEG of quality 50 move none by more than 5, and two dates
-# of one window differ by 15 somewhere.
-RESIZED_GREY = 6.0
 FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 SEGROOT_URL = "https://raw.githubusercontent.com/wtwtwt0330/SegRoot/{commit}/data/data_raw/"
 
@@ -42,8 +42,11 @@ _IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _PART_FOLDERS |= {f"{name}{end}": part for name, part in _PART_FOLDERS.items() for end in ("_set", "ing", "_data")}
-_MASK_NAME = re.compile(r"^(?:gt_|mask_)(.+)$|^(.+)[-_ ](?:masks?|gt|labels?|seg|annotation)$", re.IGNORECASE)
-_LIKE_MASK = re.compile(r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|annotations?)(?=[-_ .])", re.IGNORECASE)
+_MASK_NAME = re.compile(
+    r"^(?:gt_|mask_)(.+)$|^(.+)[-_ .](?:masks?|gt|labels?|seg|segmentations?|annotations?)$", re.IGNORECASE
+)
+_LIKE_MASK = re.compile(r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|annot)", re.IGNORECASE)
+_RULE = "names such as GT_X, X-mask, X_seg are taken for masks of an image X; rename what is none"
 _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Images/X with GT/GT_X"
 _T = TypeVar("_T")
 
@@ -109,8 +112,8 @@ def load_parts(
     "val" is cut out of the train split, by tube: the best epoch is chosen and the learning rate lowered on it, so
     that the scans of `test_split` ("test", or "valid" where the test images are not at hand) are looked at once, at the
     end. `limit` (0 or None: all) bounds the train and the test split each; `options` belong to `read_folder`. Raises
-    what `load_scans` raises, and ValueError for a part without any root and for a picture that lies in two parts, under
-    whatever names and encodings.
+    what `load_scans` raises, and ValueError for a part without any root and for a picture that lies in two parts, see
+    `check_leaks`.
     """
     if test_split not in ("valid", "test"):
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
@@ -132,39 +135,8 @@ def load_parts(
                 f"no scan of the {part} part has a root ({len(scans)}, first: {scans[0].name}): add annotated scans "
                 "with roots, or take another seed (SEED)."
             )
-    every = [(part, scan, _cells(scan.image)) for part, scans in parts.items() for scan in scans]
-    for (other, there, its), (part, scan, small) in itertools.combinations(every, 2):
-        if other != part and _same_picture(there.image, its, scan.image, small):
-            raise ValueError(
-                f"{there.name} ({other}) and {scan.name} ({part}) are the same picture, and scores would be of "
-                "what was trained on: take one out, or put both into one part."
-            )
+    check_leaks(parts)
     return parts
-
-
-def _cells(image: np.ndarray, most: int | None = None) -> np.ndarray:
-    """The mean grey of each cell of about 16 x 16 px, or of at most most x most larger ones, float32: what an encoding
-    with losses hardly changes."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    size = tuple(min(max(1, side // 16), most or side) for side in reversed(grey.shape))
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-
-
-def _same_picture(one: np.ndarray, cells: np.ndarray, other: np.ndarray, its: np.ndarray) -> bool:
-    """Whether two images, uint8 (H, W, 3), are one picture, also where one was encoded anew, as JPEG, or resized: every
-    cell (see `_cells`) agrees within `SAME_GREY`, or with another size every larger cell within `RESIZED_GREY`. Where
-    grey varies too little over the cells to tell, only equal pixels count.
-    """
-    most, varied = SAME_GREY, np.ptp(cells) > 8 * SAME_GREY
-    if one.shape != other.shape:
-        (height, width), (its_height, its_width) = one.shape[:2], other.shape[:2]
-        if abs(np.log(height * its_width / (width * its_height))) > 0.03:
-            return False
-        most, number = RESIZED_GREY, min(16, *cells.shape, *its.shape)
-        cells, its = _cells(one, number), _cells(other, number)
-    if abs(cells[0, 0] - its[0, 0]) > most or np.abs(cells - its).max() > most:
-        return False
-    return bool(varied or np.array_equal(one, other))
 
 
 def describe(source: str, test_split: str, parts: Mapping[str, Sequence[Scan]]) -> dict[str, object]:
@@ -393,7 +365,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         if key in table:
             raise ValueError(
                 f"{shown(table[key])} and {shown(path)} are two {kind} of one name; "
-                "keep one, or call a mask X-mask.png."
+                f"keep one, or call a mask X-mask.png ({_RULE})."
             )
         table[key] = path
     if unread:
@@ -403,7 +375,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         what = f"{len(linked)} linked folders are not looked into (first: {shown(linked[0])})"
         warnings.warn(f"{shown(root)}: {what}: give the folder itself, or link the files.", stacklevel=3)
     if not images:
-        only = f", but {len(masks)} masks" if masks else ""
+        only = f", but {len(masks)} masks ({_RULE})" if masks else ""
         raise FileNotFoundError(
             f"{shown(root)} holds no images ({', '.join(sorted(_SUFFIXES))}){only}: check the folder's name."
         )
@@ -415,8 +387,8 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
         none = f"has no mask ({len(bare)} of {len(images)} have none); names tried: {_SCHEMES}."
         raise ValueError(f"{shown(bare[0])} {none}")
     if orphans := [path for key, path in masks.items() if key not in images]:
-        first = shown(orphans[0].name)
-        warnings.warn(f"{shown(root)}: {len(orphans)} masks belong to no image (first: {first}).", stacklevel=3)
+        what = f"{len(orphans)} masks belong to no image (first: {shown(orphans[0].name)})"
+        warnings.warn(f"{shown(root)}: {what}: {_RULE}.", stacklevel=3)
     stems = Counter(key[-1] for key in images)
     taken: dict[str, Path] = {}
     entries = []
