@@ -36,12 +36,21 @@ def test_wrong_type_profile_and_number(capsys):
     assert "no results file" in refused(capsys, "table", "nowhere.json")
 
 
-def test_own_images_are_looked_at_before_any_lesson_runs(capsys, tmp_path):
-    for name in ("a.png", "a-mask.png"):
-        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+def test_own_images_are_looked_at_before_any_lesson_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("ROOTSAM_DATA", raising=False)
+    rng, mask = np.random.default_rng(0), np.zeros((48, 48), np.uint8)
+    mask[8:12] = 255
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(tmp_path / f"a_T00{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"a_T00{number}-mask.png")
     mine = ("tutorial", "-p", "DATA_DIR", str(tmp_path))
     assert "add -p DATA folder, or --only 09" in refused(capsys, *mine)
-    assert "a.png states no resolution, and lesson 08" in refused(capsys, *mine, "-p", "DATA", "folder")
+    assert "add -p DATA_DIR /path/to/your_scans" in refused(capsys, "tutorial", "-p", "DATA", "folder")
+    assert "add -p DATA_DIR with your pairs" in refused(capsys, "tutorial", "-p", "NEW_DIR", str(tmp_path))
+    folder = (*mine, "-p", "DATA", "folder")
+    assert "states no resolution, and lesson 08" in refused(capsys, *folder)
+    Image.fromarray(mask[:40]).save(tmp_path / "a_T003-mask.png")
+    assert "a_T003-mask.png is 48 × 40 pixels" in refused(capsys, *folder)
 
 
 def test_every_profile_names_real_parameters_of_the_right_type():

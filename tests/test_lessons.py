@@ -5,15 +5,18 @@ against those of the defaults, which `make notebooks` keeps in data/results/tuto
 """
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import papermill
 import pytest
 from PIL import Image
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import load_parts
+from rootsam_lib.data.datasets import load_parts, read_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.lessons.cost import CostModel
+from rootsam_lib.lessons.cracks import crack_images, write_pairs
 from rootsam_lib.lessons.parameters import notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS, load_profile
 from rootsam_lib.losses import boundary_schedule
@@ -25,7 +28,8 @@ pytestmark = pytest.mark.slow
 RESULTS = CHECKOUT / "data" / "results"
 EDITS = "trace,300,300,340,360"
 SMALL = {"LIMIT": 4, "STAGE1_EPOCHS": 2, "STAGE2_EPOCHS": 1, "VIEWS": 1}
-TRAINED = load_profile("mine") | SMALL  # the same stages for all lessons
+KNOWN = notebook_parameters(NOTEBOOKS / "03_stage1.ipynb")
+TRAINED = {name: value for name, value in load_profile("mine").items() if name in KNOWN} | SMALL  # of all lessons
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +181,22 @@ def test_08_cleaning_reaches_the_traits(run):
 
 
 def test_09_from_a_folder_of_pairs_to_lengths(run, home):
-    metrics = run("09", PAIRS=3, EPOCHS=2, INPUT_SCALE=1.0)
+    """One folder, one of its images without any crack: its test part is new, the rest is learned from."""
+    images = crack_images(6, np.random.default_rng(5), 256)
+    images[0] = replace(images[0], mask=np.zeros_like(images[0].mask))
+    folder = write_pairs(home / "walls", images)
+    metrics = run("09", DATA_DIR=str(folder), PAIRS=3, EPOCHS=2, INPUT_SCALE=1.0, DETAIL=True)
     assert set(metrics["cl_dice_by_pairs"]) == {"0", "2", "3"} and metrics["total_length_px"] >= 0
     rows = read_csv(home / "runs" / "quick" / "own_images" / "lengths.csv")
-    assert len(rows) == 6 and all("root_length_px" in row for row in rows)
+    kept_out = {scan.name for scan in read_folder(folder, "test", say=str)}
+    assert {row["image"] for row in rows} == kept_out and all("root_length_px" in row for row in rows)
     assert default("09")["few_shot_cl_dice"] > default("09")["base_cl_dice"]
+
+
+def test_09_refuses_new_images_that_it_learns_from(run, home):
+    folder = write_pairs(home / "wall", crack_images(2, np.random.default_rng(6), 128))
+    with pytest.raises(papermill.PapermillExecutionError, match=r"wall00 \(pairs\) and wall00 \(new\) are nearly"):
+        run("09", DATA_DIR=str(folder), NEW_DIR=str(folder / "images"), EPOCHS=1, INPUT_SCALE=1.0)
 
 
 def test_a1_replays_the_pretraining(run):

@@ -365,9 +365,7 @@ def test_a_part_without_any_root_is_refused_before_any_training(tmp_path):
 def test_time_points_are_told_from_tubes(tmp_path):
     names = [f"plot{plot}_T{day}" for plot in range(6) for day in (1, 2, 3)]
     pairs(tmp_path, *names)
-    with pytest.raises(
-        ValueError, match=r"plot\d_T1 \(train\) and plot\d_T1 \((val|test)\) are nearly the same"
-    ):
+    with pytest.raises(ValueError, match=r"plot\d_T1 \(train\) and plot\d_T1 \((val|test)\) are nearly the same"):
         load_parts("folder", "test", tmp_path, group_by=r"plot\d+", say=lambda line: None)
     for number, name in enumerate(names):
         write(tmp_path / f"{name}.png", np.roll(IMAGE, number, axis=1))

@@ -1,7 +1,11 @@
 """Drawn concrete with cracks: thin dark structures that are no roots, for the lesson on your own images."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import cv2
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from rootsam_lib.data.scans import Scan
@@ -37,3 +41,12 @@ def crack_images(count: int, rng: np.random.Generator, size: int = 512) -> list[
         image = np.clip(grey - dark * gaussian_filter(mask.astype(float), 0.7), 0, 255).astype(np.uint8)
         images.append(Scan(np.repeat(image[..., None], 3, axis=2), mask > 0, f"wall{number:02d}", f"wall{number:02d}"))
     return images
+
+
+def write_pairs(folder: Path, scans: Iterable[Scan]) -> Path:
+    """Write images and their masks as anyone's would lie on a disk, images/X.png and masks/X.png; return the folder."""
+    for scan in scans:
+        for kind, pixels in (("images", scan.image), ("masks", scan.mask.astype(np.uint8) * 255)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{scan.name}.png")
+    return folder

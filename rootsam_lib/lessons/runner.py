@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -13,8 +14,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import find_pairs
-from rootsam_lib.data.images import resolution
+from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.lessons.parameters import PROFILES, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
@@ -67,19 +67,27 @@ def run_notebook(path: Path, executed: Path, parameters: dict[str, object]) -> s
     return ""
 
 
-def check_own_images(values: Mapping[str, object], lessons: Sequence[str]) -> None:
-    """Raises ValueError, before hours of lessons, for a folder that none of them but 09 would look into, and for scans
-    without a resolution where lesson 08 is to measure them in mm."""
+def check_own_images(values: Mapping[str, object], lessons: Mapping[str, Mapping[str, object]]) -> None:
+    """Raises ValueError or FileNotFoundError, before hours of lessons, for own images that some of them could not use
+    or would not look at. lessons: {name: its parameters as they stand}."""
     source, place = values.get("DATA", "synthetic"), str(values.get("DATA_DIR") or os.environ.get("ROOTSAM_DATA") or "")
-    if source == "synthetic" and values.get("DATA_DIR") and any(name != "09_your_own_images" for name in lessons):
+    using = [name for name, parameters in lessons.items() if "DATA" in parameters]
+    if source == "synthetic" and values.get("DATA_DIR") and using:
         raise ValueError("DATA_DIR is given, but DATA is synthetic: add -p DATA folder, or --only 09.")
-    if source == "folder" and place and "08_whole_scans" in lessons:
-        for entry in find_pairs(Path(place), need_masks=True):
-            if resolution(entry.image)[0] is None:
-                raise ValueError(
-                    f"{entry.image.name} states no resolution, and lesson 08 measures in mm: put it into the folder's "
-                    "name, such as scans_300dpi, or leave that lesson out (--only 00,01,02,03,04,05,06,07)."
-                )
+    if "09_your_own_images" in lessons and values.get("NEW_DIR") and not values.get("DATA_DIR"):
+        raise ValueError("NEW_DIR is given, but lesson 09 would learn drawn cracks: add -p DATA_DIR with your pairs.")
+    if source != "folder" or not using:
+        return
+    if not place:
+        raise ValueError("DATA is folder, but no folder is given: add -p DATA_DIR /path/to/your_scans.")
+    given = ChainMap(dict(values), *map(dict, lessons.values()))  # lessons that train share their defaults
+    parts = load_parts(source, given.get("TEST_SPLIT", "test"), place, given.get("LIMIT"), given["SEED"])
+    for scan in (scan for part in parts.values() for scan in part):
+        if scan.mm_per_px is None and "08_whole_scans" in lessons:
+            raise ValueError(
+                f"{scan.name} states no resolution, and lesson 08 measures in mm: put it into the folder's "
+                "name, such as scans_300dpi, or leave that lesson out (--only 00,01,02,03,04,05,06,07)."
+            )
 
 
 def store_outputs(executed: Path, path: Path) -> None:
@@ -120,7 +128,7 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     for name in ("DATA_DIR", "NEW_DIR"):
         if values.get(name):
             values[name] = existing_folder(name, str(values[name]))
-    check_own_images(values, [path.stem for path in paths])
+    check_own_images(values, {path.stem: known[path] for path in paths})
     if os.environ.get("ROOTSAM_DATA"):
         os.environ["ROOTSAM_DATA"] = existing_folder("ROOTSAM_DATA", os.environ["ROOTSAM_DATA"])
 
