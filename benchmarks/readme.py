@@ -99,21 +99,21 @@ def minutes_line(results: Mapping) -> str:
 def whole_table() -> str:
     """Whole real scans by `benchmarks/real_scans.py`: every kind of model over its seeds, each paired with Stage 1 of
     the same seed; what has one training, with its intervals over tubes."""
-    results, scores = read_json(RESULTS / "segroot-whole.json"), ("pooled_dice", "root_iou", "cl_dice")
-    differences, rows = results["differences"], []
+    every, scores = read_json(RESULTS / "segroot-whole.json")["rows"], ("pooled_dice", "root_iou", "cl_dice")
     kinds: dict[str, list[str]] = {}
-    for name in results["rows"]:
+    rows = []
+    for name in every:
         if ", draw " not in name and not name.startswith("profile "):  # of the learning curve; of `own_table`
             kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1
         row = [f"{kind}, {len(names)} seeds" if many else names[0]]
         for score in scores:
-            own = [results["rows"][name][score] for name in names]
-            firsts = [f"{name} - stage1, seed {name.split(', seed ')[-1]}" for name in names]
-            paired = [differences[first][score] for first in firsts if first in differences]
-            for values in (own, paired):
-                row.append((seed_cell([v[0] for v in values]) if many else cell(values[0])) if values else "–")
+            own = [every[name][score] for name in names]
+            row.append(seed_cell([value[0] for value in own]) if many else cell(own[0]))
+            firsts = [every[f"stage1{name.removeprefix(kind)}"][score] for name in names] if many else []
+            apart = [value[0] - first[0] for value, first in zip(own, firsts, strict=False)]
+            row.append(seed_cell(apart) if many and kind != "stage1" else "–")
         rows.append(row)
     return table(["", *(text for s in scores for text in (f"`{s}`", "against Stage 1"))], rows)
 

@@ -329,6 +329,25 @@ def dated(bench: Bench, *names: str) -> object:
     return follow_folder(bench.scans, bench.out, say=bench.said.append)
 
 
+def replaced_image(bench: Bench) -> object:
+    """Two dates of a window, of which the second image is saved anew after `segment`, and another window."""
+    for name in ("T001_L001_2017-04-11", "T001_L001_2017-05-11", "T002_L001_2017-04-11"):
+        bench.image(f"{name}.png")
+    bench.segment()
+    bench.image("T001_L001_2017-05-11.png", IMAGE // 2)
+    return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
+def dated_folders(bench: Bench, *lost: str) -> object:
+    """Two dates of a window in folders that are called by their dates; lost: columns that a program dropped."""
+    for date in ("2017-04-11", "2017-05-11"):
+        bench.image(f"{date}/T001_L001.png")
+    bench.segment()
+    table = bench.out / "traits.csv"
+    write_csv(table, [{k: v for k, v in row.items() if k not in lost} for row in read_csv(table)])
+    return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
 def one_faulty_window(bench: Bench) -> object:
     """Two windows, of which one has a mask that somebody saved in another size."""
     for name in ("T001_L001_2017-04-11", "T002_L001_2017-04-11"):
@@ -484,7 +503,7 @@ CASES = [
         "a folder of masks",
         lambda b: (os.rename(b.scans / "good.png", b.scans / "good-mask.png"), b.segment()),
         "refused",
-        ", but 1 masks: check the folder's name",
+        ", but 1 masks (names such as GT_X, X-mask, X_seg are taken for masks of an image X",
     ),
     Case(
         "an option of folders for drawn scans",
@@ -522,6 +541,20 @@ CASES = [
         "refused",
         "are one window at one date: take one out, or segment each plot by itself",
     ),
+    Case("an image saved anew", replaced_image, "said", "2017-05-11.png was changed since: segment the folder again"),
+    Case(
+        "dates of folders", dated_folders, "right", lambda _, found: [r["date"][5:7] for r in found[0]] == ["04", "05"]
+    ),
+    Case("a lost column", lambda b: dated_folders(b, "location"), "right", lambda _, found: len(found[0]) == 2),
+    Case(
+        "months first, only masks wanted",
+        lambda b: (b.image("T001_L001_07.25.17.png"), b.segment()),
+        "said",
+        "T001_L001_07.25.17 holds a date that is not day.month.year: rename all, as 2017-04-11. Until then",
+    ),
+    Case("a year to come", lambda b: dated(b, "T001_L001_2107-05-04"), "refused", "a date that is not year-month-day"),
+    Case("days for months", lambda b: dated(b, "T001_L001_2017-13-04"), "refused", "a date that is not year-month-day"),
+    Case("no location", lambda b: dated(b, "T001_2017-05-04"), "refused", "holds no scan with tube, location and date"),
     Case("a faulty window", one_faulty_window, "said", "T001 L001 is left out: T001_L001_2017-04-11: the mask must be"),
     Case(
         "a resolution that came later",

@@ -57,7 +57,7 @@ from rootsam_lib.apps.outputs import (
 from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
-from rootsam_lib.data.scans import Scan
+from rootsam_lib.data.scans import Scan, check_dates
 from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, check_model, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
@@ -148,6 +148,10 @@ def segment_folder(
         raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
     if prompts and len(prompts) < len(entries):
         say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
+    try:
+        check_dates(entry.name for entry in entries)
+    except ValueError as error:  # masks need no dates
+        say(f"{error} Until then do not believe the dates in traits.csv.")
     if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:
         say(f"locations count from 1, so {zero[0]} has no depth, and what lies below it is one window deeper")
     all_entries, masks, out = entries, [entry.mask for entry in entries if entry.mask], whole

@@ -26,7 +26,7 @@ from rootsam_lib.apps.outputs import check_exclude, mask_now, out_folder
 from rootsam_lib.data.datasets import find_pairs, load_entry
 from rootsam_lib.data.scans import Scan, check_dates, parse_tube
 from rootsam_lib.metrics import EIGHT
-from rootsam_lib.results import atomic, progress, shown, told, write_csv
+from rootsam_lib.results import atomic, file_hash, progress, shown, told, write_csv
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, read_done, segment_lengths, trace, trait_row
 
 LEAST_MATCH = 0.15  # scans of one window two months apart match by 0.5 or more, those of two windows by 0.02
@@ -222,16 +222,22 @@ def follow_folder(
         say(read)
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
-        named = parse_tube(row["scan"]) and parse_location(row["scan"]) is not None and row["date"]
-        if row["scan"] not in entries or not named:
-            say(f"{row['scan']} is left out: no image in {folder.name}, or no tube, location or date in its name.")
+        name, location = row["scan"], parse_location(row["scan"])
+        lacking = {
+            f"image in {folder.name}": name in entries,
+            "tube in its name (T002)": parse_tube(name),
+            "location in its name (L004)": location is not None,
+            "date in its name or folder's (11.04.17)": row["date"],
+        }
+        if none := [what for what, there in lacking.items() if not there]:
+            say(f"{name} is left out: no {', no '.join(none)}.")
         else:
-            windows.setdefault((row["tube"], row["location"]), []).append(row)
+            windows.setdefault((row["tube"], location), []).append(row)
     if not windows:
         raise ValueError(f"{shown(roots)} holds no scan with tube, location and date in its name (T002_L004_11.04.17).")
     seen: dict[tuple, str] = {}
-    for row in (row for window in windows.values() for row in window):
-        if (other := seen.setdefault((row["tube"], row["location"], row["date"]), row["scan"])) != row["scan"]:
+    for (tube, location), row in ((place, row) for place, window in windows.items() for row in window):
+        if (other := seen.setdefault((tube, location, row["date"]), row["scan"])) != row["scan"]:
             raise ValueError(
                 f"{other} and {row['scan']} are one window at one date: take one out, or segment each plot by itself."
             )
@@ -252,6 +258,8 @@ def follow_folder(
         try:  # one fault, one window
             for row in window:
                 entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
+                if row.get("image_sha256", (now := file_hash(entry.image))) != now:
+                    raise ValueError(f"{shown(entry.image)} was changed since: segment the folder again.")
                 scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
                 scans.append(replace(scan, mask=mask_now(roots, row, say)))
             rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)

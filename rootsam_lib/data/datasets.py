@@ -456,7 +456,8 @@ def load_entry(
     excluded = None if exclude is None else read_exclusion(exclude, entry.name, image.shape[:2])
     if mask is not None and excluded is not None:
         mask = mask & ~excluded  # what counts nowhere is no root to learn from either
-    date, size = parse_date(entry.image.stem), 25.4 / dpi if dpi else None
+    size = 25.4 / dpi if dpi else None
+    date = parse_date(entry.image.stem) or parse_date(entry.image.parent.name)
     return Scan(image, mask, entry.name, entry.tube, date, size, excluded)
 
 

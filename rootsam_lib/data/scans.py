@@ -101,14 +101,19 @@ def parse_date(name: str) -> str:
 def check_dates(names: Iterable[str]) -> str:
     """How dates such as 05.01.17 are read in these names, in one sentence; "" where there are none.
 
-    Raises ValueError where one of them can only be month first or year first, for then the others are as well.
+    Raises ValueError where one of them is still to come, or can only be read with day and month in another order, for
+    then the others are as well.
     """
-    short = [(name, found) for name in names for found in _DATES[1][0].findall(name) if not _DATES[0][0].search(name)]
-    for name, (first, middle, _) in short:
-        date = parse_date(name)
-        if (int(middle) > 12 >= int(first)) or date > datetime.now().date().isoformat():
-            raise ValueError(f"{name} holds a date that is not day.month.year: rename all, as 2017-04-11.")
-    return f"dates are read as day.month.year: {short[0][0]} is of {parse_date(short[0][0])}" if short else ""
+    names, today = list(names), datetime.now().date().isoformat()
+    for name in names:
+        years = [(last, middle) for year, middle, last in _DATES[0][0].findall(name) if "1980" <= year <= today[:4]]
+        short = [] if _DATES[0][0].search(name) else [found[:2] for found in _DATES[1][0].findall(name)]
+        swapped = any(int(month) > 12 >= int(day) > 0 for day, month in years + short)
+        if swapped or parse_date(name) > today:
+            order = "year-month-day" if _DATES[0][0].search(name) else "day.month.year"
+            raise ValueError(f"{name} holds a date that is not {order}: rename all, as 2017-04-11.")
+    first = next((n for n in names if _DATES[1][0].search(n) and not _DATES[0][0].search(n)), "")
+    return f"dates are read as day.month.year: {first} is of {parse_date(first)}" if first else ""
 
 
 def _tube_of(item: object) -> str:
