@@ -161,6 +161,8 @@ def build_sam(name: str = "nano", weights: str | Path | None = "default", seed: 
 
 def _checkpoint(path: str | Path) -> Path:
     path = Path(path)
+    if (path / "best.safetensors").is_file():  # a stage's folder
+        path = path / "best.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: run the notebook that trains it, or check the path.")
     if not os.access(path, os.R_OK):

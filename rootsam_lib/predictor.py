@@ -32,6 +32,12 @@ SMALLEST = 4.0  # squared root widths: chosen on scans that no score is reported
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps through rows and columns; -1 turns them round
 
 
+def check_predictor(predictor: object) -> None:
+    """Raises ValueError for what is no predictor, such as a model's name."""
+    if not hasattr(predictor, "about"):
+        raise ValueError(f"predictor is {predictor!r}: give what load_predictor returns, as load_predictor('nano').")
+
+
 class Click(NamedTuple):
     """x to the right and y down, in whole pixels of the image; label 1 root, 0 soil."""
 

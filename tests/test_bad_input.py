@@ -21,7 +21,7 @@ from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps import segment
-from rootsam_lib.apps.correct import ImageFiles, Session, read_log
+from rootsam_lib.apps.correct import ImageFiles, Session, read_log, triage
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter, to_rle, to_rootpainter
 from rootsam_lib.apps.outputs import Report
 from rootsam_lib.apps.rsml import export_roots
@@ -31,15 +31,17 @@ from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
 from rootsam_lib.data.datasets import load_scans, read_folder
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.masks import read_mask
-from rootsam_lib.data.scans import Scan, check_masks
+from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.drawing import overlay
-from rootsam_lib.evaluation.bootstrap import tube_weights
+from rootsam_lib.evaluation.bootstrap import agreement, tube_weights
+from rootsam_lib.evaluation.protocols import evaluate, score_mask
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
 from rootsam_lib.metrics import betti0_error, cl_dice, dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import Prompts, edt_map, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv
 from rootsam_lib.training.config import stage1, stage_pair
+from rootsam_lib.training.loop import train_stage
 from rootsam_lib.traits import measure
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
@@ -329,6 +331,10 @@ def dated(bench: Bench, *names: str) -> object:
     return follow_folder(bench.scans, bench.out, say=bench.said.append)
 
 
+def scan_of(name: str) -> Scan:
+    return Scan(IMAGE, MASK, name, name)
+
+
 def replaced_image(bench: Bench) -> object:
     """Two dates of a window, of which the second image is saved anew after `segment`, and another window."""
     for name in ("T001_L001_2017-04-11", "T001_L001_2017-05-11", "T002_L001_2017-04-11"):
@@ -580,7 +586,7 @@ CASES = [
     Case("a mask of numbers, overlaid", lambda b: overlay(IMAGE, BYTES), "refused", "the mask is uint8"),
     Case("a mask of numbers, in run lengths", lambda b: to_rle(BYTES), "refused", "the mask is uint8"),
     Case("a mask of numbers, painted", lambda b: to_rootpainter(BYTES, ~BYTES), "refused", "the root is uint8"),
-    Case("a folder's name to train on", lambda b: check_masks("scans"), "refused", "'s' is no scan: read a folder"),
+    Case("a folder's name to train on", lambda b: check_masks("scans"), "refused", "scans is no list of scans: give what read_folder"),
     Case(
         "labels with a rim of 255",
         lambda b: read_mask(b.image("rim.png", np.uint8(MASK) + np.uint8(254) * (dilate(MASK) & ~MASK))),
@@ -932,7 +938,65 @@ CASES = [
     ),
     Case("a click alone", lambda b: b.session("a").apply((3, 3, 1)), "refused", "click 3 is no click: give x, y and"),
     Case("a click with a label of text", lambda b: b.session("a").apply([(3, 3, "1")]), "refused", "is no click"),
-    Case("one path as image files", lambda b: ImageFiles(b.scans), "refused", "scans is one path: give a list, such"),
+    Case("one file as image files", lambda b: ImageFiles(b.scans / "good.png"), "refused", "is not a folder: give a"),
+    Case(
+        "a session on paths", lambda b: Session(b.out, [b.scans / "good.png"], nano()), "refused", "is no list of scans"
+    ),
+    Case(
+        "a session on one scan", lambda b: Session(b.out, scan_of("a"), nano()), "refused", "a Scan is no list of scan"
+    ),
+    Case("a session on arrays", lambda b: Session(b.out, [IMAGE], nano()), "refused", "a ndarray is no list of scans"),
+    Case(
+        "a session by a name", lambda b: Session(b.out, [scan_of("a")], "nano"), "refused", "predictor is 'nano': give"
+    ),
+    Case(
+        "triage of paths", lambda b: triage(nano(), [b.scans]), "refused", "is no list of scans: give what read_folder"
+    ),
+    Case("a folder as image files", lambda b: ImageFiles(b.scans), "right", lambda b, files: files.names == ["good"]),
+    Case(
+        "image files beside masks",
+        lambda b: (b.image("good-mask.png"), ImageFiles(b.scans))[1],
+        "right",
+        lambda b, files: files.names == ["good"] and files[0].mask is None,
+    ),
+    Case(
+        "exclude as a list", lambda b: b.segment(exclude=(0, 0, 9, 9)), "refused", "exclude is (0, 0, 9, 9): give text"
+    ),
+    Case("a list of dpi", lambda b: b.segment(dpi=[300]), "refused", "dpi is [300]: give a number"),
+    Case(
+        "a file of prompts", lambda b: b.segment(prompts="x.csv"), "refused", "prompts is 'x.csv': give points by scan"
+    ),
+    Case("points alone", lambda b: b.segment(prompts={"good": [[3, 3]]}), "refused", "prompts of good are no Prompts"),
+    Case("no folder", lambda b: segment_folder(None, StubPredictor()), "refused", "folder is None: give the path"),
+    Case(
+        "both stages at once",
+        lambda b: train_stage(stage_pair("nano"), [], [], b.out),
+        "refused",
+        "config is a tuple: give one StageConfig",
+    ),
+    Case(
+        "an export of paths", lambda b: export_folder(b.out, ["a.png"], [MASK]), "refused", "a.png is no list of scans"
+    ),
+    Case("an answer of bytes", lambda b: score_mask(BYTES, MASK), "refused", "the answer is uint8"),
+    Case("an answer of one row", lambda b: score_mask(MASK[:1], MASK), "refused", "compare masks of one image"),
+    Case("nothing to evaluate", lambda b: evaluate({}, []), "refused", "give at least one predictor and one patch"),
+    Case(
+        "a row of another name",
+        lambda b: evaluate({"Stage1": nano()}, tile(scan_of("a"), 64), prompted=["stage1"]),
+        "refused",
+        "prompted names 'stage1', which is no row: choose from Stage1",
+    ),
+    Case(
+        "a size of one number", lambda b: from_rle({"size": [3], "counts": [3]}), "refused", "size is [3]: give height"
+    ),
+    Case("COCO's compressed runs", lambda b: from_rle({"size": [3, 3], "counts": "T1"}), "refused", "by pycocotools"),
+    Case("a trait of no scan", lambda b: agreement([None], [1.0], ["a"]), "refused", "no scan has this trait"),
+    Case(
+        "a scan without a trait",
+        lambda b: agreement([1.0, None, 3.0], [1.0, 2.0, 3.0], ["a", "b", "c"]),
+        "said",
+        "1 of 3 scans lack the trait and are left out",
+    ),
     Case("a scan of lists", lambda b: Scan(IMAGE.tolist(), None, "a", ""), "refused", "a: the image is a list"),
     Case("a scan with a mask of PIL", lambda b: Scan(IMAGE, Image.new("1", (9, 9)), "a", ""), "refused", "the mask is"),
     Case("a date by points", lambda b: Scan(IMAGE, None, "a", "", "11.04.2017"), "refused", "the date is '11.04.2017'"),
@@ -985,7 +1049,6 @@ CASES = [
     ),
     Case("runs that are short", lambda b: from_rle({"size": [2, 3], "counts": [5]}), "refused", "cover 5 pixels"),
     Case("runs below 0", lambda b: from_rle({"size": [2, 3], "counts": [-1, 7]}), "refused", "counts is -1"),
-    Case("runs that are text", lambda b: from_rle({"size": [2, 3], "counts": "abc"}), "refused", "counts is 'a'"),
     Case("no runs", lambda b: from_rle({"size": 3}), "refused", "these are no run lengths"),
     Case("an annotation missing", lambda b: from_rootpainter(b.place / "x.png"), "refused", "x.png does not exist"),
     Case(

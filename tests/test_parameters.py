@@ -50,7 +50,7 @@ def test_values_become_the_types_of_the_defaults():
         ("LR", -1e-3, "give a number, 0 or more"),
         ("LR", float("nan"), "give a number, 0 or more"),
         ("INPUT_SCALE", 0.0, "give a number, greater than 0 and at most 32"),
-        ("TUBE_ANGLE", 100.0, "give a number, greater than 0 and at most 90"),
+        ("TUBE_ANGLE", 0.785, "give a number, 2 or more and at most 90"),
         ("PAIRS", 1, "give a number, 2 or more"),
         ("PATCH", 100, "give a multiple of 32"),
         ("LOOP_SCANS", 0, "give a number, 1 or more"),

@@ -22,12 +22,12 @@ import numpy as np
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
-from rootsam_lib.data.datasets import Entry, load_entry
-from rootsam_lib.data.scans import Scan, parse_tube
+from rootsam_lib.data.datasets import Entry, find_pairs, load_entry
+from rootsam_lib.data.scans import Scan, check_scans, parse_tube
 from rootsam_lib.evaluation.tools import TOOLS, Edit, apply_edits, check_edit, excluded
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
-from rootsam_lib.predictor import STARTS, Click, Predictor
+from rootsam_lib.predictor import STARTS, Click, Predictor, check_predictor
 from rootsam_lib.prompts import ROOT, SOIL, sample_points, with_slips
 from rootsam_lib.results import (
     check_names,
@@ -65,20 +65,25 @@ class Clicked(NamedTuple):
 
 
 class ImageFiles(Sequence):
-    """Image files as scans without masks, each read when it is asked for: for sessions larger than memory."""
+    """Image files as scans without masks, each read when it is asked for: for sessions larger than memory.
 
-    def __init__(self, paths: Iterable[str | Path]):
+    paths: the files, or a folder, of which all images are taken and no masks. Raises what `find_pairs` raises.
+    """
+
+    def __init__(self, paths: str | Path | Iterable[str | Path]):
         if isinstance(paths, (str, Path)):
-            raise ValueError(f"{shown(paths)} is one path: give a list, such as sorted(Path(folder).glob('*.png')).")
-        self.paths = [Path(path) for path in paths]
-        self.names = [path.stem for path in self.paths]
+            entries = find_pairs(Path(paths).expanduser(), need_masks=False)
+        else:
+            named = [(Path(path), Path(path).stem) for path in paths]
+            entries = [Entry(path, None, name, parse_tube(name) or name, None) for path, name in named]
+        self.entries = [entry._replace(mask=None) for entry in entries]
+        self.names = [entry.name for entry in entries]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.entries)
 
     def __getitem__(self, index: int) -> Scan:
-        path, name = self.paths[index], self.names[index]
-        return load_entry(Entry(path, None, name, parse_tube(name) or name, None))
+        return load_entry(self.entries[index])
 
 
 def image_hash(image: np.ndarray) -> str:
@@ -188,6 +193,9 @@ class Session:
     ) -> None:
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
+        check_predictor(predictor)
+        if not hasattr(scans, "names"):
+            check_scans(scans)
         self.folder, self.scans, self.predictor = Path(folder), scans, predictor
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
         check_names(self.names)
@@ -413,8 +421,11 @@ def triage(predictor: Predictor, scans: Sequence[Scan], seed: int = 0) -> list[d
     predicted_iou: the model's estimate for its mask of all roots, mean over tiles. agreement: mean IoU of that mask
     with the masks of `SETS` prompt sets of `POINTS` points each, drawn from the mask itself and moved by `JITTER` px
     (SD). need: the mean of 1 - predicted_iou and 1 - agreement. Every image is encoded once. Seeded by image name, so
-    the order of the list does not matter.
+    the order of the list does not matter. Raises ValueError for what are no scans, and no predictor.
     """
+    check_predictor(predictor)
+    if not hasattr(scans, "names"):
+        check_scans(scans)
     rows = []
     for index in progress(range(len(scans)), "triage", "image", leave=False):
         scan = scans[index]

@@ -12,7 +12,7 @@ import numpy as np
 
 from rootsam_lib import checked, checked_mask
 from rootsam_lib.data.images import open_image
-from rootsam_lib.data.scans import Scan, parse_tube
+from rootsam_lib.data.scans import Scan, check_scans, parse_tube
 from rootsam_lib.predictor import Click
 from rootsam_lib.prompts import ROOT
 from rootsam_lib.results import (
@@ -96,7 +96,11 @@ def from_rle(rle: Mapping) -> np.ndarray:
     """The mask, bool (H, W), of uncompressed run lengths. Raises ValueError for others, or where they do not fill the
     image."""
     try:
-        height, width = rle["size"]
+        if isinstance(rle["counts"], (str, bytes)):
+            raise ValueError("counts is text, COCO's compressed run lengths: decode it by pycocotools first.")
+        if len(rle["size"]) != 2:
+            raise ValueError(f"size is {rle['size']!r}: give height and width.")
+        height, width = (checked("size", side, 0, whole=True) for side in rle["size"])
         counts = [checked("counts", run, 0, whole=True) for run in rle["counts"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"these are no run lengths ({type(error).__name__}): give size and counts.") from None
@@ -122,10 +126,12 @@ def export_folder(folder: str | Path, scans: Sequence[Scan], masks: Sequence[np.
     folder = Path(folder).expanduser()
     if part not in PARTS:
         raise ValueError(f"part is {part!r}: choose one of {', '.join(map(repr, PARTS))}.")
+    check_scans(scans)
     if len(masks) != len(scans):
         raise ValueError(f"{len(scans)} scans and {len(masks)} masks are given: give one mask a scan.")
     names = []
     for scan, mask in zip(scans, masks, strict=True):
+        mask = np.asarray(mask)
         if mask.dtype != bool or mask.shape != scan.image.shape[:2]:
             raise ValueError(
                 f"{scan.name}: the mask is {mask.dtype} {mask.shape}, but must be bool and of the image's size."

@@ -61,7 +61,7 @@ from rootsam_lib.data.scans import Scan, check_dates
 from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, check_model, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
+from rootsam_lib.predictor import Predictor, check_predictor, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
     InPlace,
@@ -126,9 +126,12 @@ def segment_folder(
     images of one name, masks that leave open what is root, prompts that fit no scan, and an `out` that holds other
     files or results of other settings, or that another process writes to.
     """
+    if not isinstance(folder, (str, Path)):
+        raise ValueError(f"folder is {folder!r}: give the path of a folder of images.")
     folder = Path(folder).expanduser()
-    if not hasattr(predictor, "about"):
-        raise ValueError(f"predictor is {predictor!r}: give what load_predictor returns, as load_predictor('nano').")
+    check_predictor(predictor)
+    if not isinstance(prompts or {}, Mapping):
+        raise ValueError(f"prompts is {prompts!r}: give points by scan name, as read_prompts(file) returns them.")
     if not isinstance(cleaning, Cleaning):
         raise ValueError(f"cleaning is {cleaning!r}: give traits.Cleaning(...).")
     dpi = dpi if dpi is None else checked_dpi(dpi)
@@ -143,7 +146,7 @@ def segment_folder(
     if (folder / "segment.json").is_file():
         raise ValueError(f"{shown(folder)} is what segment wrote: give the folder of the scans.")
     entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
-    prompts = {name: Prompts(*given) for name, given in (prompts or {}).items()}
+    prompts = {name: read_points(name, given) for name, given in (prompts or {}).items()}
     if strange := set(prompts) - {entry.name for entry in entries}:
         raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
     if prompts and len(prompts) < len(entries):
@@ -228,6 +231,17 @@ def segment_folder(
         traits.keep(names)
         scores.keep(names)
         return report_of(traits, len(done), failed)
+
+
+def read_points(name: str, given: object) -> Prompts:
+    """Points of one scan as `Prompts`. Raises ValueError, naming the scan, for what is no pair of points and labels."""
+    try:
+        points, labels = (np.asarray(part) for part in given)
+    except (TypeError, ValueError):
+        points = labels = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
+        raise ValueError(f"prompts of {name} are no Prompts(points, labels): give (N, 2) points and N labels.")
+    return Prompts(points, labels)
 
 
 def _segmented(

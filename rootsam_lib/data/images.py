@@ -5,6 +5,7 @@ its number, and what cannot be known is refused with what to do next.
 """
 
 import math
+import numbers
 import re
 import warnings
 from collections.abc import Iterator
@@ -243,7 +244,7 @@ def checked_dpi(dpi: float, name: str = "dpi") -> float:
     try:
         return float(checked(name, dpi, low, high))
     except ValueError as error:
-        if isinstance(dpi, (str, bool)) or not dpi or not math.isfinite(dpi):
+        if isinstance(dpi, bool) or not isinstance(dpi, numbers.Real) or not dpi or not math.isfinite(dpi):
             raise
         causes = {"the edge of a pixel in mm": 25.4 / dpi, "the edge of a pixel in µm": 25_400 / dpi}
         causes |= {"pixels per mm": dpi * 25.4, "pixels per metre": dpi * 0.0254}

@@ -125,6 +125,8 @@ def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) ->
     names: of all scans, if known. Raises ValueError for rectangles that are none and a folder's file that belongs to no
     scan, FileNotFoundError for what is neither rectangles nor a file or folder.
     """
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"exclude is {source!r}: give text, as '0,0,40,40', or the path of a mask file or folder.")
     text = str(source)
     if _RECTANGLES.fullmatch(text):
         for rectangle in text.split(";"):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -221,11 +222,19 @@ def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> t
     return said, ""
 
 
+def check_scans(items: Iterable[Scan | Patch]) -> None:
+    """Raises ValueError unless this is a list of scans or patches."""
+    listed = isinstance(items, Iterable) and not isinstance(items, str)
+    for item in items if listed else [items]:
+        if not listed or not isinstance(item, (Scan, Patch)):
+            what = str(item) if isinstance(item, (str, Path)) else f"a {type(item).__name__}"
+            raise ValueError(f"{what} is no list of scans: give what read_folder returns, or correct.ImageFiles(...).")
+
+
 def check_masks(items: Iterable[Scan | Patch]) -> None:
-    """Raises ValueError, naming the first scan or patch, unless all of them have masks."""
+    """Raises ValueError, naming the first scan or patch, unless all of them are such and have masks."""
+    check_scans(items)
     for item in items:
-        if not isinstance(item, (Scan, Patch)):
-            raise ValueError(f"{item!r} is no scan: read a folder by datasets.read_folder first.")
         if item.mask is None:
             raise ValueError(f"{item.name} has no mask: training and scores need one for every scan.")
 

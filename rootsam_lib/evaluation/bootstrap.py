@@ -9,6 +9,7 @@ Every score is a ratio of two sums over images: a mean over some images (values 
 pixels). `RatioTerms` holds both terms of each image.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -120,12 +121,19 @@ def agreement(predicted: Sequence[float], true: Sequence[float], tubes: Sequence
     predicted - true, in the trait's unit; relative_bias: that over the true mean. Both with a 95 % interval (_low,
     _high) over tubes. limits_low and limits_high: bias -+ 1.96 standard deviations (Bland & Altman 1986). One scan has
     a bias alone, the rest is NaN.
-    Raises ValueError for lists of different lengths or without any scan.
+    A scan in which one has no such trait (None or NaN, as the diameter where there is no root) is left out, with a
+    warning. Raises ValueError for lists of different lengths or without any scan.
     """
-    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    predicted, true, tubes = np.array(predicted, float), np.array(true, float), list(map(str, tubes))
     if not len(predicted) == len(true) == len(tubes) or not len(true):
         lengths = f"{len(predicted)} predicted and {len(true)} true values and {len(tubes)} tubes"
         raise ValueError(f"{lengths}: give one of each for every scan, and at least one scan.")
+    known = np.isfinite(predicted) & np.isfinite(true)
+    if not known.all():
+        if not known.any():
+            raise ValueError("no scan has this trait both predicted and true: choose another one.")
+        warnings.warn(f"{(~known).sum()} of {len(known)} scans lack the trait and are left out.", stacklevel=2)
+        predicted, true, tubes = predicted[known], true[known], [t for t, k in zip(tubes, known, strict=True) if k]
     error = predicted - true
     spread, deviation = true.var(), error.std(ddof=1) if len(error) > 1 else NAN
     both_vary = spread > 0 and predicted.var() > 0

@@ -22,6 +22,7 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from rootsam_lib import checked_mask
 from rootsam_lib.data.scans import Patch, Scan, check_masks
 from rootsam_lib.evaluation.bootstrap import (
     NAN,
@@ -91,8 +92,11 @@ def score_mask(prediction: np.ndarray, truth: np.ndarray, excluded: np.ndarray |
     """Score one mask, bool (H, W), against its truth, by the names of `DEFINITIONS`; "counts" are its pixel counts.
 
     Means run over images with roots; an image without is scored by its false roots only. Pixels that are excluded, bool
-    (H, W), count nowhere.
+    (H, W), count nowhere. Raises ValueError for a mask that is not bool, or of another size.
     """
+    checked_mask(prediction, "answer")
+    if prediction.shape != truth.shape:
+        raise ValueError(f"the answer is {prediction.shape} and the truth {truth.shape}: compare masks of one image.")
     window = np.ones(truth.shape, bool) if excluded is None else ~excluded
     prediction, truth = prediction & window, truth & window
     raw, dilated = (count(prediction[window][None], true[window][None]) for true in (truth, dilate(truth)))
@@ -240,6 +244,10 @@ def evaluate(
     patch with fixed prompts.
     """
     check_masks([*patches, *scans])
+    if not predictors or not patches:
+        raise ValueError("there is nothing to evaluate: give at least one predictor and one patch.")
+    if strange := set(prompted or ()) - set(predictors):
+        raise ValueError(f"prompted names {min(strange)!r}, which is no row: choose from {', '.join(predictors)}.")
     everywhere = {**predictors, **(on_scans or {})}
     asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)

@@ -18,6 +18,7 @@ from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
 from rootsam_lib.results import assigned
 from rootsam_lib.training.config import PRESETS, SCHEDULES, parse_families
+from rootsam_lib.traits import LEAST_ANGLE
 
 PROFILES = Path(__file__).parent / "profiles.yaml"
 CHOICES = {"PROFILE": yaml.safe_load(PROFILES.read_text(encoding="utf-8")), "MODEL": MODELS, "DATA": SOURCES}
@@ -31,10 +32,10 @@ def _two_clicks(text: str) -> None:
 
 PARSERS = {"CLICKS": parse_clicks, "ROOT_CLICKS": _two_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
 PARSERS |= {"FAMILIES": parse_families}
-ABOVE = ("INPUT_SCALE", "TUBE_ANGLE", "LOOP_LR")  # greater than the lowest, not equal to it
+ABOVE = ("INPUT_SCALE", "LOOP_LR")  # greater than the lowest, not equal to it
 RANGES = {
     "INPUT_SCALE": (0, 32),
-    "TUBE_ANGLE": (0, 90),
+    "TUBE_ANGLE": (LEAST_ANGLE, 90),
     "REVIEW_SHARE": (0, 1),
     "PATCH": (32, 8192),
     "PAIRS": (2, math.inf),

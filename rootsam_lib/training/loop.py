@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -74,7 +75,13 @@ def train_stage(
     and stage.json. Seeded: on CPU it repeats bit for bit, also when it was interrupted or killed. An interruption waits
     for the step in hand and keeps it; a kill loses at most about `save_seconds` of training.
     """
+    if not isinstance(config, StageConfig):
+        raise ValueError(f"config is a {type(config).__name__}: give one StageConfig, as stage1('nano') returns.")
     check_masks([*train, *val])
+    if shared := {scan.name for scan in train} & {scan.name for scan in val}:
+        warnings.warn(
+            f"{min(shared)} is in train and in val: the best epoch is chosen on what is learned by heart.", stacklevel=2
+        )
     accelerator = build_accelerator(config.precision)
     main = accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
