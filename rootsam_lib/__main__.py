@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--input-scale", type=float, help="how much tiles are enlarged (default: what fits the images' roots)"
     )
     scale.add_argument("--root-width", type=float, help="about how wide the images' roots are, in px: sets the scale")
+    scans.add_argument("--gain", type=float, help="how much brighter the model sees them (default: as in training)")
     scans.add_argument("--tile", type=int, help="tile side in px (default: the stage's patch size, at most 1024)")
     scans.add_argument("--dpi", type=float, help="resolution of all scans (default: as files say; without any, in px)")
     scans.add_argument("--mask-coding", help="what is root in masks beside the images, such as 0/1 (default: found)")

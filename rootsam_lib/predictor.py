@@ -188,8 +188,10 @@ class Predictor:
     (nano: 2 MB for a tile of 512 px, 10 MB with a detail path); without it the memory of one batch
     is enough for an image of any size. root_width: how wide the roots are that the model finds, px of the encoder's
     input (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
-    smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out. batch: how many tiles and
-    flips are encoded and decoded together; None: see `model.images_at_once`.
+    smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out. brightness: the mean
+    value, of 255, of the scans that the model learned from; 0 where that is not known. gain: images are made so many
+    times as bright for the encoder, see `fit_brightness`. batch: how many tiles and flips are encoded and decoded
+    together; None: see `model.images_at_once`.
     Raises ValueError for a setting that cannot be.
     """
 
@@ -204,6 +206,8 @@ class Predictor:
         keep: bool = True,
         root_width: float = 0.0,
         smallest: float = 0.0,
+        brightness: float = 0.0,
+        gain: float = 1.0,
         batch: int | None = None,
     ):
         for name, value in (("tta", tta), ("select", select), ("keep", keep)):
@@ -218,6 +222,8 @@ class Predictor:
         if self.tile_size % 32:
             raise ValueError(f"tile_size is {tile_size}: give a multiple of 32; 512 and 1024 are usual.")
         self.root_width, self.smallest = checked("root_width", root_width, 0), checked("smallest", smallest, 0)
+        self.brightness = checked("brightness", brightness, 0, 255)
+        self.gain = checked("gain", gain, 0, 255, above=True)
         most = self.tile_size // 2 - 1
         self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
         self._source: np.ndarray | None = None
@@ -226,7 +232,7 @@ class Predictor:
     @property
     def about(self) -> dict[str, object]:
         """What answers are made by, for results files: the model's label, its weights' hash, and the settings."""
-        names = ("input_scale", "tile_size", "overlap", "tta", "select", "root_width", "smallest")
+        names = ("input_scale", "tile_size", "overlap", "tta", "select", "root_width", "smallest", "gain")
         settings = {name: getattr(self, name) for name in names}
         return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
 
@@ -235,8 +241,16 @@ class Predictor:
         zoom = self.input_scale / checked("input_scale", input_scale, 0, 32, above=True)
         tile_size = min(8192, 32 * max(1, round(self.tile_size * zoom / 32)))
         overlap = min(round(self.overlap * zoom), tile_size // 2 - 1)
-        rest = self.tta, self.select, self.keep, self.root_width, self.smallest, self.batch
-        return Predictor(self.model, input_scale, tile_size, overlap, *rest)
+        return self._with(input_scale=input_scale, tile_size=tile_size, overlap=overlap)
+
+    def at_gain(self, gain: float) -> "Predictor":
+        """The same predictor, to which images are shown so many times as bright."""
+        return self._with(gain=gain)
+
+    def _with(self, **changes: object) -> "Predictor":
+        names = ("input_scale", "tile_size", "overlap", "tta", "select", "keep", "root_width", "smallest")
+        settings = {name: getattr(self, name) for name in (*names, "brightness", "gain", "batch")}
+        return Predictor(self.model, **{**settings, **changes})
 
     def for_width(self, width: float) -> "Predictor":
         """The same predictor, for images whose roots are about `width` px wide: at the scale at which the encoder sees
@@ -406,7 +420,10 @@ class Predictor:
             pieces = []
             for tile, (rows, columns) in new:
                 window = (slice(tile.row, tile.row + self.side), slice(tile.column, tile.column + self.side))
-                pieces.append(self._padded[window][::rows, ::columns])
+                piece = self._padded[window][::rows, ::columns]
+                if self.gain != 1:
+                    piece = np.clip(piece * np.float32(self.gain), 0, 255).astype(np.uint8)
+                pieces.append(piece)
             size = encoder_size(self.side, self.input_scale)
             embedding = self.model.embed(self.model.encode(np.stack(pieces), size))
             if not self.keep:
@@ -465,6 +482,24 @@ class Predictor:
             total[window] += self._weight * logits
             weights[window] += self._weight
         return (total / weights)[:height, :width]
+
+
+def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:
+    """A predictor for scans as bright as these images, uint8 (H, W, 3), and one line that says which, "" if as it was.
+
+    A model finds few roots in scans several times as dark as those it was trained on. Where the mean value is not
+    within a factor of 1.5 of `brightness`, all are shown with one gain that brings it there, but cuts off no more than
+    a thousandth of an image's values at white.
+    """
+    mean = float(np.mean([image.mean() for image in images]))
+    if not predictor.brightness or not mean or 2 / 3 <= predictor.brightness / mean <= 1.5:
+        return predictor, ""
+    most = max(1.0, 255 / max(1.0, *(np.percentile(image, 99.9) for image in images)))
+    gain = float(f"{min(predictor.brightness / mean, most):.3g}")
+    means = f"a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
+    if gain == 1:
+        return predictor, f"brightness: {means}, but some of it is white already, so it stays: look at the overlays."
+    return predictor.at_gain(gain), f"brightness: {means}: shown to the model {gain:g} times as bright."
 
 
 def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
@@ -531,4 +566,5 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
     settings = {"input_scale": about["input_scale"], "tile_size": min(patch_size, 1024)}
     settings["select"] = bool(about.get("selection", False))
     settings["root_width"], settings["smallest"] = about.get("root_width", 0), SMALLEST
+    settings["brightness"] = about.get("brightness", 0)
     return Predictor(build_sam(str(about["model"]), file), **{**settings, **changes})

@@ -25,7 +25,7 @@ class StubPredictor:
             "overlap": 16,
             "tta": False,
         }
-        self.root_width = 0.0
+        self.root_width = self.brightness = 0.0
         self.model = SimpleNamespace(device=SimpleNamespace(type="cpu"), fold_norms=lambda: None)
         self.faults = {int(number.strip("_")): error for number, error in faults.items()}
         self.shapes: list[tuple[int, ...]] = []

@@ -586,7 +586,12 @@ CASES = [
     Case("a mask of numbers, overlaid", lambda b: overlay(IMAGE, BYTES), "refused", "the mask is uint8"),
     Case("a mask of numbers, in run lengths", lambda b: to_rle(BYTES), "refused", "the mask is uint8"),
     Case("a mask of numbers, painted", lambda b: to_rootpainter(BYTES, ~BYTES), "refused", "the root is uint8"),
-    Case("a folder's name to train on", lambda b: check_masks("scans"), "refused", "scans is no list of scans: give what read_folder"),
+    Case(
+        "a folder's name to train on",
+        lambda b: check_masks("scans"),
+        "refused",
+        "scans is no list of scans: give what read_folder",
+    ),
     Case(
         "labels with a rim of 255",
         lambda b: read_mask(b.image("rim.png", np.uint8(MASK) + np.uint8(254) * (dilate(MASK) & ~MASK))),

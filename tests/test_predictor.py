@@ -14,6 +14,7 @@ from rootsam_lib.predictor import (
     Click,
     Predictor,
     changes_at_clicks,
+    fit_brightness,
     fit_scale,
     follow_clicks,
     load_predictor,
@@ -340,3 +341,31 @@ def test_specks_are_left_out_unless_clicked(model, monkeypatch):
     np.testing.assert_array_equal(predictor.predict()[0][0], large)
     np.testing.assert_array_equal(predictor.correct(), large)
     assert predictor.correct([(6, 6, 1)])[5:8, 5:8].all()  # the person says that it is one
+
+
+def test_brightness_is_fitted_to_the_training_scans(model):
+    predictor = Predictor(model, brightness=60.0)
+    texture = np.random.default_rng(0).uniform(0.5, 1.5, (64, 64, 3))
+    as_it_was, said = fit_brightness(predictor, [(45 * texture).astype(np.uint8)])
+    assert as_it_was is predictor and said == ""
+    for mean, gain in ((6.0, 10.0), (120.0, 0.5)):
+        fitted, said = fit_brightness(predictor, [(mean * texture).round().astype(np.uint8)])
+        assert fitted.gain == pytest.approx(gain, rel=0.02) and f"{fitted.gain:g} times as bright" in said
+        assert fitted.at_scale(0.5).gain == fitted.gain and fitted.about["gain"] == fitted.gain
+    spots = (6 * texture).astype(np.uint8)
+    spots[:4] = 85  # more than a thousandth of the values: no gain may take them beyond white
+    assert fit_brightness(predictor, [spots])[0].gain == 3.0
+    spots[:4] = 255
+    white, said = fit_brightness(predictor, [spots])
+    assert white is predictor and "some of it is white already" in said
+    for unknown in (fit_brightness(Predictor(model), [spots]), fit_brightness(predictor, [np.zeros_like(spots)])):
+        assert unknown[0].gain == 1 and unknown[1] == ""
+
+
+def test_gain_is_the_same_as_a_brighter_image(model):
+    image = np.random.default_rng(0).integers(0, 80, (96, 70, 3), np.uint8)
+    brighter = np.clip(image * 4.0, 0, 255).astype(np.uint8)
+    plain, shown = Predictor(model, tile_size=64), Predictor(model, tile_size=64, gain=4.0)
+    plain.set_image(brighter)
+    shown.set_image(image)
+    np.testing.assert_array_equal(plain.predict()[2], shown.predict()[2])

@@ -43,7 +43,7 @@ from rootsam_lib.traits import CLEANING, measure
 
 SETS, POINTS, JITTER = 4, 5, 3.0  # of `triage`: prompt sets, points of each, and how far these are moved, px (SD)
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
-SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest")  # of the predictor
+SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest", "gain")  # of the predictor
 USED = ("weights", *SETTINGS, "start")  # what a mask depends on beside its clicks
 LOGGED = {"image": ("name", "sha256", "width", "height"), "row": ("state", "seconds"), "setting": USED}
 

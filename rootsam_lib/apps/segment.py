@@ -61,7 +61,7 @@ from rootsam_lib.data.scans import Scan, check_dates
 from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, check_model, read_calibration
 from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.predictor import Predictor, check_predictor, fit_scale, load_predictor
+from rootsam_lib.predictor import Predictor, check_predictor, fit_brightness, fit_scale, load_predictor
 from rootsam_lib.prompts import ROOT, SOIL, Prompts
 from rootsam_lib.results import (
     InPlace,
@@ -97,6 +97,7 @@ def segment_folder(
     tube_angle: float = 45.0,
     cleaning: Cleaning = CLEANING,
     fit: bool = False,
+    brighten: bool = False,
     exclude: str | Path | None = None,
     calibration: str | Path | None = None,
     shard: tuple[int, int] | None = None,
@@ -111,7 +112,8 @@ def segment_folder(
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
     name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
-    the images to the model at the scale that fits their roots, see `fit_to_folder`. exclude: what is neither root nor
+    the images to the model at the scale that fits their roots, and brighten: as bright as those it learned from, see
+    `fit_to_folder`. exclude: what is neither root nor
     window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
     calibrated columns, see `evaluation.calibration`; where the scale is to be fitted, its own is taken.
     shard: (2, 8) does the second of eight parts of the scans, into a
@@ -166,14 +168,14 @@ def segment_folder(
     factors = read_calibration(calibration, say) if calibration else None
 
     with ExitStack() as held:
-        fit = fit and predictor.root_width > 0
+        fit, brighten = fit and predictor.root_width > 0, brighten and predictor.brightness > 0
         with fit_lock(whole) if shard else contextlib.nullcontext():  # one shard finds the scale for all
-            if fit:
+            if fit or brighten:
                 places = [out, whole, *shards_of(whole)] if shard else [out]
                 notes = [place / "segment.json" for place in places]
                 known = [read_json(note) for note in notes if note.is_file()]
                 known = [factors["model"], *known] if factors else known  # its factors hold at its own scale only
-                predictor = fit_to_folder(predictor, all_entries, known, max_megapixels, say)
+                predictor = fit_to_folder(predictor, all_entries, known, max_megapixels, say, fit, brighten)
             if factors:
                 check_model(factors, predictor.about)
                 say(f"input scale {predictor.about['input_scale']:g}, at which the calibration was fitted")
@@ -291,21 +293,29 @@ def fit_to_folder(
     known: Sequence[Mapping[str, object]],
     max_megapixels: float,
     say: Callable[[str], object],
+    scale: bool = True,
+    brightness: bool = True,
     most: int = 3,
     side: int = 2048,
 ) -> Predictor:
-    """The predictor at the input scale that fits a folder's images, by the middle of up to `most` of them, `side` px at
-    most: see `fit_scale`. known: settings of results before, or of a calibration; the first one's scale is taken."""
+    """The predictor at the gain and at the input scale that fit a folder's images, or at one of them, by up to `most`
+    images: see `fit_brightness`, and `fit_scale`, which gets their middle, `side` px at most. known: settings of
+    results before, or of a calibration; the first one's are taken."""
     if known:
-        before = known[0].get("input_scale", predictor.input_scale)
-        return predictor if before == predictor.input_scale else predictor.at_scale(before)
+        before, gain = known[0].get("input_scale", predictor.input_scale), known[0].get("gain", 1.0)
+        predictor = predictor.at_gain(gain) if brightness and gain != 1 else predictor
+        return predictor.at_scale(before) if scale and before != predictor.input_scale else predictor
     images = []
     for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
         with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
-            image = read_image(open_image(entries[number].image, max_megapixels))
-            top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
-            images.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
-    if images:
+            images.append(read_image(open_image(entries[number].image, max_megapixels)))
+    if images and brightness:
+        predictor, found = fit_brightness(predictor, images)
+        if found:
+            say(found)
+    if images and scale:
+        middles = [tuple(slice(max(length - side, 0) // 2, None) for length in image.shape[:2]) for image in images]
+        images = [np.ascontiguousarray(image[m][:side, :side]) for image, m in zip(images, middles, strict=True)]
         predictor, found = fit_scale(predictor, images)
         say(found)
     return predictor
@@ -449,7 +459,12 @@ def segment_command(options: argparse.Namespace) -> int:
             os.environ["ROOTSAM_PROGRESS"] = "0"
     cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     prompts = read_prompts(options.prompts) if options.prompts else None
-    asked = {"input_scale": options.input_scale, "tile_size": options.tile, "batch": options.batch}
+    asked = {
+        "input_scale": options.input_scale,
+        "gain": options.gain,
+        "tile_size": options.tile,
+        "batch": options.batch,
+    }
     changes = {name: value for name, value in asked.items() if value is not None}
     predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
     workers = min(cores, 8)
@@ -467,7 +482,8 @@ def segment_command(options: argparse.Namespace) -> int:
     report = segment_folder(
         options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
         max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
-        exclude=options.exclude, calibration=options.calibration or (beside if beside.is_file() else None),
+        brighten=options.gain is None, exclude=options.exclude,
+        calibration=options.calibration or (beside if beside.is_file() else None),
         workers=workers if options.workers is None else options.workers, say=say,
     )  # fmt: skip
     if state:

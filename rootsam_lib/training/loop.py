@@ -169,8 +169,9 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
                         width = found_width(model, val_bank.batches()) * config.input_scale if val_bank else 0.0
-                        about = asdict(config) | {"base": started_from, "root_width": width}
-                        save_checkpoint(model, folder / "best.safetensors", about)
+                        bright = float(np.mean([scan.image.mean() for scan in train]))
+                        about = {"base": started_from, "root_width": width, "brightness": bright}
+                        save_checkpoint(model, folder / "best.safetensors", asdict(config) | about)
             with uninterrupted():
                 if main:
                     write_csv(folder / "history.csv", run.history)
