@@ -148,7 +148,7 @@ def few_line() -> str:
     five = results["seeds"]["profile mine, 5 scans"]["pooled_dice"][0]
     return (
         f"Pooled Dice by [annotated scans](data/results/README.md#how-many-scans): none {none:.2f} (nano-roots), "
-        f"5 {five:.2f} (`mine`, one draw), 31 {whole:.2f} (`segroot`)."
+        f"5 {five:.2f} (`mine`), 31 {whole:.2f} (`segroot`)."
     )
 
 
@@ -333,6 +333,27 @@ def looks_table(results: Mapping) -> str:
     return table(["look", "scans", *told, "root IoU, last against first"], rows)
 
 
+def brightness_table(results: Mapping) -> str:
+    """Root IoU / clDice of darker and brighter scans, as they are and with the gain found; Stage 1 over seeds."""
+    rows = {(row["factor"], row["images"], row["model"]): row for row in results["rows"]}
+    stages, lines = sorted(set(results["models"]) - {ROOTS}), []
+    for factor, images in dict.fromkeys((row["factor"], row["images"]) for row in results["rows"]):
+        line = [f"{factor:g} times", images]
+        for models in ([ROOTS], stages):
+            own = [rows[factor, images, model] for model in models]
+            line.append(f"{np.mean([row['gain'] for row in own]):.2g}")
+            for kind in ("", "fitted_"):
+                both = (np.mean([row[kind + score] for row in own]) for score in ("root_iou", "cl_dice"))
+                line.append(" / ".join(f"{value:.2f}" for value in both))
+        lines.append([*line, seed_cell([row["fitted_root_iou"] - row["root_iou"] for row in own])])
+    head = [
+        cell
+        for told in (ROOTS, f"Stage 1 from it, {len(stages)} seeds")
+        for cell in (f"{told}: gain", "as it is", "shown so")
+    ]
+    return table(["as bright", "scans", *head, "root IoU by it"], lines)
+
+
 def widths_line(results: Mapping) -> str:
     """How wide roots look in scans, model and true masks."""
     image, true, model = results["widths_px"]["mean"]
@@ -485,6 +506,7 @@ def blocks() -> dict[str, str]:
         "folder": folder_table(read_json(RESULTS / "whole-folder.json")),
         "few": few_line(),
         "looks": looks_table(read_json(RESULTS / "segroot-looks.json")),
+        "brightness": brightness_table(read_json(RESULTS / "segroot-brightness.json")),
         "width": width_table(read_json(RESULTS / "root-width.json")),
         "gpu": gpu_table(read_json(RESULTS / "gpu-check.json")),
     }

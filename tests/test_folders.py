@@ -24,6 +24,7 @@ from rootsam_lib.apps.outputs import merge_shards, parse_shard
 from rootsam_lib.apps.segment import read_prompts, segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, dice, dilate, iou
+from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import file_hash, read_csv, read_json, write_json
 
 NAMES = ["a_T001_L001_11.04.17", "a_T001_L002_11.04.17", "a_T002_L001_11.04.17"]
@@ -615,6 +616,25 @@ def test_command_line(tmp_path, capsys):
     assert main([*call, "--tile", "32"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "other settings (tile_size, overlap)" in error
+
+
+def test_gain_is_fitted_once_and_kept(tmp_path):
+    """Dark scans are shown brighter; asked again for one more scan, with the same gain, without looking anew."""
+    texture, told = np.random.default_rng(0).uniform(0.5, 1.5, (64, 64, 3)), []
+    (tmp_path / "scans").mkdir()
+
+    def add(name: str, mean: float) -> None:
+        Image.fromarray((mean * texture).round().astype(np.uint8)).save(tmp_path / "scans" / f"{name}.png")
+
+    predictor = load_predictor("nano", brightness=60.0, tile_size=64)
+    for name, mean in (("a", 10), ("b", 60)):
+        add(name, mean)
+        segment.segment_folder(tmp_path / "scans", predictor, tmp_path / "out", brighten=True, say=told.append)
+        assert read_json(tmp_path / "out" / "segment.json")["gain"] == pytest.approx(6.0, rel=0.02)
+    (line,) = [line for line in told if line.startswith("brightness")]
+    assert "shown to the model" in line and "60 in the training" in line
+    with pytest.raises(ValueError, match=r"results of other settings \(gain\)"):
+        segment.segment_folder(tmp_path / "scans", predictor, tmp_path / "out", say=told.append)
 
 
 def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
