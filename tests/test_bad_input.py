@@ -344,6 +344,14 @@ def replaced_image(bench: Bench) -> object:
     return follow_folder(bench.scans, bench.out, say=bench.said.append)
 
 
+def two_plots(bench: Bench) -> object:
+    """Plots in folders of their own whose tubes have the same numbers."""
+    for name in ("plotA/T001_L001_2017-04-11", "plotA/T001_L001_2017-05-11", "plotB/T001_L001_2017-04-12"):
+        bench.image(f"{name}.png")
+    bench.segment()
+    return follow_folder(bench.scans, bench.out, say=bench.said.append)
+
+
 def dated_folders(bench: Bench, *lost: str) -> object:
     """Two dates of a window in folders that are called by their dates; lost: columns that a program dropped."""
     for date in ("2017-04-11", "2017-05-11"):
@@ -551,6 +559,7 @@ CASES = [
     Case(
         "dates of folders", dated_folders, "right", lambda _, found: [r["date"][5:7] for r in found[0]] == ["04", "05"]
     ),
+    Case("two plots of one tube", two_plots, "said", "T001 L001 lies in plotA and plotB: if these are plots"),
     Case("a lost column", lambda b: dated_folders(b, "location"), "right", lambda _, found: len(found[0]) == 2),
     Case(
         "months first, only masks wanted",

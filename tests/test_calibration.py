@@ -141,6 +141,12 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     file = tmp_path / "mine-roots" / "calibration.json"
     assert main(["calibrate", str(tmp_path / "mine-roots"), "--out", str(tmp_path / "mine")]) == 2
     assert "mine must end in .json" in capsys.readouterr().err
+    scores = tmp_path / "mine-roots" / "scores.csv"
+    whole = scores.read_text()
+    scores.write_text(whole + whole.splitlines(keepends=True)[1])
+    assert main(["calibrate", str(tmp_path / "mine-roots")]) == 2
+    assert "a_T000_L001 has two rows in scores.csv: take one out" in capsys.readouterr().err
+    scores.write_text(whole)
     for name in ("scores.csv", "traits.csv"):
         table = tmp_path / "mine-roots" / name
         text = table.read_text()

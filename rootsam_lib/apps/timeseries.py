@@ -10,6 +10,7 @@ date after, as new. So read turnover of a model's masks only after a look at its
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date as calendar
@@ -241,6 +242,11 @@ def follow_folder(
             raise ValueError(
                 f"{other} and {row['scan']} are one window at one date: take one out, or segment each plot by itself."
             )
+    for (tube, location), window in windows.items():
+        folders = Counter(entries[row["scan"]].image.parent.name for row in window)
+        if len(folders) > 1 and max(folders.values()) > 1:  # folders of dates hold one scan of a window each
+            place = f"{tube} L{location:03d} lies in {' and '.join(sorted(folders))}"
+            say(f"{place}: if these are plots, and no dates, segment each by itself; they are followed as one window.")
     if all(len(window) == 1 for window in windows.values()):
         say("no window was scanned twice: there is no new or vanished length.")
     followed = [row for window in windows.values() for row in window]

@@ -16,6 +16,7 @@ import argparse
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -220,6 +221,8 @@ def calibrate_command(options: argparse.Namespace) -> int:
         raise ValueError(f"{shown(roots)}: scores.csv lacks the column tube: segment the annotated scans anew.")
     if gone := [row.get("scan") for row in scores if row.get("scan") not in measured]:
         raise ValueError(f"{shown(roots)}: {gone[0]} is in scores.csv, but not in traits.csv: segment it again.")
+    if twice := [name for name, number in Counter(row["scan"] for row in scores).items() if number > 1]:
+        raise ValueError(f"{shown(roots)}: {twice[0]} has two rows in scores.csv: take one out, or segment anew.")
     rows, tubes = [measured[row["scan"]] for row in scores], [row["tube"] for row in scores]
     size, names = rows[0]["mm_per_px"], [*traits, *(f"true_{name}" for name in traits)]
     for file, table, wanted in (("scores.csv", scores, names), ("traits.csv", rows, traits)):
