@@ -328,6 +328,9 @@ def lock_folder(folder: str | Path, again: bool = False) -> FileLock:
     return lock
 
 
+LATER = {"gain": 1.0}  # settings that notes of earlier versions lack, and what they were then
+
+
 def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], again: bool = False) -> FileLock:
     """Make a folder this program's own, and hold it (see `lock_folder`). The settings are noted in the file `marker`.
 
@@ -355,7 +358,7 @@ def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], a
                 torn.unlink()
         if not made():
             write_json(note, settings)
-        before = read_json(note)
+        before = LATER | read_json(note)
         if other := [name for name, value in _plain(settings).items() if before.get(name) != value]:
             raise ValueError(
                 f"{shown(folder)} holds results of other settings ({', '.join(other)}): give another folder."

@@ -25,7 +25,7 @@ from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import Click, Predictor, changes_at_clicks, follow_clicks, parse_clicks
 from rootsam_lib.prompts import click_prompt, next_click
-from rootsam_lib.results import write_json
+from rootsam_lib.results import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +252,12 @@ def test_a_log_replays_to_the_identical_mask(tmp_path, nano, small_scans):
     session.move(1, 90, 91)
     session.remove(0)
     assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
+    for file in (session.log_path("s2"), tmp_path / "session.json"):  # as written before predictors had a gain
+        content = read_json(file)
+        del content.get("setting", content)["gain"]
+        write_json(file, content)
+    assert np.array_equal(replay(nano.model, scan.image, session.log_path("s2")), session.mask)
+    assert np.array_equal(Session(tmp_path, [scan], Predictor(nano.model, tile_size=128)).mask, session.mask)
 
 
 def test_foreign_logs_are_refused_in_one_sentence(tmp_path, nano):

@@ -30,6 +30,7 @@ from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import STARTS, Click, Predictor, check_predictor
 from rootsam_lib.prompts import ROOT, SOIL, sample_points, with_slips
 from rootsam_lib.results import (
+    LATER,
     check_names,
     claim_folder,
     progress,
@@ -98,7 +99,7 @@ def read_log(path: str | Path) -> dict:
         raise FileNotFoundError(f"no click log at {shown(path)}: open the session's folder that holds clicks/X.json.")
     try:
         log = read_json(path)
-        image = log["image"]
+        image, log["setting"] = log["image"], LATER | log["setting"]
         for part, names in LOGGED.items():
             if missing := set(names) - set(log[part]):
                 raise KeyError(missing)

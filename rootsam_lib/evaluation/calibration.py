@@ -24,7 +24,7 @@ import numpy as np
 
 from rootsam_lib import checked
 from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, agreement, estimate, interval, tube_weights
-from rootsam_lib.results import atomic, provenance, read_csv, read_json, shown, write_json
+from rootsam_lib.results import LATER, atomic, provenance, read_csv, read_json, shown, write_json
 from rootsam_lib.traits import read_done
 
 TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
@@ -158,7 +158,7 @@ def read_calibration(path: str | Path, say: Callable[[str], object]) -> dict[str
 
 def check_model(calibration: Mapping[str, object], about: Mapping[str, object]) -> None:
     """Raises ValueError unless this model with these settings, `Predictor.about`, is the calibration's."""
-    if other := [name for name, value in about.items() if calibration["model"].get(name) != value]:
+    if other := [name for name, value in about.items() if (LATER | calibration["model"]).get(name) != value]:
         raise ValueError(
             f"the calibration was fitted with another model or other settings ({', '.join(other)}): fit it anew, or "
             "segment without it (a calibration.json in the model's folder is taken by itself: move it away)."
