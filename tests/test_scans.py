@@ -338,9 +338,26 @@ def test_other_pictures_are_others_also_in_the_dark_under_one_label(light):
     check_leaks({str(number): [scan(f"{number}", image)] for number, image in enumerate(quarters)})
 
 
+def test_other_pictures_in_one_frame_are_others():
+    """Drawn dishes at one place: their rims alone look alike."""
+    rng, dishes = np.random.default_rng(1), []
+    for _ in range(4):
+        dish = np.full((600, 600, 3), 12, np.uint8)
+        cv2.circle(dish, (300, 300), 240, (150, 150, 150), -1)
+        cv2.circle(dish, (300, 300), 240, (220, 220, 220), 4)
+        for _ in range(3):
+            root = rng.uniform(150, 450, 2) + np.cumsum(rng.normal(0, 6, (40, 2)), 0)
+            cv2.polylines(dish, [root.astype(np.int32)], False, (230, 230, 225), 3)
+        dishes.append(np.clip(dish + rng.normal(0, 3, dish.shape), 0, 255).astype(np.uint8))
+    check_leaks({str(number): [scan(f"{number}", image)] for number, image in enumerate(dishes)})
+    with pytest.raises(ValueError, match="nearly the same picture"):
+        check_leaks({"train": [scan("a", dishes[0])], "test": [scan("b", np.rot90(dishes[0]))]})
+
+
 def test_pictures_without_anything_to_see_are_the_same_where_they_are_equal():
     black, grey = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 77, np.uint8)
     check_leaks({"train": [scan("black", black)], "test": [scan("grey", grey)]})
+    check_leaks({"train": [], "test": []})
     with pytest.raises(ValueError, match="nearly the same picture"):
         check_leaks({"train": [scan("black", black)], "test": [scan("again", black.copy())]})
 

@@ -6,10 +6,9 @@ puts them in two parts leaks. `grouped_split` keeps a tube in one part, `leak_re
 Files are read by `images` and `masks`, whole sets of scans (SegRoot, your folder, drawn ones) by `datasets.load_scans`.
 """
 
-import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -113,7 +112,7 @@ def check_dates(names: Iterable[str]) -> str:
         if swapped or parse_date(name) > today:
             order = "year-month-day" if _DATES[0][0].search(name) else "day.month.year"
             raise ValueError(f"{name} holds a date that is not {order}: rename all, as 2017-04-11.")
-    first = next((n for n in names if _DATES[1][0].search(n) and not _DATES[0][0].search(n)), "")
+    first = next((n for n in names if _DATES[1][0].search(n) and not _DATES[0][0].search(n) and parse_date(n)), "")
     return f"dates are read as day.month.year: {first} is of {parse_date(first)}" if first else ""
 
 
@@ -163,36 +162,49 @@ def leak_report(parts: Mapping[str, Iterable[object]]) -> dict[str, list[str]]:
 
 def check_leaks(parts: Mapping[str, Iterable[Scan]]) -> None:
     """Raises ValueError, naming both, for a picture that lies in two parts: by another name, encoded anew, resized,
-    turned, mirrored, brightened, or shifted or cropped by a hundredth of its side.
+    turned, mirrored, brightened, or shifted or cropped by up to a hundredth of its side.
 
-    Compared are 32 x 32 cells of grey, less what is around them (light and its fall-off), by rank correlation. Pictures
-    of one window at two dates reach 0.66 at most, any two of 52 SegRoot scans with one label stuck on 0.80, and copies
-    as above 0.94. Of pictures without anything to see, only equal ones are found.
+    Compared are cells of grey, less what is around them (light and its fall-off), by rank correlation: first 32 x 32 of
+    all pictures, where copies reach 0.94, any two of 52 SegRoot scans 0.66 (0.80 with one label stuck on), and pictures
+    in one frame, as a dish, 0.96; then 128 x 128 of those that reach 0.9, shifted by up to four cells, where copies
+    reach 0.64 and drawn dishes 0.55. Of pictures without anything to see, only equal ones are found.
     """
     every = [(part, scan) for part, scans in parts.items() for scan in scans]
-    looks = np.array([_look(scan.image) for _, scan in every])
-    turned = [np.rot90(side, quarter, (1, 2)) for side in (looks, looks[:, ::-1]) for quarter in range(4)]
-    flat = looks.reshape(len(looks), -1)
+    if not every:
+        return
+    looks = np.array([_look(scan.image, 32) for _, scan in every])
+    flat, turned = looks.reshape(len(looks), -1), [np.array(each) for each in zip(*map(_turns, looks), strict=True)]
     alike = np.max([flat @ other.reshape(flat.shape).T for other in turned], axis=0) > 0.9
-    for i, j in itertools.combinations(range(len(every)), 2):
+    bare = ~flat.any(axis=1)
+    for i, j in zip(*np.nonzero(np.triu(alike | np.outer(bare, bare), 1)), strict=True):
         (part, scan), (its, other) = every[i], every[j]
-        if part != its and (alike[i, j] or np.array_equal(scan.image, other.image)):
+        if part != its and (np.array_equal(scan.image, other.image) if bare[i] else _same(scan.image, other.image)):
             raise ValueError(
                 f"{scan.name} ({part}) and {other.name} ({its}) are nearly the same picture, and scores would "
                 "be of what was trained on: take one out, or put both into one part."
             )
 
 
-def _look(image: np.ndarray) -> np.ndarray:
-    """What tells a picture from others, float32 (32, 32): the ranks of its cells, of mean 0 and norm 1; 0 if all are
-    equal."""
-    cells = cv2.resize(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA
-    )
-    cells -= cv2.GaussianBlur(cells, (0, 0), 2, borderType=cv2.BORDER_REFLECT)
-    ranks = rankdata(cells.round(2)).astype(np.float32).reshape(cells.shape)
+def _look(image: np.ndarray, cells: int) -> np.ndarray:
+    """What tells a picture from others, float32 (cells, cells): the ranks of its cells, of mean 0 and norm 1; 0 if all
+    are equal."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = cv2.resize(grey, (cells, cells), interpolation=cv2.INTER_AREA)
+    grey -= cv2.GaussianBlur(grey, (0, 0), 2, borderType=cv2.BORDER_REFLECT)
+    ranks = rankdata(grey.round(2)).astype(np.float32).reshape(grey.shape)
     ranks -= ranks.mean()
     return ranks / max(float(np.linalg.norm(ranks)), 1.0)
+
+
+def _turns(look: np.ndarray) -> list[np.ndarray]:
+    """The look in its eight orientations."""
+    return [np.ascontiguousarray(np.rot90(side, quarter)) for side in (look, look[::-1]) for quarter in range(4)]
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two images that look alike from afar do so nearby."""
+    middle = np.ascontiguousarray(_look(one, 128)[4:-4, 4:-4])
+    return max(cv2.matchTemplate(t, middle, cv2.TM_CCOEFF_NORMED).max() for t in _turns(_look(other, 128))) > 0.6
 
 
 def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> tuple[str, str]:
@@ -224,7 +236,7 @@ def describe_groups(groups: Mapping[str, str], group_by: str | None = None) -> t
 
 def check_scans(items: Iterable[Scan | Patch]) -> None:
     """Raises ValueError unless this is a list of scans or patches."""
-    listed = isinstance(items, Iterable) and not isinstance(items, str)
+    listed = isinstance(items, Iterable) and not isinstance(items, (str, np.ndarray))
     for item in items if listed else [items]:
         if not listed or not isinstance(item, (Scan, Patch)):
             what = str(item) if isinstance(item, (str, Path)) else f"a {type(item).__name__}"
@@ -233,6 +245,7 @@ def check_scans(items: Iterable[Scan | Patch]) -> None:
 
 def check_masks(items: Iterable[Scan | Patch]) -> None:
     """Raises ValueError, naming the first scan or patch, unless all of them are such and have masks."""
+    items = list(items) if isinstance(items, Iterator) else items
     check_scans(items)
     for item in items:
         if item.mask is None:
