@@ -489,17 +489,18 @@ def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[
 
     A model finds few roots in scans several times as dark as those it was trained on. Where the mean value is not
     within a factor of 1.5 of `brightness`, all are shown with one gain that brings it there, but cuts off no more than
-    a thousandth of an image's values at white.
+    a thousandth of the values of the middle one of the images at white.
     """
-    mean = float(np.mean([image.mean() for image in images]))
+    mean = float(np.mean([image.mean() for image in images])) if images else 0.0
     if not predictor.brightness or not mean or 2 / 3 <= predictor.brightness / mean <= 1.5:
         return predictor, ""
-    most = max(1.0, 255 / max(1.0, *(np.percentile(image, 99.9) for image in images)))
-    gain = float(f"{min(predictor.brightness / mean, most):.3g}")
-    means = f"a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
-    if gain == 1:
-        return predictor, f"brightness: {means}, but some of it is white already, so it stays: look at the overlays."
-    return predictor.at_gain(gain), f"brightness: {means}: shown to the model {gain:g} times as bright."
+    wanted = predictor.brightness / mean
+    most = 255 / max(1.0, float(np.median([np.percentile(image, 99.9) for image in images])))
+    gain = float(f"{min(wanted, max(1.0, most)):.3g}")
+    said = f"brightness: a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
+    said += f": shown to the model {gain:g} times as bright" if gain != 1 else ": shown as it is"
+    said += f", no more, for parts of it would turn white (gain {wanted:.3g} goes on)" if gain < 0.9 * wanted else ""
+    return (predictor if gain == 1 else predictor.at_gain(gain)), f"{said}."
 
 
 def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:

@@ -346,16 +346,16 @@ def replaced_image(bench: Bench) -> object:
 
 def two_plots(bench: Bench) -> object:
     """Plots in folders of their own whose tubes have the same numbers."""
-    for name in ("plotA/T001_L001_2017-04-11", "plotA/T001_L001_2017-05-11", "plotB/T001_L001_2017-04-12"):
+    for name in ("plotA/images/T001_L001_2017-04-11", "plotB/images/T001_L001_2017-04-12"):
         bench.image(f"{name}.png")
     bench.segment()
     return follow_folder(bench.scans, bench.out, say=bench.said.append)
 
 
-def dated_folders(bench: Bench, *lost: str) -> object:
+def dated_folders(bench: Bench, *lost: str, inside: str = "") -> object:
     """Two dates of a window in folders that are called by their dates; lost: columns that a program dropped."""
     for date in ("2017-04-11", "2017-05-11"):
-        bench.image(f"{date}/T001_L001.png")
+        bench.image(f"{date}{inside}/T001_L001.png")
     bench.segment()
     table = bench.out / "traits.csv"
     write_csv(table, [{k: v for k, v in row.items() if k not in lost} for row in read_csv(table)])
@@ -559,7 +559,21 @@ CASES = [
     Case(
         "dates of folders", dated_folders, "right", lambda _, found: [r["date"][5:7] for r in found[0]] == ["04", "05"]
     ),
-    Case("two plots of one tube", two_plots, "said", "T001 L001 lies in plotA and plotB: if these are plots"),
+    Case(
+        "two plots of one tube",
+        two_plots,
+        "said",
+        "1 windows lie in several folders (T001 L001 in plotA and plotB): followed as",
+    ),
+    Case(
+        "dates of folders of images", lambda b: dated_folders(b, inside="/images"), "right", lambda _, f: len(f[0]) == 2
+    ),
+    Case(
+        "months first in folders",
+        lambda b: (b.image("07.25.17/T001_L001.png"), b.segment()),
+        "said",
+        "07.25.17 holds a date that is not day.month.year",
+    ),
     Case("a lost column", lambda b: dated_folders(b, "location"), "right", lambda _, found: len(found[0]) == 2),
     Case(
         "months first, only masks wanted",

@@ -357,7 +357,10 @@ def test_brightness_is_fitted_to_the_training_scans(model):
     assert fit_brightness(predictor, [spots])[0].gain == 3.0
     spots[:4] = 255
     white, said = fit_brightness(predictor, [spots])
-    assert white is predictor and "some of it is white already" in said
+    assert white is predictor and "parts of it would turn white (gain" in said
+    several = [(6 * texture).astype(np.uint8), spots, (6 * texture).astype(np.uint8)]  # one label in one of them
+    assert fit_brightness(Predictor(model, brightness=60.0), several)[0].gain > 3
+    assert fit_brightness(predictor, [])[0] is predictor
     for unknown in (fit_brightness(Predictor(model), [spots]), fit_brightness(predictor, [np.zeros_like(spots)])):
         assert unknown[0].gain == 1 and unknown[1] == ""
 

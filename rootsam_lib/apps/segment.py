@@ -54,7 +54,7 @@ from rootsam_lib.apps.outputs import (
     shards_of,
     tables_of,
 )
-from rootsam_lib.data.datasets import Entry, find_pairs, folder_resolution, load_entry
+from rootsam_lib.data.datasets import Entry, dated_names, find_pairs, folder_resolution, load_entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.scans import Scan, check_dates
@@ -154,7 +154,7 @@ def segment_folder(
     if prompts and len(prompts) < len(entries):
         say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
     try:
-        check_dates(entry.name for entry in entries)
+        check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry)))
     except ValueError as error:  # masks need no dates
         say(f"{error} Until then do not believe the dates in traits.csv.")
     if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:
@@ -178,7 +178,9 @@ def segment_folder(
                 predictor = fit_to_folder(predictor, all_entries, known, max_megapixels, say, fit, brighten)
             if factors:
                 check_model(factors, predictor.about)
-                say(f"input scale {predictor.about['input_scale']:g}, at which the calibration was fitted")
+                gain = predictor.about.get("gain", 1.0)
+                shown_as = f" and gain {gain:g}" if gain != 1 or brighten else ""
+                say(f"input scale {predictor.about['input_scale']:g}{shown_as}, at which the calibration was fitted")
             settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
             settings |= {"exclude": excluded, "calibration": factors}
             given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
@@ -238,12 +240,13 @@ def segment_folder(
 def read_points(name: str, given: object) -> Prompts:
     """Points of one scan as `Prompts`. Raises ValueError, naming the scan, for what is no pair of points and labels."""
     try:
-        points, labels = (np.asarray(part) for part in given)
+        points, labels = (np.asarray(part, float) for part in given)
     except (TypeError, ValueError):
         points = labels = np.zeros(0)
-    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
-        raise ValueError(f"prompts of {name} are no Prompts(points, labels): give (N, 2) points and N labels.")
-    return Prompts(points, labels)
+    fits = points.ndim == 2 and points.shape[1] == 2 and labels.shape == points.shape[:1]
+    if not fits or not np.isin(labels, (SOIL, ROOT)).all():
+        raise ValueError(f"prompts of {name} are no Prompts: give points (N, 2) and N labels, 1 for root, 0 for soil.")
+    return Prompts(*given)
 
 
 def _segmented(
@@ -305,17 +308,18 @@ def fit_to_folder(
         before, gain = known[0].get("input_scale", predictor.input_scale), known[0].get("gain", 1.0)
         predictor = predictor.at_gain(gain) if brightness and gain != 1 else predictor
         return predictor.at_scale(before) if scale and before != predictor.input_scale else predictor
-    images = []
+    images, thumbs = [], []
     for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
         with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
-            images.append(read_image(open_image(entries[number].image, max_megapixels)))
+            image = read_image(open_image(entries[number].image, max_megapixels))
+            thumbs.append(image[::4, ::4].copy())
+            top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+            images.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
     if images and brightness:
-        predictor, found = fit_brightness(predictor, images)
+        predictor, found = fit_brightness(predictor, thumbs)
         if found:
             say(found)
     if images and scale:
-        middles = [tuple(slice(max(length - side, 0) // 2, None) for length in image.shape[:2]) for image in images]
-        images = [np.ascontiguousarray(image[m][:side, :side]) for image, m in zip(images, middles, strict=True)]
         predictor, found = fit_scale(predictor, images)
         say(found)
     return predictor

@@ -10,7 +10,6 @@ date after, as new. So read turnover of a model's masks only after a look at its
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date as calendar
@@ -24,8 +23,8 @@ from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
 from rootsam_lib.apps.outputs import check_exclude, mask_now, out_folder
-from rootsam_lib.data.datasets import find_pairs, load_entry
-from rootsam_lib.data.scans import Scan, check_dates, parse_tube
+from rootsam_lib.data.datasets import IMAGE_FOLDERS, dated_names, find_pairs, load_entry
+from rootsam_lib.data.scans import Scan, check_dates, parse_date, parse_tube
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, file_hash, progress, shown, told, write_csv
 from rootsam_lib.traits import CLEANING, Cleaning, Tracing, parse_location, read_done, segment_lengths, trace, trait_row
@@ -219,7 +218,8 @@ def follow_folder(
     entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}
     done, settings = read_done(roots)
     check_exclude(settings, exclude, roots)
-    if read := check_dates(row["scan"] for row in done):
+    named = (name for row in done if row["scan"] in entries for name in dated_names(entries[row["scan"]]))
+    if read := check_dates(dict.fromkeys(named)):
         say(read)
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
@@ -242,11 +242,16 @@ def follow_folder(
             raise ValueError(
                 f"{other} and {row['scan']} are one window at one date: take one out, or segment each plot by itself."
             )
-    for (tube, location), window in windows.items():
-        folders = Counter(entries[row["scan"]].image.parent.name for row in window)
-        if len(folders) > 1 and max(folders.values()) > 1:  # folders of dates hold one scan of a window each
-            place = f"{tube} L{location:03d} lies in {' and '.join(sorted(folders))}"
-            say(f"{place}: if these are plots, and no dates, segment each by itself; they are followed as one window.")
+    places = {
+        f"{tube} L{location:03d}": {place_of(entries[row["scan"]].image.relative_to(folder)) for row in window}
+        for (tube, location), window in windows.items()
+    }
+    if several := [name for name, folders in places.items() if len(folders) > 1]:
+        first = f"{several[0]} in {' and '.join(sorted(places[several[0]]))}"
+        say(
+            f"{len(several)} windows lie in several folders ({first}): followed as one each; if the folders are plots, "
+            "segment each by itself."
+        )
     if all(len(window) == 1 for window in windows.values()):
         say("no window was scanned twice: there is no new or vanished length.")
     followed = [row for window in windows.values() for row in window]
@@ -279,6 +284,12 @@ def follow_folder(
     with atomic(written[1]) as partial:
         figure.savefig(partial, dpi=150)
     return rows, written, faulty
+
+
+def place_of(inside: Path) -> str:
+    """The folders that an image lies in, but for those that are called images or by a date."""
+    parts = [part for part in inside.parent.parts if part.lower() not in IMAGE_FOLDERS and not parse_date(part)]
+    return "/".join(parts) or "."
 
 
 def plot_series(rows: Sequence[dict[str, object]]):

@@ -38,14 +38,16 @@ _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", 
 # Images, too, but not read:
 _OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".pdf", ".npy"}
 _OTHER_SUFFIXES |= {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raw", ".czi", ".nd2", ".lif", ".svs"}
-_IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
+IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}
 _PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _PART_FOLDERS |= {f"{name}{end}": part for name, part in _PART_FOLDERS.items() for end in ("_set", "ing", "_data")}
 _MASK_NAME = re.compile(
     r"^(?:gt_|mask_)(.+)$|^(.+)[-_ .](?:masks?|gt|labels?|seg|segmentations?|annotations?)$", re.IGNORECASE
 )
-_LIKE_MASK = re.compile(r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|annot)", re.IGNORECASE)
+_LIKE_MASK = re.compile(
+    r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|segmentations?|annotations?)(?=[-_ .\d]|$)", re.IGNORECASE
+)
 _RULE = "names such as GT_X, X-mask, X_seg are taken for masks of an image X; rename what is none"
 _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Images/X with GT/GT_X"
 _T = TypeVar("_T")
@@ -427,7 +429,7 @@ def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
         stem = affix[1] or affix[2]
     elif in_masks:  # PlantRootSeg: GT2016… and …_FRMI_BW2_01
         stem = re.sub(r"^GT(?=\d)|_BW2(?=_|$)", "", stem)
-    kept = [folder for folder in folders if folder not in _MASK_FOLDERS | _IMAGE_FOLDERS]
+    kept = [folder for folder in folders if folder not in _MASK_FOLDERS | IMAGE_FOLDERS]
     return (*kept, stem.lower()), in_masks or affix is not None
 
 
@@ -457,8 +459,13 @@ def load_entry(
     if mask is not None and excluded is not None:
         mask = mask & ~excluded  # what counts nowhere is no root to learn from either
     size = 25.4 / dpi if dpi else None
-    date = parse_date(entry.image.stem) or parse_date(entry.image.parent.name)
+    date = next(filter(None, map(parse_date, dated_names(entry))), "")
     return Scan(image, mask, entry.name, entry.tube, date, size, excluded)
+
+
+def dated_names(entry: Entry) -> list[str]:
+    """Where a scan's date is looked for, in order: its name, and the two folders that it lies in."""
+    return [entry.name, *(folder.name for folder in entry.image.parents[:2])]
 
 
 def _check_fit(image: np.ndarray, mask: np.ndarray, of_image: int, of_mask: int, entry: Entry) -> None:

@@ -135,7 +135,7 @@ def grouped_split(items: Iterable[_T], shares: Mapping[str, float], rng: np.rand
     if len(sizes) < len(shares):
         raise ValueError(
             f"{len(items)} scans come from {len(sizes)} tubes, too few for {len(shares)} parts ({', '.join(shares)}) "
-            "that share no tube; add scans of other tubes, or ask for split 'all'."
+            "that share no tube; add scans of other tubes, or ask for split 'all' and keep new scans in another folder."
         )
     tubes = [sorted(sizes)[i] for i in rng.permutation(len(sizes))]
     tubes.sort(key=lambda tube: -sizes[tube])

@@ -14,7 +14,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import load_parts
+from rootsam_lib.data.datasets import load_parts, load_scans
 from rootsam_lib.lessons.parameters import PROFILES, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
@@ -81,7 +81,10 @@ def check_own_images(values: Mapping[str, object], lessons: Mapping[str, Mapping
     if not place:
         raise ValueError("DATA is folder, but no folder is given: add -p DATA_DIR /path/to/your_scans.")
     given = ChainMap(dict(values), *map(dict, lessons.values()))  # lessons that train share their defaults
-    parts = load_parts(source, given.get("TEST_SPLIT", "test"), place, given.get("LIMIT"), given["SEED"])
+    if "LIMIT" in given:
+        parts = load_parts(source, given["TEST_SPLIT"], place, given["LIMIT"], given["SEED"])
+    else:  # lessons that train nothing
+        parts = {"all": load_scans(source, "all", place)}
     for scan in (scan for part in parts.values() for scan in part):
         if scan.mm_per_px is None and "08_whole_scans" in lessons:
             raise ValueError(

@@ -149,7 +149,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
     scheduler = build_scheduler(optimizer, config, config.epochs * len(epoch_steps(bank, config, 0, processes)))
     run = Run(model, accelerator.prepare(optimizer), scheduler, accelerator.scaler)
     run.load(folder / "last.pt")
-    saved = time.monotonic()
+    saved, brightness = time.monotonic(), float(np.mean([scan.image.mean() for scan in train]))
     bar = progress(range(len(run.history), config.epochs), f"Stage {config.stage}", "epoch")
     try:
         for epoch in bar:
@@ -169,8 +169,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
                 with uninterrupted():
                     if run.end_epoch(epoch, scores) and main:
                         width = found_width(model, val_bank.batches()) * config.input_scale if val_bank else 0.0
-                        bright = float(np.mean([scan.image.mean() for scan in train]))
-                        about = {"base": started_from, "root_width": width, "brightness": bright}
+                        about = {"base": started_from, "root_width": width, "brightness": brightness}
                         save_checkpoint(model, folder / "best.safetensors", asdict(config) | about)
             with uninterrupted():
                 if main:
