@@ -12,10 +12,11 @@ import argparse
 import numpy as np
 from looks import image_sets, means
 
+from rootsam_lib.apps.fitting import fit_brightness
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.evaluation.protocols import about_predictor
 from rootsam_lib.lessons.claims import RESULTS
-from rootsam_lib.predictor import fit_brightness, load_predictor
+from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import progress, provenance, read_json, rows_table, write_json
 
 FILE = RESULTS / "segroot-brightness.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import read_folder
+from rootsam_lib.data.folders import read_folder
 from rootsam_lib.lessons import figures
 from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.predictor import load_predictor

@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 from looks import SIDE, crop, means
 
+from rootsam_lib.apps.fitting import fit_scale
 from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import draw_scan
 from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.metrics import root_widths
-from rootsam_lib.predictor import Predictor, fit_scale, load_predictor
+from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.results import provenance, write_json
 
 FILE = RESULTS / "root-width.json"

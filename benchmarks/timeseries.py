@@ -18,8 +18,8 @@ import numpy as np
 
 from rootsam_lib import checked
 from rootsam_lib.apps.timeseries import TOLERANCE_PX, align, follow
-from rootsam_lib.data.datasets import find_pairs
 from rootsam_lib.data.drawn import DPI, STEP, Stroke, scanned, scene_of
+from rootsam_lib.data.folders import find_pairs
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import Scan, parse_date
 from rootsam_lib.lessons.claims import RESULTS

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
 
 
-ROOMS = {"tutorial": "lessons.runner", "table": "lessons.runner", "segment": "apps.segment", "merge": "apps.segment"}
+ROOMS = {"tutorial": "lessons.runner", "table": "lessons.runner", "segment": "apps.commands", "merge": "apps.commands"}
 ROOMS |= {"rsml": "apps.rsml", "timeseries": "apps.timeseries", "calibrate": "evaluation.calibration"}
 ROOMS |= {"export": "apps.weights"}
 

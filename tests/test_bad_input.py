@@ -20,17 +20,20 @@ from safetensors.torch import save_file
 from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import segment
-from rootsam_lib.apps.correct import ImageFiles, Session, read_log, triage
+from rootsam_lib.apps import commands, segment
+from rootsam_lib.apps.correct import Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter, to_rle, to_rootpainter
 from rootsam_lib.apps.outputs import Report
 from rootsam_lib.apps.rsml import export_roots
-from rootsam_lib.apps.segment import read_prompts, segment_folder
+from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.apps.timeseries import align, follow_folder
+from rootsam_lib.apps.triage import triage
 from rootsam_lib.checkpoints import build_sam, load_weights, save_checkpoint
-from rootsam_lib.data.datasets import load_scans, read_folder
+from rootsam_lib.data.datasets import load_scans
+from rootsam_lib.data.folders import ImageFiles, read_folder
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.masks import read_mask
+from rootsam_lib.data.points import read_prompts
 from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.bootstrap import agreement, tube_weights
@@ -86,7 +89,7 @@ class Bench:
 
     def cli(self, *words: object, model: str = "stub") -> None:
         if model == "stub":
-            self.patch.setattr(segment, "load_predictor", lambda *_, **__: StubPredictor())
+            self.patch.setattr(commands, "load_predictor", lambda *_, **__: StubPredictor())
         call = ["segment", str(self.scans), "--model", model, "--out", str(self.out), "--dpi", "300"]
         code = main([*call, *map(str, words)])
         told = self.capsys.readouterr()

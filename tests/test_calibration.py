@@ -9,7 +9,7 @@ from PIL import Image
 from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import segment
+from rootsam_lib.apps import commands
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.evaluation.calibration import (
     calibrated,
@@ -126,7 +126,7 @@ def annotated(folder, count: int, first: int = 0) -> None:
 
 
 def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(segment, "load_predictor", lambda *_, **__: StubPredictor())
+    monkeypatch.setattr(commands, "load_predictor", lambda *_, **__: StubPredictor())
     annotated(tmp_path / "mine", 3)
     annotated(tmp_path / "others", 2, first=3)
     assert main(["calibrate", str(tmp_path / "mine")]) == 2

@@ -14,11 +14,13 @@ from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
 from rootsam_lib.apps.rsml import rhizovision_row, rsml
-from rootsam_lib.apps.segment import score_row, segment_folder
-from rootsam_lib.data.datasets import find_pairs, load_entry, load_scans
+from rootsam_lib.apps.segment import segment_folder
+from rootsam_lib.data.datasets import load_scans
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.folders import find_pairs, load_entry
 from rootsam_lib.data.masks import checked_exclusion, read_exclusion
 from rootsam_lib.data.scans import Scan, tile
+from rootsam_lib.evaluation.calibration import score_row
 from rootsam_lib.evaluation.protocols import score_answer, score_mask
 from rootsam_lib.metrics import class_mean_iou, count
 from rootsam_lib.results import read_csv

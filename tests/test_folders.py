@@ -19,10 +19,11 @@ from stub_predictor import StubPredictor
 
 from rootsam_lib import results
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import outputs, segment
+from rootsam_lib.apps import fitting, outputs, segment
 from rootsam_lib.apps.outputs import merge_shards, parse_shard
-from rootsam_lib.apps.segment import read_prompts, segment_folder
+from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.points import read_prompts
 from rootsam_lib.metrics import count, dice, dilate, iou
 from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import file_hash, read_csv, read_json, write_json
@@ -415,7 +416,7 @@ def test_one_shard_finds_the_scale_for_all(tmp_path, monkeypatch):
         asked.append(len(images))
         return predictor.at_scale(0.1 + len(asked)), "fitted"
 
-    monkeypatch.setattr(segment, "fit_scale", fit_scale)
+    monkeypatch.setattr(fitting, "fit_scale", fit_scale)
     for number in (1, 2):
         run(folder, Fitting(), shard=(number, 2), fit=True)
     assert asked == [3] and not merge_shards(folder, tmp_path / "out").failed
@@ -657,7 +658,7 @@ def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
         asked.append(len(images))
         return predictor.at_scale(0.5), "fitted"
 
-    monkeypatch.setattr(segment, "fit_scale", fit)
+    monkeypatch.setattr(fitting, "fit_scale", fit)
     for _ in range(2):
         segment.segment_folder(tmp_path / "scans", Fitted(), tmp_path / "out", fit=True, say=told.append)
     assert asked == [2] and "fitted" in told

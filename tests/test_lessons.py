@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import load_parts, read_folder
+from rootsam_lib.data.datasets import load_parts
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.folders import read_folder
 from rootsam_lib.lessons.cost import CostModel
 from rootsam_lib.lessons.cracks import crack_images, write_pairs
 from rootsam_lib.lessons.parameters import notebook_parameters

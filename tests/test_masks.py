@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rootsam_lib.data.datasets import read_folder, read_segroot, without_frame
+from rootsam_lib.data.datasets import read_segroot, without_frame
+from rootsam_lib.data.folders import read_folder
 from rootsam_lib.data.masks import find_coding, read_mask
 from rootsam_lib.data.scans import Scan
 

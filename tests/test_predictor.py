@@ -8,19 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rootsam_lib.apps.fitting import fit_brightness, fit_scale
 from rootsam_lib.checkpoints import build_sam, save_checkpoint, weights_hash
 from rootsam_lib.model import Prediction
-from rootsam_lib.predictor import (
-    Click,
-    Predictor,
-    changes_at_clicks,
-    fit_brightness,
-    fit_scale,
-    follow_clicks,
-    load_predictor,
-    select_roots,
-    tile_starts,
-)
+from rootsam_lib.predictor import Click, Predictor, load_predictor, tile_starts
+from rootsam_lib.predictor.selection import changes_at_clicks, follow_clicks, select_roots
 from rootsam_lib.prompts import Prompts
 
 

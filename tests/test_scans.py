@@ -17,7 +17,8 @@ from PIL import Image
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.data import datasets
-from rootsam_lib.data.datasets import load_parts, load_scans, read_folder, read_segroot, segroot_index
+from rootsam_lib.data.datasets import load_parts, load_scans, read_segroot, segroot_index
+from rootsam_lib.data.folders import find_pairs, read_folder
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import (
     Scan,
@@ -269,7 +270,7 @@ def test_a_pipe_and_a_folder_with_an_image_s_name(tmp_path):
 
 def test_every_scan_has_a_name_of_its_own_that_can_be_written(tmp_path):
     pairs(tmp_path, "T001_a", os.fsdecode(b"caf\xe9"), "long" * 60)
-    entries = datasets.find_pairs(tmp_path, need_masks=True)
+    entries = find_pairs(tmp_path, need_masks=True)
     names = [entry.name for entry in entries]
     assert "caf%e9" in names and all(len(name.encode()) <= 200 for name in names) and len(set(names)) == 3
     assert all(entry.mask is not None for entry in entries)
@@ -280,7 +281,7 @@ def test_every_scan_has_a_name_of_its_own_that_can_be_written(tmp_path):
     write(tmp_path / "more" / "a-b.png", IMAGE)
     message = r"a/b\.png and .*a-b\.png would both be called a-b: rename one"
     with pytest.raises(ValueError, match=message):
-        datasets.find_pairs(tmp_path / "more", need_masks=False)
+        find_pairs(tmp_path / "more", need_masks=False)
 
 
 def test_webp_is_read(tmp_path):
@@ -422,14 +423,14 @@ def test_groups_from_folders_and_wrong_patterns(tmp_path):
     for plot in ("north", "south", "west"):
         pairs(tmp_path / plot, f"{plot}_1", f"{plot}_2")
     pairs(tmp_path, "stray")
-    entries = datasets.find_pairs(tmp_path, True, "(north|south|west)/")
+    entries = find_pairs(tmp_path, True, "(north|south|west)/")
     assert [entry.tube for entry in entries] == ["north", "north", "south", "south", "stray", "west", "west"]
     said, _ = describe_groups({entry.name: entry.tube for entry in entries}, "x")
     assert said.endswith("1 names say no group and are each their own")
     with pytest.raises(ValueError, match=r"group_by is '\(', no regular expression"):
-        datasets.find_pairs(tmp_path, True, "(")
+        find_pairs(tmp_path, True, "(")
     with pytest.raises(ValueError, match=r"group_by is 'plot', which fits no name"):
-        datasets.find_pairs(tmp_path, True, "plot")
+        find_pairs(tmp_path, True, "plot")
 
 
 # ---------------------------------------------------------------- one call

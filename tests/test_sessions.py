@@ -17,13 +17,16 @@ import torch
 from PIL import Image
 
 from rootsam_lib.apps import correct
-from rootsam_lib.apps.correct import ImageFiles, Session, read_log, replay, triage
+from rootsam_lib.apps.correct import Session, read_log, replay
+from rootsam_lib.apps.triage import triage
 from rootsam_lib.checkpoints import build_sam
+from rootsam_lib.data.folders import ImageFiles
 from rootsam_lib.data.masks import read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.model import resize_logits
-from rootsam_lib.predictor import Click, Predictor, changes_at_clicks, follow_clicks, parse_clicks
+from rootsam_lib.predictor import Click, Predictor, parse_clicks
+from rootsam_lib.predictor.selection import changes_at_clicks, follow_clicks
 from rootsam_lib.prompts import click_prompt, next_click
 from rootsam_lib.results import read_json, write_json
 
@@ -307,7 +310,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.predictor import Predictor
+from rootsam_lib.predictor import Predictor, Click, parse_clicks
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
@@ -422,7 +425,7 @@ TWICE = """
 import sys
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.predictor import Predictor
+from rootsam_lib.predictor import Predictor, Click, parse_clicks
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 import numpy as np

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rootsam_lib import CHECKOUT
-from rootsam_lib.data.datasets import read_folder
+from rootsam_lib.data.folders import read_folder
 from rootsam_lib.lessons.cracks import crack_images
 
 REAL = CHECKOUT / "data" / "real"

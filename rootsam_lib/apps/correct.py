@@ -12,7 +12,6 @@ click. No widget here: `widget` shows a session, a notebook or a script drives i
 import hashlib
 import time
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,18 +21,15 @@ import numpy as np
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import weights_hash
-from rootsam_lib.data.datasets import Entry, find_pairs, load_entry
-from rootsam_lib.data.scans import Scan, check_scans, parse_tube
+from rootsam_lib.data.scans import Scan, check_scans
 from rootsam_lib.evaluation.tools import TOOLS, Edit, apply_edits, check_edit, excluded
-from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import RootSAM
 from rootsam_lib.predictor import STARTS, Click, Predictor, check_predictor
-from rootsam_lib.prompts import ROOT, SOIL, sample_points, with_slips
+from rootsam_lib.prompts import ROOT, SOIL
 from rootsam_lib.results import (
     LATER,
     check_names,
     claim_folder,
-    progress,
     read_json,
     shown,
     write_csv,
@@ -42,7 +38,6 @@ from rootsam_lib.results import (
 )
 from rootsam_lib.traits import CLEANING, measure
 
-SETS, POINTS, JITTER = 4, 5, 3.0  # of `triage`: prompt sets, points of each, and how far these are moved, px (SD)
 PAUSE = 60.0  # s: a longer silence between two clicks is a break, and counts as this much
 SETTINGS = ("input_scale", "tile_size", "overlap", "tta", "root_width", "smallest", "gain")  # of the predictor
 USED = ("weights", *SETTINGS, "start")  # what a mask depends on beside its clicks
@@ -63,28 +58,6 @@ class Clicked(NamedTuple):
     tool: str = "click"
     x2: int = -1
     y2: int = -1
-
-
-class ImageFiles(Sequence):
-    """Image files as scans without masks, each read when it is asked for: for sessions larger than memory.
-
-    paths: the files, or a folder, of which all images are taken and no masks. Raises what `find_pairs` raises.
-    """
-
-    def __init__(self, paths: str | Path | Iterable[str | Path]):
-        if isinstance(paths, (str, Path)):
-            entries = find_pairs(Path(paths).expanduser(), need_masks=False)
-        else:
-            named = [(Path(path), Path(path).stem) for path in paths]
-            entries = [Entry(path, None, name, parse_tube(name) or name, None) for path, name in named]
-        self.entries = [entry._replace(mask=None) for entry in entries]
-        self.names = [entry.name for entry in entries]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Scan:
-        return load_entry(self.entries[index])
 
 
 def image_hash(image: np.ndarray) -> str:
@@ -410,41 +383,3 @@ class Session:
         self.rows[self.name] = row
         if changed:  # not at every click, which would cost more the more images there are; the log has the row
             write_csv(self.folder / "session.csv", [self.rows[name] for name in self.names if name in self.rows])
-
-
-# --- Which image needs a person most?
-
-
-def triage(predictor: Predictor, scans: Sequence[Scan], seed: int = 0) -> list[dict[str, object]]:
-    """Images in the order in which they need a person, asked without any truth, each a row: index, image, need,
-    predicted_iou, agreement, root_share and the reason in words.
-
-    predicted_iou: the model's estimate for its mask of all roots, mean over tiles. agreement: mean IoU of that mask
-    with the masks of `SETS` prompt sets of `POINTS` points each, drawn from the mask itself and moved by `JITTER` px
-    (SD). need: the mean of 1 - predicted_iou and 1 - agreement. Every image is encoded once. Seeded by image name, so
-    the order of the list does not matter. Raises ValueError for what are no scans, and no predictor.
-    """
-    check_predictor(predictor)
-    if not hasattr(scans, "names"):
-        check_scans(scans)
-    rows = []
-    for index in progress(range(len(scans)), "triage", "image", leave=False):
-        scan = scans[index]
-        predictor.set_image(scan.image)
-        mask = predictor.correct()
-        sure = min(max(predictor.predicted_iou, 0), 1)
-        rng = np.random.default_rng([seed, zlib.crc32(scan.name.encode())])
-        agreements = []
-        for _ in range(SETS if mask.any() else 0):
-            moved = with_slips(sample_points(mask, POINTS, 0, rng), JITTER, mask.shape, rng)
-            agreements.append(iou(count(predictor.predict(*moved)[0][0], mask)))
-        steady = float(np.mean(agreements)) if agreements else 1.0
-        if not mask.any():
-            reason = "no root found: is there none?"
-        elif steady < sure:
-            reason = f"its masks agree only {steady:.2f} when its points move"
-        else:
-            reason = f"it expects an IoU of only {sure:.2f}"
-        row = {"index": index, "image": scan.name, "need": 1 - (sure + steady) / 2, "predicted_iou": sure}
-        rows.append(row | {"agreement": steady, "root_share": float(mask.mean()), "reason": reason})
-    return sorted(rows, key=lambda row: (-row["need"], row["index"]))

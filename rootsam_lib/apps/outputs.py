@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from rootsam_lib.data.datasets import Entry, find_pairs
+from rootsam_lib.data.folders import Entry, find_pairs
 from rootsam_lib.data.images import resolution
 from rootsam_lib.data.masks import checked_exclusion, find_coding, read_mask
 from rootsam_lib.results import atomic, claim_folder, csv_text, file_hash, read_csv, read_json, shown, write_csv
@@ -156,6 +156,13 @@ def shards_of(out: Path) -> list[Path]:
     """The folders in which shards of a folder's results were begun."""
     named = re.compile(re.escape(out.name) + r"-\d+-of-\d+")
     return [p for p in sorted(out.parent.glob("*")) if named.fullmatch(p.name) and (p / "segment.json").is_file()]
+
+
+def settings_known(out: Path, whole: Path) -> list[dict]:
+    """The settings of results before, in `out`, or where that is a shard's folder in the merged one or another
+    shard's."""
+    places = [out] if out == whole else [out, whole, *shards_of(whole)]
+    return [read_json(place / "segment.json") for place in places if (place / "segment.json").is_file()]
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -18,12 +18,10 @@ and where they cannot talk to each other, as jobs of their own, with `python -m 
     parallel python -m rootsam_lib segment FOLDER --model RUN --shard {}/8 ::: $(seq 8)
 """
 
-import argparse
 import contextlib
 import errno
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -32,37 +30,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from rootsam_lib import checked
+from rootsam_lib.apps.fitting import fit_to_folder
 from rootsam_lib.apps.outputs import (
     Report,
     fit_lock,
     is_done,
-    merge_shards,
     out_folder,
     output_files,
     parse_shard,
     report_of,
-    scans_told,
-    shards_of,
+    settings_known,
     tables_of,
 )
-from rootsam_lib.data.datasets import Entry, dated_names, find_pairs, folder_resolution, load_entry
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, open_image, read_image
+from rootsam_lib.data.folders import Entry, dated_names, find_pairs, folder_resolution, load_entry
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
+from rootsam_lib.data.points import read_points
 from rootsam_lib.data.scans import Scan, check_dates
 from rootsam_lib.drawing import overlay
-from rootsam_lib.evaluation.calibration import calibrated, calibrated_traits, check_model, read_calibration
-from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
-from rootsam_lib.predictor import Predictor, check_predictor, fit_brightness, fit_scale, load_predictor
-from rootsam_lib.prompts import ROOT, SOIL, Prompts
+from rootsam_lib.evaluation.calibration import calibrated, check_model, read_calibration, score_row
+from rootsam_lib.predictor import Predictor, check_predictor
+from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import (
     InPlace,
     ahead,
@@ -70,14 +65,11 @@ from rootsam_lib.results import (
     claim_folder,
     file_hash,
     progress,
-    read_csv,
-    read_json,
     shown,
     told,
     write_image,
     write_mask,
 )
-from rootsam_lib.training.devices import keep_freed_memory
 from rootsam_lib.traits import CLEANING, LEAST_ANGLE, Cleaning, parse_location, trait_row
 
 SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one
@@ -107,7 +99,7 @@ def segment_folder(
     """Segment all images of a folder and measure their roots.
 
     For every image X, of any size, it writes X-mask.png (0 and 255), X-overlay.jpg, and a row of traits.csv; where a
-    mask lies beside the image (by the names that `datasets.read_folder` knows), a row of scores.csv as well.
+    mask lies beside the image (by the names that `folders.read_folder` knows), a row of scores.csv as well.
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
@@ -128,81 +120,58 @@ def segment_folder(
     images of one name, masks that leave open what is root, prompts that fit no scan, and an `out` that holds other
     files or results of other settings, or that another process writes to.
     """
-    if not isinstance(folder, (str, Path)):
-        raise ValueError(f"folder is {folder!r}: give the path of a folder of images.")
-    folder = Path(folder).expanduser()
+    folder = _checked_folder(folder)
     check_predictor(predictor)
-    if not isinstance(prompts or {}, Mapping):
-        raise ValueError(f"prompts is {prompts!r}: give points by scan name, as read_prompts(file) returns them.")
-    if not isinstance(cleaning, Cleaning):
-        raise ValueError(f"cleaning is {cleaning!r}: give traits.Cleaning(...).")
     dpi = dpi if dpi is None else checked_dpi(dpi)
     mask_coding = mask_coding if mask_coding is None else checked_coding(mask_coding)
     checked("max_megapixels", max_megapixels, 0, above=True)
-    if window_mm is not None:
-        checked("window_mm", window_mm, 0, above=True)
-    checked("tube_angle", tube_angle, LEAST_ANGLE, 90)
     checked("workers", workers, 0, whole=True)
+    measuring = _checked_measuring(window_mm, tube_angle, cleaning)
     if shard:
         shard = parse_shard("/".join(map(str, shard)) if isinstance(shard, tuple) else str(shard))
-    if (folder / "segment.json").is_file():
-        raise ValueError(f"{shown(folder)} is what segment wrote: give the folder of the scans.")
-    entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
-    prompts = {name: read_points(name, given) for name, given in (prompts or {}).items()}
-    if strange := set(prompts) - {entry.name for entry in entries}:
-        raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
-    if prompts and len(prompts) < len(entries):
-        say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
-    try:
-        check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry)))
-    except ValueError as error:  # masks need no dates
-        say(f"{error} Until then do not believe the dates in traits.csv.")
-    if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:
-        say(f"locations count from 1, so {zero[0]} has no depth, and what lies below it is one window deeper")
-    all_entries, masks, out = entries, [entry.mask for entry in entries if entry.mask], whole
+    all_entries, whole = find_pairs(folder, need_masks=False), out_folder(folder, out)
+    prompts = _checked_prompts(prompts, all_entries, say)
+    _say_doubts(all_entries, say)
+    entries, out = all_entries, whole
     if shard:
         entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
-    names = dict.fromkeys(entry.name for entry in entries)
-    measuring = {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
     excluded = None if exclude is None else checked_exclusion(exclude, [entry.name for entry in all_entries])
     factors = read_calibration(calibration, say) if calibration else None
+    settings = {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning), "exclude": excluded, "calibration": factors}
+    settings["prompts"] = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
 
     with ExitStack() as held:
         fit, brighten = fit and predictor.root_width > 0, brighten and predictor.brightness > 0
         with fit_lock(whole) if shard else contextlib.nullcontext():  # one shard finds the scale for all
             if fit or brighten:
-                places = [out, whole, *shards_of(whole)] if shard else [out]
-                notes = [place / "segment.json" for place in places]
-                known = [read_json(note) for note in notes if note.is_file()]
-                known = [factors["model"], *known] if factors else known  # its factors hold at its own scale only
+                known = ([factors["model"]] if factors else []) + settings_known(out, whole)  # factors hold at theirs
                 predictor = fit_to_folder(predictor, all_entries, known, max_megapixels, say, fit, brighten)
             if factors:
                 check_model(factors, predictor.about)
                 gain = predictor.about.get("gain", 1.0)
                 shown_as = f" and gain {gain:g}" if gain != 1 or brighten else ""
                 say(f"input scale {predictor.about['input_scale']:g}{shown_as}, at which the calibration was fitted")
-            settings = predictor.about | {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning)}
-            settings |= {"exclude": excluded, "calibration": factors}
-            given = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
-            settings |= {"prompts": given}
+            settings = predictor.about | settings
             if shard and whole.exists():  # merged before, under these settings: what it holds is done
                 claim_folder(whole, "segment.json", settings).release()
             held.callback(claim_folder(out, "segment.json", settings).release)
         tables = tables_of({out, whole})
         traits, scores = tables[out]
-        if gone := [name for name in traits.rows if name not in names]:
-            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
         left = [
             e for e in entries if not any(is_done(e, place, *own, mask_coding, dpi) for place, own in tables.items())
         ]
+        names = [entry.name for entry in entries]
         done = set(names) - {entry.name for entry in left}
+        if gone := [name for name in traits.rows if name not in names]:
+            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
 
         if left:
             say(folder_resolution(left, dpi, strict=False))  # a bad name fails by itself
         if any(entry.mask for entry in left):
+            masks = [entry.mask for entry in all_entries if entry.mask]
             mask_coding, found = find_coding(masks, max_megapixels, mask_coding)
             say(found)
         reading = {"dpi": dpi, "mask_coding": mask_coding, "max_megapixels": max_megapixels, "exclude": exclude}
@@ -237,16 +206,47 @@ def segment_folder(
         return report_of(traits, len(done), failed)
 
 
-def read_points(name: str, given: object) -> Prompts:
-    """Points of one scan as `Prompts`. Raises ValueError, naming the scan, for what is no pair of points and labels."""
+def _checked_folder(folder: str | Path) -> Path:
+    if not isinstance(folder, (str, Path)):
+        raise ValueError(f"folder is {folder!r}: give the path of a folder of images.")
+    folder = Path(folder).expanduser()
+    if (folder / "segment.json").is_file():
+        raise ValueError(f"{shown(folder)} is what segment wrote: give the folder of the scans.")
+    return folder
+
+
+def _checked_measuring(window_mm: float | None, tube_angle: float, cleaning: Cleaning) -> dict[str, object]:
+    """How roots are measured, as arguments of `trait_row`."""
+    if not isinstance(cleaning, Cleaning):
+        raise ValueError(f"cleaning is {cleaning!r}: give traits.Cleaning(...).")
+    if window_mm is not None:
+        checked("window_mm", window_mm, 0, above=True)
+    checked("tube_angle", tube_angle, LEAST_ANGLE, 90)
+    return {"window_mm": window_mm, "tube_angle": tube_angle, "cleaning": cleaning}
+
+
+def _checked_prompts(
+    prompts: Mapping[str, Prompts] | None, entries: Sequence[Entry], say: Callable[[str], object]
+) -> dict[str, Prompts]:
+    """Points by scan, all of them of scans that are there."""
+    if not isinstance(prompts or {}, Mapping):
+        raise ValueError(f"prompts is {prompts!r}: give points by scan name, as read_prompts(file) returns them.")
+    prompts = {name: read_points(name, given) for name, given in (prompts or {}).items()}
+    if strange := set(prompts) - {entry.name for entry in entries}:
+        raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
+    if prompts and len(prompts) < len(entries):
+        say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
+    return prompts
+
+
+def _say_doubts(entries: Sequence[Entry], say: Callable[[str], object]) -> None:
+    """Say what the names of scans leave open; masks do not need it."""
     try:
-        points, labels = (np.asarray(part, float) for part in given)
-    except (TypeError, ValueError):
-        points = labels = np.zeros(0)
-    fits = points.ndim == 2 and points.shape[1] == 2 and labels.shape == points.shape[:1]
-    if not fits or not np.isin(labels, (SOIL, ROOT)).all():
-        raise ValueError(f"prompts of {name} are no Prompts: give points (N, 2) and N labels, 1 for root, 0 for soil.")
-    return Prompts(*given)
+        check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry)))
+    except ValueError as error:
+        say(f"{error} Until then do not believe the dates in traits.csv.")
+    if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:
+        say(f"locations count from 1, so {zero[0]} has no depth, and what lies below it is one window deeper")
 
 
 def _segmented(
@@ -288,41 +288,6 @@ def _raise_if_of_all(error: Exception, out: Path) -> None:
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         todo = "make room and run it again, it goes on where it was"
         raise OSError(error.errno, f"{os.strerror(error.errno)}: {todo}", str(out)) from None
-
-
-def fit_to_folder(
-    predictor: Predictor,
-    entries: Sequence[Entry],
-    known: Sequence[Mapping[str, object]],
-    max_megapixels: float,
-    say: Callable[[str], object],
-    scale: bool = True,
-    brightness: bool = True,
-    most: int = 3,
-    side: int = 2048,
-) -> Predictor:
-    """The predictor at the gain and at the input scale that fit a folder's images, or at one of them, by up to `most`
-    images: see `fit_brightness`, and `fit_scale`, which gets their middle, `side` px at most. known: settings of
-    results before, or of a calibration; the first one's are taken."""
-    if known:
-        before, gain = known[0].get("input_scale", predictor.input_scale), known[0].get("gain", 1.0)
-        predictor = predictor.at_gain(gain) if brightness and gain != 1 else predictor
-        return predictor.at_scale(before) if scale and before != predictor.input_scale else predictor
-    images, thumbs = [], []
-    for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
-        with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
-            image = read_image(open_image(entries[number].image, max_megapixels))
-            thumbs.append(image[::4, ::4].copy())
-            top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
-            images.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
-    if images and brightness:
-        predictor, found = fit_brightness(predictor, thumbs)
-        if found:
-            say(found)
-    if images and scale:
-        predictor, found = fit_scale(predictor, images)
-        say(found)
-    return predictor
 
 
 def _start_worker() -> None:
@@ -374,141 +339,9 @@ def _measure(
     return trait | hashes, score, changed
 
 
-def score_row(
-    scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
-) -> dict[str, object]:
-    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
-    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
-
-    trait: the mask's own `trait_row`, made with `measuring`.
-    """
-    kept = np.True_ if scan.excluded is None else ~scan.excluded
-    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
-    counts = count(mask & kept, truth)
-    true = trait_row(scan, truth, **measuring)
-    return {
-        "scan": scan.name,
-        "tube": scan.tube,
-        "root_iou": iou(counts),
-        "dice": dice(counts),
-        "dilated_dice": dice(count(mask & kept, grown)),
-        "cl_dice": cl_dice(mask & kept, truth),
-        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
-    }
-
-
 def _reason(error: Exception, entry: Entry) -> str:
     """What happened to a scan, in one sentence that names its file or what was wrong with it."""
     said = told(error)
     if isinstance(error, MemoryError) or "out of memory" in said:
         return f"{entry.image} does not fit into memory ({said}): use smaller tiles, or cut the image."
     return said if isinstance(error, (ValueError, OSError)) else f"{entry.image}: {type(error).__name__}: {said}"
-
-
-def read_prompts(path: str | Path) -> dict[str, Prompts]:
-    """Prompts by scan from a CSV with the columns scan, x, y, label: pixels from the upper left, label 1 root, 0 soil.
-
-    Raises FileNotFoundError, or ValueError with the number of the row that is wrong.
-    """
-    path = Path(path).expanduser()
-    rows = read_csv(path, text=None)
-    if not rows or not {"scan", "x", "y", "label"} <= set(rows[0]):
-        raise ValueError(f"{path} lacks points or columns: its first line must be scan,x,y,label.")
-    points: dict[str, list[tuple[float, float, int]]] = {}
-    for number, row in enumerate(rows, start=1):
-        try:
-            if not row["scan"]:
-                raise ValueError("scan is empty: give its name in every row.")
-            x, y = (checked(name, _number(row[name]), 0) for name in "xy")
-            kind = checked("label", _number(row["label"]), SOIL, ROOT, whole=True)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number} below the first line: {error}") from None
-        points.setdefault(row["scan"], []).append((x, y, kind))
-    for scan, given in points.items():
-        if all(kind == SOIL for *_, kind in given):
-            raise ValueError(f"{path}: {scan} has soil points only, which ask for no root: add a root point.")
-    if max(max(x, y) for given in points.values() for x, y, _ in given) <= 1:
-        raise ValueError(f"{path}: no x or y is above 1: give pixels of the image, not shares of its sides.")
-    return {
-        scan: Prompts(np.array([p[:2] for p in given], np.float32), np.array([p[2] for p in given], np.int64))
-        for scan, given in points.items()
-    }
-
-
-def _number(text: str | None) -> object:
-    """A cell's number, with a decimal comma or point; the cell itself where it is none, or may mean thousands."""
-    if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", str(text)):
-        return text
-    try:
-        return float(str(text).replace(",", "."))
-    except ValueError:
-        return text
-
-
-def segment_command(options: argparse.Namespace) -> int:
-    """Segment a folder as the command line asks, and say what became of it. Returns 1 when a scan failed, else 0."""
-
-    say = partial(tqdm.write, file=sys.stderr)
-    shard = None if options.shard is None else parse_shard(options.shard)
-    processes, state = int(os.environ.get("WORLD_SIZE", 1)), None
-    if processes > 1:  # started by torchrun or `accelerate launch`
-        from accelerate import PartialState
-
-        if shard:
-            raise ValueError("--shard is for processes that know nothing of each other: leave it out when launched.")
-        # Without being told so, accelerate takes each process on a CPU for the only one.
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # what one may take longer
-        shard = state.process_index + 1, processes
-        if not state.is_main_process:
-            os.environ["ROOTSAM_PROGRESS"] = "0"
-    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    prompts = read_prompts(options.prompts) if options.prompts else None
-    asked = {
-        "input_scale": options.input_scale,
-        "gain": options.gain,
-        "tile_size": options.tile,
-        "batch": options.batch,
-    }
-    changes = {name: value for name, value in asked.items() if value is not None}
-    predictor = load_predictor(options.model, tta=options.tta, keep=False, **changes)
-    workers = min(cores, 8)
-    if predictor.model.device.type == "cpu":
-        keep_freed_memory()
-        predictor.model.fold_norms()
-        if cores < 4:  # the model has all of them busy: workers would only take from it
-            workers = 0
-    fit = options.input_scale is None and options.root_width is None
-    if options.root_width is not None:
-        predictor = predictor.for_width(options.root_width)
-    most = MAX_MEGAPIXELS if options.max_megapixels is None else options.max_megapixels
-    beside = Path(options.model).expanduser() / "calibration.json"
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
-    report = segment_folder(
-        options.folder, predictor, options.out, dpi=options.dpi, prompts=prompts, mask_coding=options.mask_coding,
-        max_megapixels=most, window_mm=options.window_mm, tube_angle=options.tube_angle, fit=fit, shard=shard,
-        brighten=options.gain is None, exclude=options.exclude,
-        calibration=options.calibration or (beside if beside.is_file() else None),
-        workers=workers if options.workers is None else options.workers, say=say,
-    )  # fmt: skip
-    if state:
-        state.wait_for_everyone()
-        report = merge_shards(options.folder, options.out) if state.is_main_process else None
-        state.wait_for_everyone()  # whoever ends with an error ends the others
-        state.destroy_process_group()
-    again = "; mend what is said above and run it again: what is done is not done anew" if not state else ""
-    return _say_report(report, again) if report else 0
-
-
-def merge_command(options: argparse.Namespace) -> int:
-    """Merge a folder's shards as the command line asks; 1 when a scan is missing, else 0."""
-    return _say_report(merge_shards(options.folder, options.out))
-
-
-def _say_report(report: Report, todo: str = "") -> int:
-    if report.rows or not report.failed:
-        before = f" ({report.skipped} of them before)" if report.skipped else ""
-        print(f"{scans_told(len(report.rows))} done{before}; table, masks and overlays in {shown(report.table.parent)}")
-    if report.failed:
-        first = ", ".join(list(report.failed)[:5]) + (", …" if len(report.failed) > 5 else "")
-        print(f"{scans_told(len(report.failed))} failed: {first}{todo}", file=sys.stderr)
-    return int(bool(report.failed))

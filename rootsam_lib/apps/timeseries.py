@@ -23,7 +23,7 @@ from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
 from rootsam_lib.apps.outputs import check_exclude, mask_now, out_folder
-from rootsam_lib.data.datasets import IMAGE_FOLDERS, dated_names, find_pairs, load_entry
+from rootsam_lib.data.folders import IMAGE_FOLDERS, dated_names, find_pairs, load_entry
 from rootsam_lib.data.scans import Scan, check_dates, parse_date, parse_tube
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, file_hash, progress, shown, told, write_csv

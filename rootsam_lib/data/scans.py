@@ -240,7 +240,7 @@ def check_scans(items: Iterable[Scan | Patch]) -> None:
     for item in items if listed else [items]:
         if not listed or not isinstance(item, (Scan, Patch)):
             what = str(item) if isinstance(item, (str, Path)) else f"a {type(item).__name__}"
-            raise ValueError(f"{what} is no list of scans: give what read_folder returns, or correct.ImageFiles(...).")
+            raise ValueError(f"{what} is no list of scans: give what read_folder returns, or folders.ImageFiles(...).")
 
 
 def check_masks(items: Iterable[Scan | Patch]) -> None:

@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from rootsam_lib import checked
+from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.bootstrap import NAN, RatioTerms, agreement, estimate, interval, tube_weights
+from rootsam_lib.metrics import cl_dice, count, dice, dilate, iou
 from rootsam_lib.results import LATER, atomic, provenance, read_csv, read_json, shown, write_json
-from rootsam_lib.traits import read_done
+from rootsam_lib.traits import read_done, trait_row
 
 TRAITS = re.compile(r"(root_length|root_area|mean_diameter)_(mm|px)2?")
 LEAST_FOR_CONTRAST = 4  # from three scans a power is worse than none
@@ -254,3 +256,26 @@ def calibrate_command(options: argparse.Namespace) -> int:
                 plot_agreement(*zip(*pairs, strict=True), trait).savefig(partial, dpi=150)
     print(f"{describe_calibration(fitted)}; in {shown(path)}")
     return 0
+
+
+def score_row(
+    scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
+) -> dict[str, object]:
+    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
+    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
+
+    trait: the mask's own `trait_row`, made with `measuring`.
+    """
+    kept = np.True_ if scan.excluded is None else ~scan.excluded
+    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
+    counts = count(mask & kept, truth)
+    true = trait_row(scan, truth, **measuring)
+    return {
+        "scan": scan.name,
+        "tube": scan.tube,
+        "root_iou": iou(counts),
+        "dice": dice(counts),
+        "dilated_dice": dice(count(mask & kept, grown)),
+        "cl_dice": cl_dice(mask & kept, truth),
+        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
+    }

@@ -10,11 +10,9 @@ An image larger than a tile is cut into overlapping tiles, whose logits fade int
 point is shown to the tiles that it lies in. The encoder runs once a tile; every further question runs the decoder only.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +20,21 @@ from torch import Tensor
 
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import MODELS, ROOTS, build_sam, embedded_checkpoint, read_about, weights_hash
-from rootsam_lib.metrics import cl_dice, dilate, label_roots, root_widths
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, images_at_once, resize_logits
+from rootsam_lib.predictor.selection import (
+    NO_ROOT,
+    Click,
+    changes_at_clicks,
+    connected,
+    follow_clicks,
+    parse_clicks,
+    select_roots,
+)
 from rootsam_lib.prompts import PADDING, ROOT, SOIL, Prompts, click_prompt, stack_prompts
 
+__all__ = ["STARTS", "Click", "Predictor", "check_predictor", "load_predictor", "parse_clicks"]
+
 STARTS = ("automatic", "empty")
-NO_ROOT = -10.0  # the logit of an empty start: soil, and by far
 SMALLEST = 4.0  # squared root widths: chosen on scans that no score is reported on; in a SegRoot scan 60 px
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps through rows and columns; -1 turns them round
 
@@ -38,130 +45,10 @@ def check_predictor(predictor: object) -> None:
         raise ValueError(f"predictor is {predictor!r}: give what load_predictor returns, as load_predictor('nano').")
 
 
-class Click(NamedTuple):
-    """x to the right and y down, in whole pixels of the image; label 1 root, 0 soil."""
-
-    x: int
-    y: int
-    label: int
-
-
-def parse_clicks(text: str) -> list[Click]:
-    """Clicks from a parameter: "x,y,label" joined by ";", such as "310,200,1;40,52,0"; "" is no click.
-
-    Raises ValueError, naming the entry, for anything else.
-    """
-    clicks = []
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
-        try:
-            x, y, label = (int(number) for number in entry.split(","))
-        except ValueError:
-            label = -1
-        if label not in (ROOT, SOIL):
-            raise ValueError(
-                f"click {entry!r} is not x,y,label: give whole pixels and 1 for root or 0 for soil, as in 310,200,1."
-            )
-        clicks.append(Click(x, y, label))
-    return clicks
-
-
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
     """Where tiles of `size` px begin so that they cover `length` px and neighbours share at least `overlap` px."""
     count = max(1, -(-(length - overlap) // (size - overlap)))
     return np.linspace(0, max(length - size, 0), count).round().astype(int).tolist()
-
-
-def follow_clicks(
-    logits: np.ndarray, clicks: Iterable[Sequence[float]], reach: float = 5.0, margin: float = 2.0
-) -> np.ndarray:
-    """Correct mask logits, float32 (H, W), where the model did not follow a click: at least there the person is right.
-
-    clicks: (x, y, label) in px of the logits, in the order in which they were made. Around a click whose logit is not
-    on its side by `margin`, all logits move by what the click's lacks, fading out as a Gaussian of `reach` px.
-    Without it one mistake that the model insists on takes every further click.
-    """
-    logits = logits.copy()
-    for x, y, label in clicks:
-        column, row, sign = int(x), int(y), 1 if label else -1
-        lacking = margin - sign * float(logits[row, column])
-        if lacking > 0:
-            far = int(4 * reach)
-            top, left = max(row - far, 0), max(column - far, 0)
-            window = logits[top : row + far + 1, left : column + far + 1]  # a view
-            down, right = np.ogrid[: window.shape[0], : window.shape[1]]
-            distance = (down + top - row) ** 2 + (right + left - column) ** 2
-            window += sign * lacking * np.exp(-distance / (2 * reach**2)).astype(np.float32)
-    return logits
-
-
-def select_roots(automatic: np.ndarray, prompted: np.ndarray, clicks: Sequence[Click], reach: int = 4) -> np.ndarray:
-    """The roots that clicks mean, and no others; all logits are float32 (H, W).
-
-    A root is what hangs together, corners and gaps of up to 2 px included, in the automatic answer and in those pieces
-    of the prompted one that a root click lies on: these find roots that were missed, and join what was broken. A click
-    means the nearest root within `reach` px. One that carries clicks of both kinds is shared out: each pixel goes with
-    the nearest click. (A prompted answer alone fades along the root, away from the click; what hangs together does not,
-    and goes on into the next tile.)
-    """
-    pieces = _pieces(prompted)
-    asked = [_nearest(pieces, click, reach) for click in clicks if click.label == ROOT]
-    asked = np.isin(pieces, asked) & (pieces > 0)
-    logits = np.where(asked, np.maximum(automatic, prompted), automatic)
-    roots, meant = _pieces(logits), np.zeros(logits.shape, bool)
-    carried: dict[int, list[Click]] = {}
-    for click in clicks:
-        carried.setdefault(_nearest(roots, click, reach), []).append(click)
-    carried.pop(0, None)  # clicks with no root near
-    for root, own in carried.items():
-        rows, columns = np.nonzero(roots == root)
-        away = [(rows - click.y) ** 2 + (columns - click.x) ** 2 for click in own]
-        meant[rows, columns] = np.array([click.label for click in own])[np.argmin(away, 0)] == ROOT
-    return np.where(meant | (logits < 0), logits, np.float32(NO_ROOT))
-
-
-def _pieces(logits: np.ndarray) -> np.ndarray:
-    """Numbers of what hangs together, int (H, W); dilation by 1 px joins what is up to 2 px apart."""
-    found = logits > 0
-    return label_roots(dilate(found), least=1)[0] * found
-
-
-def _nearest(roots: np.ndarray, click: Click, reach: int) -> int:
-    """The number of the root nearest to a click, 0 where none lies within `reach` px in x and y."""
-    top, left = max(click.y - reach, 0), max(click.x - reach, 0)
-    window = roots[top : click.y + reach + 1, left : click.x + reach + 1]
-    rows, columns = np.nonzero(window)
-    if not rows.size:
-        return 0
-    nearest = np.argmin((rows + top - click.y) ** 2 + (columns + left - click.x) ** 2)
-    return int(window[rows[nearest], columns[nearest]])
-
-
-def changes_at_clicks(
-    before: np.ndarray, after: np.ndarray, clicks: Iterable[Sequence[float]], reach: int = 40
-) -> np.ndarray:
-    """A mask's logits, float32 (H, W), changed only where a click asked for it (FocalClick, Chen et al. 2022, section
-    3.3: progressive merge).
-
-    before, after: logits without and with the clicks; clicks: (x, y, label) in px. A root click adds the connected
-    piece of new root that it lies on, whole; a soil click takes off the piece of old root that it lies on, up to
-    `reach` px away. All else stays as it was: a point also says which roots are meant, and a correction must not take
-    that for "and no others". A click lies on a piece from 3 px away.
-    """
-    merged = before.copy()
-    height, width = before.shape
-    pieces = {}
-    for label, changed in ((ROOT, (after > 0) & (before <= 0)), (SOIL, (after <= 0) & (before > 0))):
-        pieces[label] = label_roots(changed, least=1)[0]
-    for x, y, label in clicks:
-        column, row = int(x), int(y)
-        near = pieces[label][max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
-        for piece in np.unique(near[near > 0]):
-            changed = pieces[label] == piece
-            if label == SOIL:
-                rows, columns = np.ogrid[:height, :width]
-                changed &= (np.abs(rows - row) <= reach) & (np.abs(columns - column) <= reach)
-            merged[changed] = after[changed]
-    return merged
 
 
 @dataclass
@@ -190,7 +77,7 @@ class Predictor:
     input (mean along their centre lines); 0 where that is not known. smallest: without points, pieces of fewer than
     smallest x root_width ** 2 pixels of the encoder's input are taken for noise and left out. brightness: the mean
     value, of 255, of the scans that the model learned from; 0 where that is not known. gain: images are made so many
-    times as bright for the encoder, see `fit_brightness`. batch: how many tiles and flips are encoded and decoded
+    times as bright for the encoder, see `apps.fitting`. batch: how many tiles and flips are encoded and decoded
     together; None: see `model.images_at_once`.
     Raises ValueError for a setting that cannot be.
     """
@@ -382,7 +269,7 @@ class Predictor:
         least = self.smallest * (self.root_width / self.input_scale) ** 2
         if least <= 1:
             return logits
-        pieces = _pieces(logits)
+        pieces = connected(logits)
         small = np.bincount(pieces.flat) < least
         small[[0, *(pieces[click.y, click.x] for click in clicks if click.label == ROOT)]] = False
         return np.where(small[pieces], np.float32(NO_ROOT), logits)
@@ -482,68 +369,6 @@ class Predictor:
             total[window] += self._weight * logits
             weights[window] += self._weight
         return (total / weights)[:height, :width]
-
-
-def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:
-    """A predictor for scans as bright as these images, uint8 (H, W, 3), and one line that says which, "" if as it was.
-
-    A model finds few roots in scans several times as dark as those it was trained on. Where the mean value is not
-    within a factor of 1.5 of `brightness`, all are shown with one gain that brings it there, but cuts off no more than
-    a thousandth of the values of the middle one of the images at white.
-    """
-    mean = float(np.mean([image.mean() for image in images])) if images else 0.0
-    if not predictor.brightness or not mean or 2 / 3 <= predictor.brightness / mean <= 1.5:
-        return predictor, ""
-    wanted = predictor.brightness / mean
-    most = 255 / max(1.0, float(np.median([np.percentile(image, 99.9) for image in images])))
-    gain = float(f"{min(wanted, max(1.0, most)):.3g}")
-    said = f"brightness: a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
-    said += f": shown to the model {gain:g} times as bright" if gain != 1 else ": shown as it is"
-    said += f", no more, for parts of it would turn white (gain {wanted:.3g} goes on)" if gain < 0.9 * wanted else ""
-    return (predictor if gain == 1 else predictor.at_gain(gain)), f"{said}."
-
-
-def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
-    """A predictor at the input scale that fits the roots of images, uint8 (H, W, 3), and one line that says which.
-
-    A model finds few roots that are several times as wide, for its encoder, as those it was trained on, and what it
-    then calls root at one scale it does not at the next. So the search starts, going down from the model's own scale in
-    halves, where the masks of two scales agree best (centre-line Dice), or nearly so. The wider roots are the wider is
-    what is found, so from there the scale is changed until the mean width of that is `root_width`. A scale within a
-    third of the model's own is not told apart from it, and left.
-    """
-    own, target = predictor.input_scale, predictor.root_width
-    if not target:
-        return predictor, f"input scale {own:g}: {predictor.model.label} does not say how wide its roots are."
-    found: dict[float, list[np.ndarray]] = {}
-
-    def masks(scale: float) -> list[np.ndarray]:
-        if scale not in found:
-            asked = predictor.at_scale(scale)
-            found[scale] = [asked(image) for image in images]
-        return found[scale]
-
-    halves = [own / 2**step for step in range(5)]
-    agreement = [
-        np.mean([cl_dice(a, b) if a.any() and b.any() else 0 for a, b in zip(masks(one), masks(half), strict=True)])
-        for one, half in itertools.pairwise(halves)
-    ]
-    best = int(np.argmax(np.array(agreement) >= 0.95 * max(agreement)))  # the first of those that are about as good
-    scale, low, high = own if best == 0 else halves[best] / 2**0.5, own / 16, own * 4
-    for _ in range(rounds):
-        widths = np.concatenate([root_widths(mask) * scale for mask in masks(scale)])
-        seen = float(widths.mean()) if widths.size else np.inf  # nothing found: they are more often far too wide
-        low, high = (scale, high) if seen < target else (low, scale)
-        if abs(np.log2(seen / target)) < 0.07 or high / low < 1.2:
-            break
-        step = np.clip((target / seen) ** 2, 1 / 3, 2)  # widths seen change with about the root of the scale
-        scale = float(scale * step if low < scale * step < high else np.sqrt(low * high))
-    if not widths.size:
-        return predictor, f"input scale {own:g}: no root was found at any; give the width of a root in px."
-    if max(scale / own, own / scale) < 4 / 3:
-        return predictor, f"input scale {own:g}: the roots look as wide as those of the training."
-    width = f"roots look about {target / scale:.3g} px wide"
-    return predictor.at_scale(scale), f"input scale {scale:.3g} in place of {own:g}: {width}."
 
 
 def load_predictor(source: str | Path, **changes: object) -> Predictor:
