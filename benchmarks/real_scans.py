@@ -3,6 +3,8 @@
 What each word trains, all as the profile `segroot` sets it, on SegRoot's train split, scored on its valid split:
 seeds: both stages with three seeds. peers: a U-Net on the frozen trunk and one trained whole, as long as Stage 1.
 context: Stage 1 continued on 512 px patches for as many steps' pixels as Stage 2 has, against Stage 2 (three seeds).
+gaps: Stage 2 on scans in which roots are hidden in places, against Stage 2 on the scans as they are; both go on from
+Stage 1 at half its epochs.
 curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots (trained on drawn scans first) and the
 U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
 1 has in half its epochs: few scans are repeated, every time in views of their own. longer: Stage 1 and the U-Net
@@ -33,7 +35,7 @@ from rootsam_lib.evaluation.protocols import DEFINITIONS, about_predictor, score
 from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.lessons.parameters import notebook_parameters
 from rootsam_lib.lessons.runner import NOTEBOOKS, load_profile
-from rootsam_lib.metrics import dilate, label_roots
+from rootsam_lib.metrics import dilate, label_roots, thinned
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import point_probability
 from rootsam_lib.results import RUNS, progress, provenance, read_json, write_image, write_json
@@ -106,6 +108,38 @@ def context_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
             return ask(train_stage(longer, parts["train"], parts["val"], FOLDER, base=stage1.weights))
 
         yield f"stage1 continued, seed {seed}", continued
+
+
+def with_gaps(scan: Scan, rng: np.random.Generator, every: int = 300) -> Scan:
+    """The scan with soil from elsewhere pasted, with soft edges, over one place of a root for every `every` px of
+    root length, 16 to 48 px wide; its mask stays, so the model is to see the root behind it."""
+    image, soil = scan.image.astype(np.float32), distance_transform_edt(~scan.mask)
+    rows, columns = np.nonzero(scan.mask)
+    for place in rng.choice(rows.size, int(thinned(scan.mask).sum()) // every, replace=False):
+        half = int(rng.integers(8, 25))
+        free = np.argwhere(soil[half:-half, half:-half] > 1.5 * half)  # corners of windows without any root
+        row, column = (
+            int(np.clip(at[place], half, n - half)) for at, n in zip((rows, columns), soil.shape, strict=True)
+        )
+        if not len(free):
+            continue
+        there = rng.choice(free)
+        down, right = np.ogrid[-half:half, -half:half]
+        share = np.clip(2 * (1 - np.hypot(down, right) / half), 0, 1)[..., None].astype(np.float32)
+        window = image[row - half : row + half, column - half : column + half]
+        window += share * (scan.image[there[0] : there[0] + 2 * half, there[1] : there[1] + 2 * half] - window)
+    return replace(scan, image=image.round().astype(np.uint8))
+
+
+def gap_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
+    """Long-range gaps: does Stage 2 learn from larger patches to join what is broken?"""
+    hidden = {**parts, "train": [with_gaps(s, np.random.default_rng([11, n])) for n, s in enumerate(parts["train"])]}
+    for seed in seeds:
+        first, second = profile_pair(seed)
+        half = replace(first, epochs=first.epochs // 2)
+        for name, own in (("as they are", parts), ("with gaps", hidden)):
+            stage1 = lambda h=half: trained(h, parts).weights  # noqa: E731
+            yield f"stage2 on scans {name}, seed {seed}", lambda c=second, p=own, b=stage1: ask(trained(c, p, b()))
 
 
 def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
@@ -185,7 +219,7 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
 
 ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
 ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows, "roots": roots_rows}
-ROWS |= {"few": few_rows}
+ROWS |= {"few": few_rows, "gaps": gap_rows}
 
 
 def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) -> tuple[list[np.ndarray], dict]:
@@ -252,7 +286,7 @@ def main() -> None:
             terms[name] = collect([scores(mask, scan) for mask, scan in zip(masks, scans, strict=True)])
             results["rows"][name], results["models"][name] = estimates(terms[name], weights), made_by
             own_seed = name.split(", seed ")[-1]
-            references = "stage1", "stage2", "profile quick, 5 scans"
+            references = "stage1", "stage2", "profile quick, 5 scans", "stage2 on scans as they are"
             seeded = {"base", *(f"{reference}, seed {own_seed}" for reference in references)}
             for reference in terms.keys() & seeded - {name}:
                 results["differences"][f"{name} - {reference}"] = {

@@ -98,5 +98,6 @@ def imported_files(start: Path) -> list[Path]:
         found.add(path)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
-                waiting.append(package.parent.joinpath(*node.module.split(".")).with_suffix(".py"))
+                room = package.parent.joinpath(*node.module.split("."))
+                waiting.append(room / "__init__.py" if room.is_dir() else room.with_suffix(".py"))
     return sorted(found)
