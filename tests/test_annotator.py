@@ -52,6 +52,11 @@ def test_messages_drive_the_session(session):
     assert widget.status["message"].startswith("saved in ") and (session.folder / "session.csv").is_file()
 
 
+def test_a_dark_scan_is_first_shown_as_bright_as_the_model_sees_it(tmp_path, small_scans):
+    session = Session(tmp_path, small_scans[:1], Predictor(build_sam("nano"), gain=2.5))
+    assert Annotator(session).status["light"] == 2.5
+
+
 def test_tools_have_messages_of_their_own(session):
     widget = Annotator(session)
     before = session.mask.copy()

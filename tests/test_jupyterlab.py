@@ -65,7 +65,16 @@ def test_a_person_corrects_by_mouse_and_keys(lab, browser):
     screenshot(page, "07-2-root-click")
     assert widget.log() == [(x, y, 1)]
     assert np.abs(widget.pixels() - before).max(axis=2).astype(bool).sum() > 100, "the canvas has changed"
-    with_one = widget.mask()
+    with_one, dim = widget.mask(), widget.pixels()[..., :3].mean()
+    for _ in range(3):
+        page.keyboard.press("l")
+    page.wait_for_timeout(300)
+    screenshot(page, "07-2-light")
+    assert widget.pixels()[..., :3].mean() > 1.2 * dim and float(page.input_value(".rootsam .light")) == 2
+    page.locator(".rootsam .light").fill("1")
+    page.locator(".rootsam canvas").focus()
+    page.wait_for_timeout(300)
+    assert widget.pixels()[..., :3].mean() == pytest.approx(dim, abs=0.5)
     widget.click(300, 320, button="right")
     assert widget.log() == [(x, y, 1), (300, 320, 0)]
     screenshot(page, "07-3-soil-click")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from rootsam_lib.data.folders import Entry
-from rootsam_lib.data.images import open_image, read_image
+from rootsam_lib.data.images import MAX_MEGAPIXELS, open_image, read_image
 from rootsam_lib.metrics import cl_dice, root_widths
 from rootsam_lib.predictor import Predictor
 
@@ -77,9 +77,9 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 def fit_to_folder(
     predictor: Predictor,
     entries: Sequence[Entry],
-    known: Sequence[Mapping[str, object]],
-    max_megapixels: float,
-    say: Callable[[str], object],
+    known: Sequence[Mapping[str, object]] = (),
+    max_megapixels: float = MAX_MEGAPIXELS,
+    say: Callable[[str], object] = print,
     scale: bool = True,
     brightness: bool = True,
     most: int = 3,

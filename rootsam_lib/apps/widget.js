@@ -9,7 +9,7 @@ const STYLE = `
 .rootsam button.on.soil { background: #c62020; border-color: #c62020; }
 .rootsam button.on.root { background: #1f8f1f; border-color: #1f8f1f; }
 .rootsam .gap { width: 8px; }
-@media (max-width: 500px) { .rootsam button { padding: 3px 6px; } .rootsam .gap { width: 0; } .rootsam .opacity { width: 70px; } }
+@media (max-width: 500px) { .rootsam button { padding: 3px 6px; } .rootsam .gap { width: 0; } .rootsam .opacity, .rootsam .light { width: 60px; } }
 .rootsam .frame { height: 520px; background: #2b2b2b; overflow: hidden; border-radius: 4px; }
 .rootsam canvas { display: block; width: 100%; height: 100%; cursor: crosshair; touch-action: none; outline: none; }
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
@@ -30,7 +30,7 @@ const HELP = [
   ["Delete, Backspace", "remove the point under the mouse, or the last one touched"],
   ["Z, Ctrl + Z", "undo"], ["Y, Ctrl + Shift + Z", "redo"], ["wheel, + and −", "zoom"], ["0", "whole image"],
   ["drag, arrow keys", "pan"], ["M, E, I", "mask, errors (where the truth is known), image only"],
-  ["[ and ]", "overlay opacity"], ["N, P", "next, previous image"], ["D", "done"], ["S", "save"],
+  ["[ and ]", "overlay opacity"], ["L, K", "show the image brighter, darker"], ["N, P", "next, previous image"], ["D", "done"], ["S", "save"],
   ["touch", "tap: the chosen tool; drag a point, or tap it and remove it; one finger pans, two zoom"], ["H", "this help"],
 ];
 // px of the screen, for a mouse and for a finger: how close to a point it must be; less of a way is a click and no drag
@@ -54,6 +54,7 @@ function render({ model, el }) {
       <span class="gap"></span>
       <button data-view="mask" title="M">mask</button><button data-view="error" title="E">errors</button><button data-view="image" title="I">image</button>
       <label>opacity <input type="range" class="opacity" min="0.1" max="1" step="0.05" value="0.55"></label>
+      <label title="how bright the image is shown (L, K)">light <input type="range" class="light" min="1" max="8" step="0.25" value="1"></label>
       <button data-zoom="1.4" title="+">+</button><button data-zoom="0.7143" title="−">−</button><button data-zoom="fit" title="0">fit</button>
       <button data-help="1" title="H">?</button>
     </div>
@@ -63,7 +64,7 @@ function render({ model, el }) {
   const find = (selector) => el.querySelector(selector);
   const canvas = find("canvas"), frame = find(".frame"), pen = canvas.getContext("2d");
   const view = { scale: 1, x: 0, y: 0 };
-  let picture = null, layer = null, kind = 1, opacity = 0.55, touched = -1, first = null, mouse = null, drag = null, asked = 0, drawn = 0;
+  let picture = null, lit = null, layer = null, kind = 1, opacity = 0.55, light = 1, touched = -1, first = null, mouse = null, drag = null, asked = 0, drawn = 0;
   const fingers = new Map();
 
   const status = () => model.get("status"), colours = model.get("colours");
@@ -116,7 +117,7 @@ function render({ model, el }) {
     pen.imageSmoothingEnabled = view.scale < 1;
     pen.imageSmoothingQuality = "high";
     pen.filter = shows === "error" ? "grayscale(1) brightness(0.55)" : "none";
-    pen.drawImage(picture, view.x, view.y, width * view.scale, height * view.scale);
+    pen.drawImage(lit || picture, view.x, view.y, width * view.scale, height * view.scale);
     pen.filter = "none";
     if (layer && shows !== "image") {
       pen.globalAlpha = shows === "error" ? Math.max(opacity, 0.8) : opacity;
@@ -147,6 +148,18 @@ function render({ model, el }) {
       pen.beginPath(); pen.arc(...from, 5, 0, 2 * Math.PI); pen.lineWidth = 2; pen.strokeStyle = "white"; pen.stroke();
     }
     Object.assign(canvas.dataset, { scale: view.scale, x: view.x, y: view.y }); // where the image lies, for whoever asks
+  }
+  function shine(times) { // once for an image and a light, for a filter on all of a scan takes long
+    light = Math.min(8, Math.max(1, times));
+    find(".light").value = light;
+    lit = null;
+    if (picture && light !== 1) {
+      lit = new OffscreenCanvas(picture.width, picture.height);
+      const own = lit.getContext("2d");
+      own.filter = `brightness(${light})`;
+      own.drawImage(picture, 0, 0);
+    }
+    draw();
   }
   function dashed() {
     pen.setLineDash([6, 4]); pen.lineWidth = 2; pen.strokeStyle = "white"; pen.stroke(); pen.setLineDash([]);
@@ -183,7 +196,7 @@ function render({ model, el }) {
     const [newLayer, newPicture] = await Promise.all([bitmap("layer", "image/png"), fresh ? bitmap("image", "image/jpeg") : picture]);
     if (mine !== current) return; // a later answer is on its way to the canvas
     layer = newLayer; picture = newPicture;
-    if (fresh) { openedName = name; touched = -1; first = null; fit(); }
+    if (fresh) { openedName = name; touched = -1; first = null; fit(); shine(status().light); }
     if (touched >= points().length) touched = -1;
     draw();
     if (asked) { canvas.dataset.latency = String(Math.round(performance.now() - asked)); asked = 0; }
@@ -265,7 +278,7 @@ function render({ model, el }) {
     delete: remove, backspace: remove, m: () => show("mask"), e: () => show("error"), i: () => show("image"),
     n: () => send({ do: "next" }), p: () => send({ do: "previous" }), d: () => send({ do: "done" }), s: () => send({ do: "save" }),
     "+": () => zoom(1.4, mouse || middle()), "=": () => zoom(1.4, mouse || middle()), "-": () => zoom(1 / 1.4, mouse || middle()),
-    0: () => { fit(); draw(); }, "[": () => seeThrough(-0.1), "]": () => seeThrough(0.1), h: help, "?": help,
+    0: () => { fit(); draw(); }, "[": () => seeThrough(-0.1), "]": () => seeThrough(0.1), l: () => shine(light * 1.25), k: () => shine(light / 1.25), h: help, "?": help,
     arrowleft: () => pan(40, 0), arrowright: () => pan(-40, 0), arrowup: () => pan(0, 40), arrowdown: () => pan(0, -40),
   };
   function key(event) {
@@ -298,6 +311,7 @@ function render({ model, el }) {
   window.addEventListener("keydown", key, true); // before the notebook's own listener
   el.addEventListener("click", press);
   find(".opacity").addEventListener("input", (event) => { opacity = Number(event.target.value); draw(); });
+  find(".light").addEventListener("input", (event) => shine(Number(event.target.value)));
   model.on("change:status", update);
   let size = [0, 0];
   const watch = new ResizeObserver(() => {
