@@ -9,7 +9,8 @@ const STYLE = `
 .rootsam button.on.soil { background: #c62020; border-color: #c62020; }
 .rootsam button.on.root { background: #1f8f1f; border-color: #1f8f1f; }
 .rootsam .gap { width: 8px; }
-@media (max-width: 500px) { .rootsam button { padding: 3px 6px; } .rootsam .gap { width: 0; } .rootsam .opacity, .rootsam .light { width: 60px; } }
+.rootsam input[type="range"] { width: 80px; }
+@media (max-width: 500px) { .rootsam button { padding: 3px 6px; } .rootsam .gap { width: 0; } .rootsam input[type="range"] { width: 60px; } }
 .rootsam .frame { height: 520px; background: #2b2b2b; overflow: hidden; border-radius: 4px; }
 .rootsam canvas { display: block; width: 100%; height: 100%; cursor: crosshair; touch-action: none; outline: none; }
 .rootsam canvas:focus { box-shadow: inset 0 0 0 2px #4c9be8; }
