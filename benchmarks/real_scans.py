@@ -133,13 +133,16 @@ def with_gaps(scan: Scan, rng: np.random.Generator, every: int = 300) -> Scan:
 
 def gap_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Long-range gaps: does Stage 2 learn from larger patches to join what is broken?"""
-    hidden = {**parts, "train": [with_gaps(s, np.random.default_rng([11, n])) for n, s in enumerate(parts["train"])]}
+
+    def hidden() -> dict[str, Sequence[Scan]]:
+        return parts | {"train": [with_gaps(s, np.random.default_rng([11, n])) for n, s in enumerate(parts["train"])]}
+
     for seed in seeds:
         first, second = profile_pair(seed)
         half = replace(first, epochs=first.epochs // 2)
-        for name, own in (("as they are", parts), ("with gaps", hidden)):
+        for name, own in (("as they are", lambda: parts), ("with gaps", hidden)):
             stage1 = lambda h=half: trained(h, parts).weights  # noqa: E731
-            yield f"stage2 on scans {name}, seed {seed}", lambda c=second, p=own, b=stage1: ask(trained(c, p, b()))
+            yield f"stage2 on scans {name}, seed {seed}", lambda c=second, p=own, b=stage1: ask(trained(c, p(), b()))
 
 
 def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:

@@ -23,6 +23,7 @@ from rootsam_lib.apps import fitting, outputs, segment
 from rootsam_lib.apps.outputs import merge_shards, parse_shard
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.data.drawn import synthetic_scans
+from rootsam_lib.data.folders import find_pairs
 from rootsam_lib.data.points import read_prompts
 from rootsam_lib.metrics import count, dice, dilate, iou
 from rootsam_lib.predictor import load_predictor
@@ -584,7 +585,9 @@ def test_prompts_reach_their_scan_only(scans, tmp_path):
     asked = StubPredictor()
     run(scans, asked, prompts=prompts)
     assert [given is None for given in asked.points] == [True, False, True]
-    assert asked.points[1] is prompts[NAMES[1]].points
+    np.testing.assert_array_equal(asked.points[1], prompts[NAMES[1]].points)
+    again, _ = run(scans, StubPredictor(), prompts={NAMES[1]: ([[20.5, 30], [90, 60]], [1, 0])})
+    assert again.skipped == len(NAMES), "lists are as good as arrays"
 
 
 def test_bad_prompts_name_their_row(scans, tmp_path):
@@ -663,6 +666,12 @@ def test_scale_is_fitted_once_and_kept(tmp_path, monkeypatch):
         segment.segment_folder(tmp_path / "scans", Fitted(), tmp_path / "out", fit=True, say=told.append)
     assert asked == [2] and "fitted" in told
     assert json.loads((tmp_path / "out" / "segment.json").read_text())["input_scale"] == 0.5
+    entries = find_pairs(tmp_path / "scans", need_masks=False)  # as a session of the same scans takes it, and keeps it
+    assert fitting.fit_to_folder(Fitted(), entries, tmp_path / "out", brightness=False).about[
+        "input_scale"
+    ] == 0.5 and asked == [2]
+    new = fitting.fit_to_folder(Fitted(), entries, tmp_path / "none", say=told.append, brightness=False)
+    assert new.about["input_scale"] == 0.5 and asked.pop() == 2
     # A calibration's factors hold at its own scale, so that is taken, and other settings are refused.
     one = {"factors": {"root_length_px": [2, 1, 3]}, "contrast": None, "scans": 3, "tubes": 3, "mm_per_px": None}
     for changes, scale in (({"input_scale": 0.3}, 0.3), ({"tile_size": 9}, 0.0)):

@@ -126,9 +126,11 @@ def test_a_person_corrects_by_mouse_and_keys(lab, browser):
     assert page.is_visible(".rootsam .help")
     screenshot(page, "07-7-help")
     page.keyboard.press("h")
+    page.keyboard.press("l")
     widget.key("d")
     widget.key("n")
     assert widget.says("place") == "image 2 of 3, 1 done"
+    assert float(page.input_value(".rootsam .light")) == 1.25, "the next image is as bright"
     screenshot(page, "07-8-next")
     print(f"from click to redraw at 1024 px, ms: {sorted(widget.latencies)}")
     page.close()

@@ -310,7 +310,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.predictor import Predictor, Click, parse_clicks
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 image = np.random.default_rng(5).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)[0]
@@ -425,7 +425,7 @@ TWICE = """
 import sys
 from rootsam_lib.checkpoints import build_sam
 from rootsam_lib.data.scans import Scan
-from rootsam_lib.predictor import Predictor, Click, parse_clicks
+from rootsam_lib.predictor import Predictor
 from rootsam_lib.apps import correct
 from rootsam_lib.apps.correct import Session
 import numpy as np

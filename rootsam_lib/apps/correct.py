@@ -154,9 +154,9 @@ def corrected(
 class Session:
     """A person's way through a list of images. One image is open, and only that one's embedding is kept.
 
-    folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `ImageFiles`; where a scan
-    has a mask it serves the error view only. start: see `Predictor.correct`. What `traits.measure` says of a mask may
-    take seconds, so it is asked when an image is done, left or saved, and not at every click.
+    folder: where everything is kept; an existing session goes on there. scans: `Scan`s, or `folders.ImageFiles`; where
+    a scan has a mask it serves the error view only. start: see `Predictor.correct`. What `traits.measure` says of a
+    mask may take seconds, so it is asked when an image is done, left or saved, and not at every click.
     A folder belongs to one process; in it, to the session that was made last (as when a notebook's cell is run again).
     Raises ValueError for names that repeat or cannot be files, for a folder that holds other files, is in use or was
     made with other weights or another setting, and where no image can be opened.

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from rootsam_lib.data.folders import Entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, open_image, read_image
 from rootsam_lib.metrics import cl_dice, root_widths
 from rootsam_lib.predictor import Predictor
+from rootsam_lib.results import read_json
 
 
 def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:
@@ -77,7 +79,7 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 def fit_to_folder(
     predictor: Predictor,
     entries: Sequence[Entry],
-    known: Sequence[Mapping[str, object]] = (),
+    known: Sequence[Mapping[str, object]] | str | Path = (),
     max_megapixels: float = MAX_MEGAPIXELS,
     say: Callable[[str], object] = print,
     scale: bool = True,
@@ -85,9 +87,17 @@ def fit_to_folder(
     most: int = 3,
     side: int = 2048,
 ) -> Predictor:
-    """The predictor at the gain and at the input scale that fit a folder's images, or at one of them, by up to `most`
-    images: see `fit_brightness`, and `fit_scale`, which gets their middle, `side` px at most. known: settings of
-    results before, or of a calibration; the first one's are taken."""
+    """The predictor at the gain and at the input scale that fit a folder's images, or at one of the two.
+
+    Up to `most` images, spread over the folder, are looked at: see `fit_brightness`, and `fit_scale`, which gets their
+    middle, `side` px at most. entries: of `folders.find_pairs`, or of `ImageFiles`. known: settings of results before,
+    the first of which are taken, or the folder of a session or of `segment`, whose settings are taken where it is
+    there: what goes on must not change when scans are added. max_megapixels: larger images are not read. say: gets a
+    line for what was found. scale, brightness: whether to fit them.
+    """
+    if isinstance(known, (str, Path)):
+        notes = [Path(known) / name for name in ("session.json", "segment.json")]
+        known = [read_json(note) for note in notes if note.is_file()]
     if known:
         before, gain = known[0].get("input_scale", predictor.input_scale), known[0].get("gain", 1.0)
         predictor = predictor.at_gain(gain) if brightness and gain != 1 else predictor

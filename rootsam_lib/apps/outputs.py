@@ -159,8 +159,8 @@ def shards_of(out: Path) -> list[Path]:
 
 
 def settings_known(out: Path, whole: Path) -> list[dict]:
-    """The settings of results before, in `out`, or where that is a shard's folder in the merged one or another
-    shard's."""
+    """Settings of earlier results: of `out`; where that is a shard's, then also of the merged folder and of the other
+    shards."""
     places = [out] if out == whole else [out, whole, *shards_of(whole)]
     return [read_json(place / "segment.json") for place in places if (place / "segment.json").is_file()]
 

@@ -103,15 +103,15 @@ def segment_folder(
     out: where to; beside the folder, with "-roots" added to its name, when None. dpi: dots per inch of all images, else
     what each states (see `images.resolution`); without any, traits are in pixels. mask_coding: what is root in the
     masks, found in them when None (see `masks`). max_megapixels: larger images are not read. prompts: points by scan
-    name, see `read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`. fit: show
-    the images to the model at the scale that fits their roots, and brighten: as bright as those it learned from, see
-    `fit_to_folder`. exclude: what is neither root nor
-    window, see `masks.read_exclusion`. calibration: a file, fitted for this model at this resolution, that adds
-    calibrated columns, see `evaluation.calibration`; where the scale is to be fitted, its own is taken.
-    shard: (2, 8) does the second of eight parts of the scans, into a
-    folder of its own beside `out`, for `merge_shards`. workers: processes that read the next scans and measure the last
-    ones while the model works; 0: all is done here, one after the other. say: gets one line for what was found in the
-    files, and for each scan that fails, in which no root was found, or whose mask is another one's.
+    name, see `points.read_prompts`; None for all roots. window_mm, tube_angle and cleaning: see `traits.trait_row`.
+    fit: show the images to the model at the scale that fits their roots, and brighten: as bright as those it learned
+    from, see `fitting.fit_to_folder`. exclude: what is neither root nor window, see `masks.read_exclusion`.
+    calibration: a file, fitted for this model at this resolution, that adds calibrated columns, see
+    `evaluation.calibration`; where the scale is to be fitted, its own is taken. shard: (2, 8) does the second of eight
+    parts of the scans, into a folder of its own beside `out`, for `merge_shards`. workers: processes that read the next
+    scans and measure the last ones while the model works; 0: all is done here, one after the other. say: gets one line
+    for what was found in the files, and for each scan that fails, in which no root was found, or whose mask is another
+    one's.
 
     One scan is in memory at a time, and two more for each worker. What was done with the same settings, from the same
     bytes of image and true mask and with outputs that are still as they were written, is not done again; so an
@@ -157,14 +157,14 @@ def segment_folder(
             held.callback(claim_folder(out, "segment.json", settings).release)
         tables = tables_of({out, whole})
         traits, scores = tables[out]
+        names = dict.fromkeys(entry.name for entry in entries)
+        if gone := [name for name in traits.rows if name not in names]:
+            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         written = {name: row.get("mask_sha256") for name, row in traits.rows.items()}
         left = [
             e for e in entries if not any(is_done(e, place, *own, mask_coding, dpi) for place, own in tables.items())
         ]
-        names = [entry.name for entry in entries]
         done = set(names) - {entry.name for entry in left}
-        if gone := [name for name in traits.rows if name not in names]:
-            say(f"{len(gone)} rows of scans that are gone from {folder.name} are dropped, as {gone[0]}; masks stay.")
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
 
@@ -240,7 +240,7 @@ def _checked_prompts(
 
 
 def _say_doubts(entries: Sequence[Entry], say: Callable[[str], object]) -> None:
-    """Say what the names of scans leave open; masks do not need it."""
+    """Say what is doubtful in the scans' names: it changes no mask, only dates and depths."""
     try:
         check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry)))
     except ValueError as error:

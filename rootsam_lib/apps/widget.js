@@ -65,7 +65,7 @@ function render({ model, el }) {
   const find = (selector) => el.querySelector(selector);
   const canvas = find("canvas"), frame = find(".frame"), pen = canvas.getContext("2d");
   const view = { scale: 1, x: 0, y: 0 };
-  let picture = null, lit = null, layer = null, kind = 1, opacity = 0.55, light = 1, touched = -1, first = null, mouse = null, drag = null, asked = 0, drawn = 0;
+  let picture = null, layer = null, kind = 1, opacity = 0.55, light = 1, touched = -1, first = null, mouse = null, drag = null, asked = 0, drawn = 0;
   const fingers = new Map();
 
   const status = () => model.get("status"), colours = model.get("colours");
@@ -118,8 +118,14 @@ function render({ model, el }) {
     pen.imageSmoothingEnabled = view.scale < 1;
     pen.imageSmoothingQuality = "high";
     pen.filter = shows === "error" ? "grayscale(1) brightness(0.55)" : "none";
-    pen.drawImage(lit || picture, view.x, view.y, width * view.scale, height * view.scale);
+    pen.drawImage(picture, view.x, view.y, width * view.scale, height * view.scale);
     pen.filter = "none";
+    if (light > 1) { // value / (1 - grey): `light` times as bright
+      pen.globalCompositeOperation = "color-dodge";
+      pen.fillStyle = `rgb(${Array(3).fill(Math.round(255 * (1 - 1 / light)))})`;
+      pen.fillRect(view.x, view.y, width * view.scale, height * view.scale);
+      pen.globalCompositeOperation = "source-over";
+    }
     if (layer && shows !== "image") {
       pen.globalAlpha = shows === "error" ? Math.max(opacity, 0.8) : opacity;
       pen.drawImage(layer, view.x, view.y, width * view.scale, height * view.scale);
@@ -150,16 +156,9 @@ function render({ model, el }) {
     }
     Object.assign(canvas.dataset, { scale: view.scale, x: view.x, y: view.y }); // where the image lies, for whoever asks
   }
-  function shine(times) { // once for an image and a light, for a filter on all of a scan takes long
+  function shine(times) {
     light = Math.min(8, Math.max(1, times));
     find(".light").value = light;
-    lit = null;
-    if (picture && light !== 1) {
-      lit = new OffscreenCanvas(picture.width, picture.height);
-      const own = lit.getContext("2d");
-      own.filter = `brightness(${light})`;
-      own.drawImage(picture, 0, 0);
-    }
     draw();
   }
   function dashed() {
@@ -197,7 +196,10 @@ function render({ model, el }) {
     const [newLayer, newPicture] = await Promise.all([bitmap("layer", "image/png"), fresh ? bitmap("image", "image/jpeg") : picture]);
     if (mine !== current) return; // a later answer is on its way to the canvas
     layer = newLayer; picture = newPicture;
-    if (fresh) { openedName = name; touched = -1; first = null; fit(); shine(status().light); }
+    if (fresh) {
+      if (!openedName) shine(status().light); // later on it is as the person left it
+      openedName = name; touched = -1; first = null; fit();
+    }
     if (touched >= points().length) touched = -1;
     draw();
     if (asked) { canvas.dataset.latency = String(Math.round(performance.now() - asked)); asked = 0; }

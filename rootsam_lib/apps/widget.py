@@ -101,7 +101,7 @@ class Annotator(anywidget.AnyWidget):
                 "predicted_iou": session.predictor.predicted_iou,
                 "has_truth": session.scan.mask is not None,
                 "view": self._view,
-                "light": session.predictor.gain,  # a dark scan is first shown as bright as the model sees it
+                "light": session.predictor.gain,  # how bright it is first shown: as the model sees it
                 "width": width,
                 "height": height,
                 "message": message,

@@ -19,7 +19,7 @@ def read_points(name: str, given: object) -> Prompts:
     fits = points.ndim == 2 and points.shape[1] == 2 and labels.shape == points.shape[:1]
     if not fits or not np.isin(labels, (SOIL, ROOT)).all():
         raise ValueError(f"prompts of {name} are no Prompts: give points (N, 2) and N labels, 1 for root, 0 for soil.")
-    return Prompts(*given)
+    return Prompts(points.astype(np.float32), labels.astype(np.int64))
 
 
 def read_prompts(path: str | Path) -> dict[str, Prompts]:

@@ -9,7 +9,8 @@ A calibration is of one model, its settings and one resolution. Its 95 % interva
 far it would move with other annotated tubes.
 
 On the command line: `segment` a folder of annotated scans, `calibrate` what it wrote, then `segment --calibration` the
-others (or lay calibration.json into the model's folder, where `segment` finds it and says so).
+others (or lay calibration.json into the model's folder, where `segment` finds it and says so). `score_row` is what
+`segment` notes of each scan with a mask, and what is fitted on.
 """
 
 import argparse
@@ -202,6 +203,29 @@ def plot_agreement(measured: Sequence[float], true: Sequence[float], tubes: Sequ
     return figure
 
 
+def score_row(
+    scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
+) -> dict[str, object]:
+    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
+    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
+
+    trait: the mask's own `trait_row`, made with `measuring`.
+    """
+    kept = np.True_ if scan.excluded is None else ~scan.excluded
+    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
+    counts = count(mask & kept, truth)
+    true = trait_row(scan, truth, **measuring)
+    return {
+        "scan": scan.name,
+        "tube": scan.tube,
+        "root_iou": iou(counts),
+        "dice": dice(counts),
+        "dilated_dice": dice(count(mask & kept, grown)),
+        "cl_dice": cl_dice(mask & kept, truth),
+        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
+    }
+
+
 def calibrate_command(options: argparse.Namespace) -> int:
     """Fit a calibration on a folder that `segment` wrote from scans with masks; write it and the agreement figures."""
     roots = Path(options.roots).expanduser()
@@ -256,26 +280,3 @@ def calibrate_command(options: argparse.Namespace) -> int:
                 plot_agreement(*zip(*pairs, strict=True), trait).savefig(partial, dpi=150)
     print(f"{describe_calibration(fitted)}; in {shown(path)}")
     return 0
-
-
-def score_row(
-    scan: Scan, mask: np.ndarray, trait: Mapping[str, object], measuring: Mapping[str, object]
-) -> dict[str, object]:
-    """A mask against the true one: root IoU and Dice, Dice with the truth dilated by one pixel, clDice, and what is
-    calibrated (length, area, diameter). Pixels that are excluded count nowhere.
-
-    trait: the mask's own `trait_row`, made with `measuring`.
-    """
-    kept = np.True_ if scan.excluded is None else ~scan.excluded
-    truth, grown = scan.mask & kept, dilate(scan.mask & kept) & kept
-    counts = count(mask & kept, truth)
-    true = trait_row(scan, truth, **measuring)
-    return {
-        "scan": scan.name,
-        "tube": scan.tube,
-        "root_iou": iou(counts),
-        "dice": dice(counts),
-        "dilated_dice": dice(count(mask & kept, grown)),
-        "cl_dice": cl_dice(mask & kept, truth),
-        **{f"{of}{name}": row[name] for name in calibrated_traits(trait) for of, row in (("", trait), ("true_", true))},
-    }
