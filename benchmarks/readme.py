@@ -103,7 +103,7 @@ def whole_table() -> str:
     kinds: dict[str, list[str]] = {}
     rows = []
     for name in every:
-        if ", draw " not in name and not name.startswith("profile "):  # of the learning curve; of `own_table`
+        if ", draw " not in name and not name.startswith(("profile ", "stage2 on ")):  # of tables of their own
             kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1
@@ -491,6 +491,7 @@ def blocks() -> dict[str, str]:
         "annotator": annotator_table(read_json(RESULTS / "segroot-annotator.json")),
         "ablations": ablation_table(ablations),
         "detail": ablation_table(read_json(RESULTS / "segroot-ablations-cpu.json")),
+        "recipe": ablation_table(read_json(RESULTS / "segroot-ablations-recipe.json")),
         "seeds": seeds_table(ablations),
         "latency": latency_line(read_json(RESULTS / "click-latency.json")),
         "model speed": model_speed_table(read_json(RESULTS / "model-speed.json")),

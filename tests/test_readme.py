@@ -88,7 +88,7 @@ def test_results_files_name_what_they_were_made_from():
 
 
 def test_other_results_are_of_real_scans_and_enough_seeds():
-    for name in ("ablations", "ablations-cpu", "annotator", "traits"):
+    for name in ("ablations", "ablations-cpu", "ablations-recipe", "annotator", "traits"):
         results = read_json(RESULTS / f"segroot-{name}.json")
         assert results["data"]["real"] and {"commit", "device", "made"} <= set(results["provenance"])
     for way in ("feature bank", "live encoder"):
