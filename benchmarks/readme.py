@@ -221,6 +221,16 @@ def context_table() -> str:
     return table(["", "Stage 1", "Stage 1 continued", "Stage 2", "Stage 2 against it"], rows)
 
 
+def gap_table() -> str:
+    """Stage 2 on scans with gaps in roots against the scans as they are: one seed, intervals over tubes."""
+    results, kinds = read_json(RESULTS / "segroot-whole.json"), ("as they are", "with gaps")
+    plain, gaps = (f"stage2 on scans {kind}, seed 0" for kind in kinds)
+    shares, apart = results["rows"], results["differences"][f"{gaps} - {plain}"]
+    scores = ("pooled_dice", "root_iou", "cl_dice", "precision", "recall", "pieces_per_root", "betti0_error")
+    rows = [[f"`{s}`", cell(shares[plain][s]), cell(shares[gaps][s]), cell(apart[s])] for s in scores]
+    return table(["", *(f"Stage 2 on scans {kind}" for kind in kinds), "paired difference"], rows)
+
+
 def seed_cell(values: Sequence[float]) -> str:
     """The mean over seeds, and their range."""
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
@@ -500,6 +510,7 @@ def blocks() -> dict[str, str]:
         "presets": preset_table(),
         "whole": whole_table(),
         "context": context_table(),
+        "gaps": gap_table(),
         "protocol seeds": protocol_seeds_table(),
         "curve": curve_table(),
         "own": own_table(),
