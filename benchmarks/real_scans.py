@@ -19,6 +19,7 @@ data/results/segroot-whole.json: each row's scores with intervals by tube, paire
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,16 +134,18 @@ def with_gaps(scan: Scan, rng: np.random.Generator, every: int = 300) -> Scan:
 
 def gap_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
     """Long-range gaps: does Stage 2 learn from larger patches to join what is broken?"""
-
-    def hidden() -> dict[str, Sequence[Scan]]:
-        return parts | {"train": [with_gaps(s, np.random.default_rng([11, n])) for n, s in enumerate(parts["train"])]}
-
     for seed in seeds:
         first, second = profile_pair(seed)
         half = replace(first, epochs=first.epochs // 2)
-        for name, own in (("as they are", lambda: parts), ("with gaps", hidden)):
-            stage1 = lambda h=half: trained(h, parts).weights  # noqa: E731
-            yield f"stage2 on scans {name}, seed {seed}", lambda c=second, p=own, b=stage1: ask(trained(c, p(), b()))
+
+        def after(train: Sequence[Scan], half: StageConfig = half, second: StageConfig = second) -> Predictor:
+            return ask(trained(second, {**parts, "train": train}, trained(half, parts).weights))
+
+        def with_all_gaps(after: Callable[..., Predictor] = after) -> Predictor:
+            return after([with_gaps(s, np.random.default_rng([11, n])) for n, s in enumerate(parts["train"])])
+
+        yield f"stage2 on scans as they are, seed {seed}", partial(after, parts["train"])
+        yield f"stage2 on scans with gaps, seed {seed}", with_all_gaps
 
 
 def dilated_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
