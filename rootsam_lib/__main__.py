@@ -1,13 +1,4 @@
-"""The command line: run the lessons headless, segment a folder of scans and follow up, print a table, export weights.
-
-`python -m rootsam_lib tutorial [--profile NAME] [-p NAME VALUE ...] [--only 01,03]`
-`python -m rootsam_lib segment FOLDER --model RUN [--out DIR] [--dpi N] [--shard 1/8] ...`
-`python -m rootsam_lib merge FOLDER [--out DIR]`
-`python -m rootsam_lib rsml ROOTS` (RSML and RhizoVision's columns of what segment wrote)
-`python -m rootsam_lib timeseries FOLDER [--roots ROOTS] ...`
-`python -m rootsam_lib calibrate ROOTS [--out FILE]`
-`python -m rootsam_lib table FILE [--table NAME]`
-`python -m rootsam_lib export --to sam2|transformers|onnx SOURCE OUT`
+"""The command line: `python -m rootsam_lib --help` lists its commands, and each tells its options by `--help`.
 
 What a command needs is imported when it is chosen: torch and the notebook packages are slow to import.
 """

@@ -206,20 +206,6 @@ def selection_prompts(
     return aimed._replace(points=np.where(slips[:, None], hand.points, aimed.points)), meant_roots(roots, aimed)
 
 
-def stay_on_root(mask: np.ndarray, exponent: float, slip: float, draws: int, rng: np.random.Generator) -> float:
-    """The share of root clicks, aimed in proportion to EDT ** exponent, that a slip of `slip` px leaves on a root.
-
-    Estimated from `draws` clicks, drawn with replacement. Raises ValueError for a mask without roots.
-    """
-    if not mask.any():
-        raise ValueError("the mask has no root to click on: choose a patch with roots.")
-    aimed = rng.choice(mask.size, draws, p=point_probability(mask, exponent).ravel())
-    rows, columns = np.unravel_index(aimed, mask.shape)
-    clicks = Prompts(np.stack([columns, rows], axis=1).astype(np.float32), np.full(draws, ROOT))
-    x, y = with_slips(clicks, slip, mask.shape, rng).points.astype(int).T
-    return float(mask[y, x].mean())
-
-
 def next_click(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float, int] | None:
     """The next corrective click (x, y, label): the point deepest inside the largest error.
 

@@ -83,8 +83,8 @@ def test_every_lesson_is_there_and_nothing_is_loaded(report):
     assert "versions.torch" in text and "has recorded none" in text and "a toy run" in text
 
 
-def test_alt_texts_reach_nbconverts_default_page():
-    """Its own template writes none; the configuration that `make` installs turns on what does."""
+def test_alt_texts_reach_nbconverts_page():
+    """Its default template writes none; the configuration that `make` installs takes one that does."""
     settings = json.loads((NOTEBOOKS / "jupyter_nbconvert_config.json").read_text())
     (path,) = NOTEBOOKS.glob("00_*.ipynb")
     text, _ = HTMLExporter(config=Config(settings)).from_filename(str(path))

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[
     said = f"brightness: a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
     said += f": shown to the model {gain:g} times as bright" if gain != 1 else ": shown as it is"
     said += f", no more, for parts of it would turn white (gain {wanted:.3g} goes on)" if gain < 0.9 * wanted else ""
-    return (predictor if gain == 1 else predictor.at_gain(gain)), f"{said}."
+    return (predictor if gain == 1 else replace(predictor, gain=gain)), f"{said}."
 
 
 def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
@@ -100,7 +101,7 @@ def fit_to_folder(
         known = [read_json(note) for note in notes if note.is_file()]
     if known:
         before, gain = known[0].get("input_scale", predictor.input_scale), known[0].get("gain", 1.0)
-        predictor = predictor.at_gain(gain) if brightness and gain != 1 else predictor
+        predictor = replace(predictor, gain=gain) if brightness and gain != 1 else predictor
         return predictor.at_scale(before) if scale and before != predictor.input_scale else predictor
     images, thumbs = [], []
     for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):

@@ -1,11 +1,6 @@
 """A whole folder of scans: masks, overlays and one table of root traits.
 
-On the command line `python -m rootsam_lib segment FOLDER --model RUN`; the same in four lines:
-
-    from rootsam_lib.apps.segment import segment_folder
-    from rootsam_lib.predictor import load_predictor
-    report = segment_folder("my_scans", load_predictor("runs/quick/stage2-0123abcd"), "my_roots", dpi=300)
-    print(report.failed or "all scans are done", report.table)
+On the command line `python -m rootsam_lib segment FOLDER --model RUN`; from Python see notebooks/README.
 
 Many processes, on one machine or on many with a common disk, share the scans of a folder: one a GPU, or without one up
 to one a core, for each then has one thread (OMP_NUM_THREADS) and `accelerate launch` would start a single one:

@@ -245,18 +245,6 @@ def draw_prompts(ax: Axes, prompts: Prompts, size: float = 45, hollow: bool = Fa
             ax.scatter(points[:, 0], points[:, 1], marker=marker, label=name, **style, **inks)
 
 
-def qualitative(image: np.ndarray, prompts: Prompts, masks: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
-    """The poster's panel: prompts on the left, predictions on the right, one row per model."""
-    titles = [title for name in masks for title in ("prompts", drawing.NAMES.get(name, name))]
-    figure, axes = panels(titles, columns=2, size=4)
-    for row, mask in enumerate(masks.values()):
-        axes[2 * row].imshow(image)
-        draw_prompts(axes[2 * row], prompts)
-        axes[2 * row + 1].imshow(drawing.error_view(image, mask, truth))
-    error_legend(figure)
-    return figure
-
-
 def tube_drawing() -> tuple[Figure, str]:
     """How a minirhizotron works, drawn: a tube in the soil, a scanner in it, its windows; and the alt text."""
     figure, ax = plt.subplots(figsize=(9, 4.4))
@@ -355,16 +343,8 @@ def changes(scans: Mapping[str, np.ndarray], stayed: np.ndarray, grew: np.ndarra
     figure, axes = panels([*scans, "what changed"], size=4.2)
     for ax, image in zip(axes, scans.values(), strict=False):
         ax.imshow(image)
-    view = drawing.grey(image) // 2
-    parts = {
-        "on both dates": (stayed, drawing.FOUND),
-        "grew": (grew, drawing.GREW),
-        "vanished": (vanished, drawing.VANISHED),
-    }
-    for mask, colour in parts.values():
-        view = drawing.overlay(view, mask, colour, 1)
-    axes[-1].imshow(view)
-    legend(figure, {name: colour for name, (_, colour) in parts.items()})
+    axes[-1].imshow(drawing.error_view(image, stayed | grew, stayed | vanished, drawing.CHANGES))
+    error_legend(figure, "grew", "on both dates", "vanished", drawing.CHANGES)
     return figure
 
 

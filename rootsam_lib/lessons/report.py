@@ -11,7 +11,6 @@ import bleach
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import Preprocessor
 from PIL import Image
 
 from rootsam_lib.lessons.claims import claims_table
@@ -59,23 +58,6 @@ def table(values: Mapping[str, object]) -> str:
     """Nested values as a table of two columns, under dotted names: {"a": {"b": 1}} is in row a.b. All is escaped."""
     column = pd.json_normalize(dict(values)).T if values else pd.DataFrame({"": []})
     return column.to_html(header=False, na_rep="–", float_format="{:.4g}".format, border=0)
-
-
-class AltTexts(Preprocessor):
-    """For nbconvert's pages: a picture becomes an <img> with the alt text that is kept beside it as plain text.
-
-    nbconvert's default template writes none, whatever the metadata say. `make` puts
-    `notebooks/jupyter_nbconvert_config.json`, which turns this on, into .venv.
-    """
-
-    def preprocess_cell(self, cell: nbformat.NotebookNode, resources: dict, index: int) -> tuple:
-        """Put the picture and its alt text in place of each output that has both."""
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if "image/jpeg" in data and "text/html" not in data:
-                alt, picture = html.escape(data.get("text/plain", "")), html.escape(data["image/jpeg"].strip())
-                data["text/html"] = f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}">'
-        return cell, resources
 
 
 def _converted(cells: Sequence[nbformat.NotebookNode]) -> str:

@@ -11,7 +11,7 @@ point is shown to the tiles that it lies in. The encoder runs once a tile; every
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,7 @@ class _Tile:
     clicks: tuple[Click, ...] = ()
 
 
+@dataclass(eq=False, repr=False)
 class Predictor:
     """A model and how it is used on images.
 
@@ -82,37 +83,38 @@ class Predictor:
     Raises ValueError for a setting that cannot be.
     """
 
-    def __init__(
-        self,
-        model: RootSAM,
-        input_scale: float = 1.0,
-        tile_size: int = 512,
-        overlap: int | None = None,
-        tta: bool = False,
-        select: bool = False,
-        keep: bool = True,
-        root_width: float = 0.0,
-        smallest: float = 0.0,
-        brightness: float = 0.0,
-        gain: float = 1.0,
-        batch: int | None = None,
-    ):
-        for name, value in (("tta", tta), ("select", select), ("keep", keep)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}: give True or False.")
-        if not isinstance(model, torch.nn.Module):
-            raise ValueError(f"model is {model!r}: give a RootSAM, or take load_predictor(...) for a name or a folder.")
-        self.model, self.tta, self.select, self.keep = model.eval(), tta, select, keep
-        self.batch = batch if batch is None else checked("batch", batch, 1, whole=True)
-        self.input_scale = checked("input_scale", input_scale, 0, 32, above=True)
-        self.tile_size = checked("tile_size", tile_size, 32, 8192, whole=True)
+    model: RootSAM
+    input_scale: float = 1.0
+    tile_size: int = 512
+    overlap: int | None = None
+    tta: bool = False
+    select: bool = False
+    keep: bool = True
+    root_width: float = 0.0
+    smallest: float = 0.0
+    brightness: float = 0.0
+    gain: float = 1.0
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tta", "select", "keep"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")
+        if not isinstance(self.model, torch.nn.Module):
+            told = "give a RootSAM, or take load_predictor(...) for a name or a folder."
+            raise ValueError(f"model is {self.model!r}: {told}")
+        self.model.eval()
+        if self.batch is not None:
+            self.batch = checked("batch", self.batch, 1, whole=True)
+        self.input_scale = checked("input_scale", self.input_scale, 0, 32, above=True)
+        self.tile_size = checked("tile_size", self.tile_size, 32, 8192, whole=True)
         if self.tile_size % 32:
-            raise ValueError(f"tile_size is {tile_size}: give a multiple of 32; 512 and 1024 are usual.")
-        self.root_width, self.smallest = checked("root_width", root_width, 0), checked("smallest", smallest, 0)
-        self.brightness = checked("brightness", brightness, 0, 255)
-        self.gain = checked("gain", gain, 0, 255, above=True)
-        most = self.tile_size // 2 - 1
-        self.overlap = checked("overlap", self.tile_size // 4 if overlap is None else overlap, 0, most, whole=True)
+            raise ValueError(f"tile_size is {self.tile_size}: give a multiple of 32; 512 and 1024 are usual.")
+        self.root_width, self.smallest = (checked(name, getattr(self, name), 0) for name in ("root_width", "smallest"))
+        self.brightness = checked("brightness", self.brightness, 0, 255)
+        self.gain = checked("gain", self.gain, 0, 255, above=True)
+        most, own = self.tile_size // 2 - 1, self.tile_size // 4 if self.overlap is None else self.overlap
+        self.overlap = checked("overlap", own, 0, most, whole=True)
         self._source: np.ndarray | None = None
         self._tiles: list[_Tile] = []
 
@@ -128,16 +130,7 @@ class Predictor:
         zoom = self.input_scale / checked("input_scale", input_scale, 0, 32, above=True)
         tile_size = min(8192, 32 * max(1, round(self.tile_size * zoom / 32)))
         overlap = min(round(self.overlap * zoom), tile_size // 2 - 1)
-        return self._with(input_scale=input_scale, tile_size=tile_size, overlap=overlap)
-
-    def at_gain(self, gain: float) -> "Predictor":
-        """The same predictor, to which images are shown so many times as bright."""
-        return self._with(gain=gain)
-
-    def _with(self, **changes: object) -> "Predictor":
-        names = ("input_scale", "tile_size", "overlap", "tta", "select", "keep", "root_width", "smallest")
-        settings = {name: getattr(self, name) for name in (*names, "brightness", "gain", "batch")}
-        return Predictor(self.model, **{**settings, **changes})
+        return replace(self, input_scale=input_scale, tile_size=tile_size, overlap=overlap)
 
     def for_width(self, width: float) -> "Predictor":
         """The same predictor, for images whose roots are about `width` px wide: at the scale at which the encoder sees

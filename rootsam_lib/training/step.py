@@ -63,22 +63,32 @@ def draw_plan(config: StageConfig, rng: np.random.Generator) -> Plan:
     return Plan((points, soil), corrections, "none" if rng.random() < 0.5 else "one")
 
 
-class PromptSets(NamedTuple):
-    """Prompts of one kind: which view each is asked of, points float32 (P, N, 2) and labels int64 (P, N), all of one
-    number so that nothing is padded, and the roots that each means, bool (P, H, W)."""
+class Asked(NamedTuple):
+    """P prompts of one kind, and what their answers are compared with.
+
+    views: which view each is asked of. points float32 (P, N, 2) and labels int64 (P, N), on the CPU, where they are
+    counted; all of one number, so that nothing is padded. meant: the roots that each means, bool (P, H, W). truth,
+    distance: the meant roots and their own signed distance, float (P, 1, H, W), on the model's device.
+    """
 
     views: list[int]
     points: Tensor
     labels: Tensor
     meant: np.ndarray
+    truth: Tensor
+    distance: Tensor
 
 
 def training_prompts(
-    masks: np.ndarray, config: StageConfig, rngs: Sequence[np.random.Generator], several: tuple[int, int]
-) -> dict[str, PromptSets]:
+    masks: np.ndarray,
+    config: StageConfig,
+    rngs: Sequence[np.random.Generator],
+    several: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> dict[str, Asked]:
     """Fresh prompts for views with masks bool (B, H, W), from one generator a view, by kind: see `KIND_WEIGHTS`.
 
-    Views without roots are only asked for all roots, of which there are none.
+    Views without roots are only asked for all roots, of which there are none. All of it needs no weights.
     """
     roots = [label_roots(mask, least=1)[0] for mask in masks]
     drawn = {"none": [(view, NO_POINT, meant_roots(own, NO_POINT)) for view, own in enumerate(roots)]}
@@ -88,35 +98,12 @@ def training_prompts(
             if count and own.any():
                 prompts, meant = selection_prompts(own, count, n_soil, rng, config.edt_exponent, config.slip)
                 drawn[kind].append((view, prompts, meant if config.selection else masks[view]))
-    kinds = {}
+    asked = {}
     for kind, sets in drawn.items():
         if sets:
             views, prompts, meant = zip(*sets, strict=True)
-            kinds[kind] = PromptSets(list(views), *stack_prompts(prompts, "cpu"), np.stack(meant))
-    return kinds
-
-
-class Asked(NamedTuple):
-    """Prompt sets of one kind with what their answers are compared with, on the model's device: the meant roots and
-    their own signed distance, float (P, 1, H, W)."""
-
-    sets: PromptSets
-    truth: Tensor
-    distance: Tensor
-
-
-def ask(
-    masks: np.ndarray,
-    config: StageConfig,
-    rngs: Sequence[np.random.Generator],
-    several: tuple[int, int],
-    device: torch.device,
-) -> dict[str, Asked]:
-    """`training_prompts` and their targets: all of a batch that needs no weights, made by the CPU."""
-    asked = {}
-    for kind, sets in training_prompts(masks, config, rngs, several).items():
-        distance = _maps([signed_distance(mask) for mask in sets.meant], device)
-        asked[kind] = Asked(sets, _maps(sets.meant, device), distance)
+            targets = (_maps(meant, device), _maps([signed_distance(mask) for mask in meant], device))
+            asked[kind] = Asked(list(views), *stack_prompts(prompts, "cpu"), np.stack(meant), *targets)
     return asked
 
 
@@ -183,12 +170,12 @@ def batch_loss(
     boundary_weight = boundary_schedule(epoch, config.boundary_start, config.boundary_step)
     embedding = model.embed(batch.features)
     total = first = torch.zeros((), device=device)
-    asked = asked or ask(batch.masks, config, rngs, plan.several, device)
-    for kind, ((views, points, labels, meant), truth, distance) in asked.items():
+    asked = asked or training_prompts(batch.masks, config, rngs, plan.several, device)
+    for kind, (views, points, labels, meant, truth, distance) in asked.items():
         own, fed = embedding.of(views), None
         given, rounds = points.shape[1], plan.corrections if kind == plan.corrected else 0
         for turn in range(rounds + 1):
-            prediction = model.decode(own, points, labels, fed)  # these stay on the CPU, where they are counted
+            prediction = model.decode(own, points, labels, fed)
             there, what = points.to(device), labels.to(device)
             loss, logits = answer_loss(prediction, truth, distance, config, boundary_weight)
             share = (CORRECTION_WEIGHT / rounds if turn else KIND_WEIGHTS[kind]) * len(views) / len(batch.masks)
@@ -210,7 +197,7 @@ def batch_loss(
     return total, first
 
 
-def _maps(maps: Sequence[np.ndarray], device: torch.device) -> Tensor:
+def _maps(maps: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
     """Maps (P, H, W) as float (P, 1, H, W)."""
     return torch.from_numpy(np.stack(maps)).unsqueeze(1).to(device).float()
 
@@ -242,7 +229,7 @@ def prepare_step(
     for part in np.array_split(places, min(config.micro_batches, len(places))):
         batch = bank.batch(patches[part], views[part], accelerator.device)
         rngs = [np.random.default_rng([*stream, int(place)]) for place in part]
-        parts.append((batch, rngs, ask(batch.masks, config, rngs, plan.several, accelerator.device)))
+        parts.append((batch, rngs, training_prompts(batch.masks, config, rngs, plan.several, accelerator.device)))
     return Prepared(plan, parts)
 
 
