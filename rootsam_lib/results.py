@@ -4,7 +4,6 @@ Every number that a chart, a README or a lesson shows is read from a results fil
 data, device, versions and commit, so that it can be made again.
 """
 
-import ast
 import errno
 import json
 import math
@@ -15,15 +14,12 @@ import shutil
 import subprocess
 import unicodedata
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urljoin
 
 import numpy as np
@@ -39,7 +35,6 @@ from rootsam_lib import CHECKOUT, HOME
 
 PACKAGES = ("torch", "sam2", "timm", "albumentations", "numpy", "scipy")
 RUNS = HOME / "runs"
-_Item = TypeVar("_Item")
 COLUMNS = ("root_iou", "class_mean_iou", "pooled_iou", "dice", "pooled_dice", "cl_dice", "soil_false_alarm")
 
 
@@ -390,70 +385,10 @@ def check_names(names: Sequence[str]) -> None:
         seen[same] = name
 
 
-def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:
-    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance.
-
-    namespace: the notebook's `globals()`, see `current_parameters`.
-    """
-    content = {"lesson": lesson, "metrics": metrics, "parameters": current_parameters(namespace)}
-    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content | {"provenance": provenance()})
-
-
-def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
-    """What a notebook's parameters are now: the UPPER_CASE names of the cells that only set such names, where their
-    values are a str, int, float or bool.
-
-    IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
-    that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
-    """
-    setting = re.compile(r"[A-Z][A-Z0-9_]* = |#|$")
-    cells = [cell for cell in namespace.get("In", ()) if all(map(setting.match, cell.splitlines()))]
-    names = [name for cell in cells for name in assigned(cell)] or namespace
-    values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
-    return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
-
-
-def assigned(cell: str) -> dict[str, object]:
-    """The literals that a cell's code assigns to names; none where it is not Python."""
-    found = {}
-    try:
-        for line in ast.parse(cell).body:
-            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-                with suppress(ValueError):  # no literal
-                    found[line.targets[0].id] = ast.literal_eval(line.value)
-    except SyntaxError:
-        return {}
-    return found
-
-
 def progress(items: Iterable, what: str, unit: str, **options: object) -> tqdm:
     """tqdm over `items`; silent where ROOTSAM_PROGRESS=0, as in stored notebooks, where a bar would only be noise."""
     quiet = os.environ.get("ROOTSAM_PROGRESS") == "0"
     return tqdm(items, desc=what, unit=unit, disable=bool(options.pop("disable", False)) or quiet, **options)
-
-
-def ahead(items: Iterable[_Item], start: Callable[[_Item], Future], number: int = 1) -> Iterator[tuple[_Item, Future]]:
-    """Items with what was started for each, in order; up to `number` later ones are started before one is handed out,
-    so that they are worked on while the caller uses it."""
-    waiting: deque[tuple[_Item, Future]] = deque()
-    for item in items:
-        waiting.append((item, start(item)))
-        if len(waiting) > number:
-            yield waiting.popleft()
-    yield from waiting
-
-
-class InPlace(Executor):
-    """An executor of `concurrent.futures` that works in the caller's own thread, at once."""
-
-    def submit(self, work: Callable, /, *arguments: object, **named: object) -> Future:
-        """The outcome of a call, or its exception; an interruption goes through."""
-        future = Future()
-        try:
-            future.set_result(work(*arguments, **named))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def cache_dir() -> Path:

@@ -1,11 +1,24 @@
 """Parameters: what a user can mistype is refused with the right spelling, on the command line and inside a notebook."""
 
+import math
+
 import papermill
 import pytest
+from nbclient import NotebookClient
+from nbformat import v4
 
-from rootsam_lib.lessons.parameters import check_injected, check_parameters, literal, notebook_parameters
+from rootsam_lib.lessons import parameters
+from rootsam_lib.lessons.parameters import (
+    assigned,
+    check_injected,
+    check_parameters,
+    current_parameters,
+    literal,
+    notebook_parameters,
+    record,
+)
 from rootsam_lib.lessons.runner import NOTEBOOKS
-from rootsam_lib.results import assigned
+from rootsam_lib.results import RUNS, read_json
 from rootsam_lib.training.config import stage1
 
 DEFAULTS = {
@@ -113,3 +126,47 @@ def test_no_training_scan_is_a_cost_too_and_whole_numbers_may_come_as_floats():
         check_parameters({"SCANS": 0}, {"SCANS": 4})
     config = stage1("nano", epochs=3.0, seed=1.0)
     assert (config.epochs, config.seed) == (3, 1) and isinstance(config.epochs, int) and isinstance(config.seed, int)
+
+
+# --- What a lesson records
+
+CELLS = (
+    'PROFILE = "quick"  # where\nSTEPS = 60\nLR = 1e-3',
+    "# of this lesson\nFLIPS = False\nSHARE = -0.5\nSIZES = (1, 2)",
+    "import math\nfrom rootsam_lib.prompts import ROOT  # an imported constant is no parameter",
+    "# Parameters\nSTEPS = 5\n",  # what papermill adds
+    "%matplotlib inline",
+    "LIMIT = 3\nlr = LR / 2",
+)
+EXPECTED = {"PROFILE": "quick", "STEPS": 5, "LR": 1e-3, "FLIPS": False, "SHARE": -0.5}
+
+
+def test_parameters_are_what_the_parameters_cell_set():
+    namespace = {"In": ["", *CELLS]}
+    for cell in CELLS:
+        exec(cell.replace("%matplotlib inline", ""), namespace)
+    assert namespace["LIMIT"] == 3 and namespace["ROOT"] == 1
+    assert current_parameters(namespace) == EXPECTED
+
+
+def test_a_plain_script_has_its_upper_case_literals():
+    namespace = {"PROFILE": "quick", "SEED": 3, "RUNS": RUNS, "lower": 1, "TTA": True, "SIZES": [1]}
+    assert current_parameters(namespace) == {"PROFILE": "quick", "SEED": 3, "TTA": True}
+
+
+def test_a_running_notebook_records_its_parameters(tmp_path, monkeypatch):
+    """In a kernel, with a cell as papermill adds it and one that a reader changed and ran again."""
+    monkeypatch.setenv("ROOTSAM_HOME", str(tmp_path))
+    last = 'from rootsam_lib.lessons.parameters import record\nrecord(PROFILE, "99_test", {"score": 0.5}, globals())'
+    cells = [v4.new_code_cell(cell) for cell in (*CELLS, CELLS[1].replace("-0.5", "0.25"), last)]
+    NotebookClient(v4.new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
+    kept = read_json(tmp_path / "runs" / "quick" / "lessons" / "99_test.json")
+    assert kept["parameters"] == EXPECTED | {"SHARE": 0.25} and kept["metrics"] == {"score": 0.5}
+    assert {"commit", "device", "versions"} <= set(kept["provenance"])
+
+
+def test_record_takes_a_namespace(tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "RUNS", tmp_path)
+    file = record("quick", "01_test", {"a": math.nan}, {"SEED": 1, "other": 2})
+    assert file == tmp_path / "quick" / "lessons" / "01_test.json"
+    assert read_json(file)["parameters"] == {"SEED": 1} and read_json(file)["metrics"] == {"a": None}

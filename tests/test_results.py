@@ -1,32 +1,17 @@
-"""Results files: what cannot be JSON, what is no results file, tables, and the parameters that a lesson records."""
+"""Results files: what cannot be JSON, what is no results file, and tables."""
 
 import json
 import math
 
 import pytest
-from nbclient import NotebookClient
-from nbformat import v4
 
-from rootsam_lib import results
 from rootsam_lib.results import (
-    current_parameters,
     markdown_table,
     read_json,
-    record,
     rows_table,
     table,
     write_json,
 )
-
-CELLS = (
-    'PROFILE = "quick"  # where\nSTEPS = 60\nLR = 1e-3',
-    "# of this lesson\nFLIPS = False\nSHARE = -0.5\nSIZES = (1, 2)",
-    "import math\nfrom rootsam_lib.prompts import ROOT  # an imported constant is no parameter",
-    "# Parameters\nSTEPS = 5\n",  # what papermill adds
-    "%matplotlib inline",
-    "LIMIT = 3\nlr = LR / 2",
-)
-EXPECTED = {"PROFILE": "quick", "STEPS": 5, "LR": 1e-3, "FLIPS": False, "SHARE": -0.5}
 
 
 def test_what_is_no_finite_number_becomes_null(tmp_path):
@@ -34,37 +19,6 @@ def test_what_is_no_finite_number_becomes_null(tmp_path):
     file = write_json(tmp_path / "r.json", content)
     assert read_json(file) == {"a": None, "b": [None, None, 1.5], "c": {"d": [None, "x"]}}
     json.loads(file.read_text(), parse_constant=pytest.fail)
-
-
-def test_parameters_are_what_the_parameters_cell_set():
-    namespace = {"In": ["", *CELLS]}
-    for cell in CELLS:
-        exec(cell.replace("%matplotlib inline", ""), namespace)
-    assert namespace["LIMIT"] == 3 and namespace["ROOT"] == 1
-    assert current_parameters(namespace) == EXPECTED
-
-
-def test_a_plain_script_has_its_upper_case_literals():
-    namespace = {"PROFILE": "quick", "SEED": 3, "RUNS": results.RUNS, "lower": 1, "TTA": True, "SIZES": [1]}
-    assert current_parameters(namespace) == {"PROFILE": "quick", "SEED": 3, "TTA": True}
-
-
-def test_a_running_notebook_records_its_parameters(tmp_path, monkeypatch):
-    """In a kernel, with a cell as papermill adds it and one that a reader changed and ran again."""
-    monkeypatch.setenv("ROOTSAM_HOME", str(tmp_path))
-    last = 'from rootsam_lib.results import record\nrecord(PROFILE, "99_test", {"score": 0.5}, globals())'
-    cells = [v4.new_code_cell(cell) for cell in (*CELLS, CELLS[1].replace("-0.5", "0.25"), last)]
-    NotebookClient(v4.new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
-    kept = read_json(tmp_path / "runs" / "quick" / "lessons" / "99_test.json")
-    assert kept["parameters"] == EXPECTED | {"SHARE": 0.25} and kept["metrics"] == {"score": 0.5}
-    assert {"commit", "device", "versions"} <= set(kept["provenance"])
-
-
-def test_record_takes_a_namespace(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "RUNS", tmp_path)
-    file = record("quick", "01_test", {"a": math.nan}, {"SEED": 1, "other": 2})
-    assert file == tmp_path / "quick" / "lessons" / "01_test.json"
-    assert read_json(file)["parameters"] == {"SEED": 1} and read_json(file)["metrics"] == {"a": None}
 
 
 def test_tables_in_markdown():

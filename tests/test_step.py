@@ -17,10 +17,9 @@ from rootsam_lib.metrics import cl_dice, count, iou
 from rootsam_lib.model import encoder_size
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import Prompts, click_prompt
-from rootsam_lib.results import InPlace, ahead
 from rootsam_lib.training import step
 from rootsam_lib.training.config import PRESETS, StageConfig, stage_pair
-from rootsam_lib.training.devices import build_accelerator
+from rootsam_lib.training.devices import InPlace, ahead, build_accelerator
 from rootsam_lib.training.feature_bank import FeatureBank
 from rootsam_lib.training.loop import Run, train_stage, uninterrupted
 from rootsam_lib.training.step import (

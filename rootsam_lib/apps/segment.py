@@ -54,8 +54,6 @@ from rootsam_lib.evaluation.calibration import calibrated, check_model, read_cal
 from rootsam_lib.predictor import Predictor, check_predictor
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import (
-    InPlace,
-    ahead,
     check_name,
     claim_folder,
     file_hash,
@@ -65,6 +63,7 @@ from rootsam_lib.results import (
     write_image,
     write_mask,
 )
+from rootsam_lib.training.devices import InPlace, ahead
 from rootsam_lib.traits import CLEANING, LEAST_ANGLE, Cleaning, parse_location, trait_row
 
 SCANS_A_WORKER = 4  # a worker takes seconds to start: fewer scans are not worth one

@@ -5,6 +5,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,7 @@ from rootsam_lib.data.datasets import SOURCES
 from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
-from rootsam_lib.results import assigned
+from rootsam_lib.results import RUNS, provenance, write_json
 from rootsam_lib.training.config import PRESETS, SCHEDULES, parse_families
 from rootsam_lib.traits import LEAST_ANGLE
 
@@ -102,3 +103,39 @@ def check_injected(cells: Sequence[str]) -> None:
             check_parameters(assigned(cell), defaults)
         else:
             defaults |= assigned(cell)
+
+
+def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:
+    """Keep a lesson's metrics in runs/<profile>/lessons/<lesson>.json, with its parameters and provenance.
+
+    namespace: the notebook's `globals()`, see `current_parameters`.
+    """
+    content = {"lesson": lesson, "metrics": metrics, "parameters": current_parameters(namespace)}
+    return write_json(RUNS / profile / "lessons" / f"{lesson}.json", content | {"provenance": provenance()})
+
+
+def current_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
+    """What a notebook's parameters are now: the UPPER_CASE names of the cells that only set such names, where their
+    values are a str, int, float or bool.
+
+    IPython keeps the code of the cells that ran as `In`: so what papermill or a reader set later counts, and a constant
+    that was imported does not. Without it, in a plain script, every such name is taken for a parameter.
+    """
+    setting = re.compile(r"[A-Z][A-Z0-9_]* = |#|$")
+    cells = [cell for cell in namespace.get("In", ()) if all(map(setting.match, cell.splitlines()))]
+    names = [name for cell in cells for name in assigned(cell)] or namespace
+    values = {name: namespace[name] for name in names if name.isupper() and name in namespace}
+    return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
+
+
+def assigned(cell: str) -> dict[str, object]:
+    """The literals that a cell's code assigns to names; none where it is not Python."""
+    found = {}
+    try:
+        for line in ast.parse(cell).body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                with suppress(ValueError):  # no literal
+                    found[line.targets[0].id] = ast.literal_eval(line.value)
+    except SyntaxError:
+        return {}
+    return found

@@ -1,4 +1,5 @@
-"""Where a model runs and its features are kept: device, accelerate's processes and precision, memory and disk."""
+"""Where a model runs and its features are kept: device, accelerate's processes and precision, memory and disk; and what
+is prepared while it runs."""
 
 import ctypes
 import os
@@ -6,15 +7,18 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+_Item = TypeVar("_Item")
 MOST_THREADS = 8  # each has a step's features at hand
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
 
@@ -129,3 +133,30 @@ def scratch(run: Path) -> Path:
     small disk, such as a mounted Drive, keeps only what matters."""
     below = os.environ.get("ROOTSAM_SCRATCH")
     return (Path(below) / "rootsam" / run.parent.name / run.name if below else run) / "bank"
+
+
+# --- Work ahead of the device
+
+
+def ahead(items: Iterable[_Item], start: Callable[[_Item], Future], number: int = 1) -> Iterator[tuple[_Item, Future]]:
+    """Items with what was started for each, in order; up to `number` later ones are started before one is handed out,
+    so that they are worked on while the caller uses it."""
+    waiting: deque[tuple[_Item, Future]] = deque()
+    for item in items:
+        waiting.append((item, start(item)))
+        if len(waiting) > number:
+            yield waiting.popleft()
+    yield from waiting
+
+
+class InPlace(Executor):
+    """An executor of `concurrent.futures` that works in the caller's own thread, at once."""
+
+    def submit(self, work: Callable, /, *arguments: object, **named: object) -> Future:
+        """The outcome of a call, or its exception; an interruption goes through."""
+        future = Future()
+        try:
+            future.set_result(work(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future

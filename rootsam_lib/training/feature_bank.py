@@ -31,8 +31,8 @@ from rootsam_lib.checkpoints import weights_hash
 from rootsam_lib.data.augment import augment
 from rootsam_lib.data.scans import Patch
 from rootsam_lib.model import Features, RootSAM, encoder_size, images_at_once
-from rootsam_lib.results import ahead, progress, provenance, shown, write_json
-from rootsam_lib.training.devices import choose_place, measure_room, preparing_threads
+from rootsam_lib.results import progress, provenance, shown, write_json
+from rootsam_lib.training.devices import ahead, choose_place, measure_room, preparing_threads
 
 VIEW_STREAM, ORDER_STREAM = 1, 4  # tell uses of a seed apart, so that no two draw the same numbers
 

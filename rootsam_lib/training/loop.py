@@ -33,8 +33,6 @@ from rootsam_lib.metrics import Counts, count, root_widths, summarise
 from rootsam_lib.model import RootSAM, resize_logits
 from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
 from rootsam_lib.results import (
-    InPlace,
-    ahead,
     atomic,
     file_hash,
     lock_folder,
@@ -46,7 +44,7 @@ from rootsam_lib.results import (
     write_json,
 )
 from rootsam_lib.training.config import StageConfig
-from rootsam_lib.training.devices import build_accelerator, preparing_threads, scratch
+from rootsam_lib.training.devices import InPlace, ahead, build_accelerator, preparing_threads, scratch
 from rootsam_lib.training.feature_bank import Batch, FeatureBank
 from rootsam_lib.training.stage import Stage, load_stage, run_id, training_patches
 from rootsam_lib.training.step import Prepared, prepare_step, train_step
