@@ -10,7 +10,7 @@ date after, as new. So read turnover of a model's masks only after a look at its
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date as calendar
 from pathlib import Path
@@ -23,7 +23,7 @@ from skimage.registration import phase_cross_correlation
 
 from rootsam_lib import checked
 from rootsam_lib.apps.outputs import check_exclude, mask_now, out_folder
-from rootsam_lib.data.folders import IMAGE_FOLDERS, dated_names, find_pairs, load_entry
+from rootsam_lib.data.folders import IMAGE_FOLDERS, Entry, dated_names, find_pairs, load_entry
 from rootsam_lib.data.scans import Scan, check_dates, parse_date, parse_tube
 from rootsam_lib.metrics import EIGHT
 from rootsam_lib.results import atomic, file_hash, progress, shown, told, write_csv
@@ -221,6 +221,41 @@ def follow_folder(
     named = (name for row in done if row["scan"] in entries for name in dated_names(entries[row["scan"]]))
     if read := check_dates(dict.fromkeys(named)):
         say(read)
+    windows = _windows(done, entries, folder, roots, say)
+    measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
+    how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
+    rows, faulty = [], []
+    for (tube, location), window in progress(windows.items(), "follow windows", "window"):
+        scans = []
+        try:  # one fault, one window
+            for row in window:
+                entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
+                if row.get("image_sha256", (now := file_hash(entry.image))) != now:
+                    raise ValueError(f"{shown(entry.image)} was changed since: segment the folder again.")
+                scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
+                scans.append(replace(scan, mask=mask_now(roots, row, say)))
+            rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
+        except (ValueError, OSError) as error:
+            faulty.append(f"{tube} L{int(location):03d}")
+            say(f"{faulty[-1]} is left out: {told(error)}")
+    if not rows:
+        raise ValueError(f"{shown(roots)}: no window could be followed; each one's reason is said above.")
+    written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
+    figure = plot_series(rows)
+    with atomic(written[1]) as partial:
+        figure.savefig(partial, dpi=150)
+    return rows, written, faulty
+
+
+def _windows(
+    done: Sequence[dict[str, object]],
+    entries: Mapping[str, Entry],
+    folder: Path,
+    roots: Path,
+    say: Callable[[str], object],
+) -> dict[tuple[str, int], list[dict[str, object]]]:
+    """The rows of traits.csv by their window, (tube, location): what cannot be placed is left out, and said, and what
+    would make no curve is refused."""
     windows: dict[tuple[str, int], list[dict]] = {}
     for row in done:
         name, location = row["scan"], parse_location(row["scan"])
@@ -261,29 +296,7 @@ def follow_folder(
             f"{bare[0]} has no resolution ({len(bare)} of {len(followed)} scans), but others have: millimetres and "
             "pixels make no curve; segment the folder anew with dpi (--dpi)."
         )
-    measuring = {name: settings[name] for name in ("window_mm", "tube_angle")}
-    how = {"tolerance_px": tolerance_px, "least_match": least_match, "say": say}
-    rows, faulty = [], []
-    for (tube, location), window in progress(windows.items(), "follow windows", "window"):
-        scans = []
-        try:  # one fault, one window
-            for row in window:
-                entry, size = entries[row["scan"]]._replace(mask=None), row["mm_per_px"]
-                if row.get("image_sha256", (now := file_hash(entry.image))) != now:
-                    raise ValueError(f"{shown(entry.image)} was changed since: segment the folder again.")
-                scan = load_entry(entry, dpi=25.4 / size if size else None, exclude=exclude)
-                scans.append(replace(scan, mask=mask_now(roots, row, say)))
-            rows += follow(scans, cleaning=Cleaning(**settings["cleaning"]), **measuring, **how)
-        except (ValueError, OSError) as error:
-            faulty.append(f"{tube} L{int(location):03d}")
-            say(f"{faulty[-1]} is left out: {told(error)}")
-    if not rows:
-        raise ValueError(f"{shown(roots)}: no window could be followed; each one's reason is said above.")
-    written = [write_csv(out / "timeseries.csv", rows), out / "timeseries.png"]
-    figure = plot_series(rows)
-    with atomic(written[1]) as partial:
-        figure.savefig(partial, dpi=150)
-    return rows, written, faulty
+    return windows
 
 
 def place_of(inside: Path) -> str:
