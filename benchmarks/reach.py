@@ -4,7 +4,8 @@ Each true root of SegRoot's valid scans that reaches further than 256 px from on
 end. Of its centre line, which share does the answer cover, by the distance from the click? Asked of trained stages, the
 first of which the others are compared with: as they are used, where the click picks a root of the automatic mask, and
 with what the decoder says by itself, on tiles of 1024 px for all of them ("own answer"). "automatic" is the mask
-without a click: what is not in it, no click can pick. Writes data/results/segroot-reach.json, intervals over tubes.
+without a click: what is not in it, no click can pick. Each stage's sums are kept in runs/real/reach. Writes
+data/results/segroot-reach.json, intervals over tubes.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from rootsam_lib.evaluation.protocols import about_predictor
 from rootsam_lib.lessons.claims import RESULTS
 from rootsam_lib.metrics import dilate, label_roots, thinned
 from rootsam_lib.predictor import Predictor, load_predictor
-from rootsam_lib.results import progress, provenance, rows_table, write_json
+from rootsam_lib.results import RUNS, progress, provenance, read_json, rows_table, write_json
 
 FILE = RESULTS / "segroot-reach.json"
+KEPT = RUNS / "real" / "reach"
+WAYS = {"as used": {"tile_size": 512}, "own answer": {"tile_size": 1024, "select": False}}
 BANDS = (0, 128, 256, 512, np.inf)  # px from the click
 TOLD = ("0 to 128 px", "128 to 256 px", "256 to 512 px", "over 512 px")
 NEAR = 2  # px: a centre line that an answer comes so near to is covered, as a hand slips by that much
@@ -66,32 +69,46 @@ def reach(predictor: Predictor, scan: Scan) -> dict[str, Mapping[str, tuple[int,
     }
 
 
+def sums_of(name: str, folder: str, scans: Sequence[Scan]) -> dict[str, object]:
+    """A stage's sums, scan by scan, for both ways of asking, and what made them: from the disk or made now."""
+    note = KEPT / f"{name}.json"
+    kept = read_json(note) if note.is_file() else {}
+    for way, changes in WAYS.items():
+        if way not in kept:
+            predictor = load_predictor(folder, **changes)
+            kept[way] = [reach(predictor, scan) for scan in progress(scans, f"{name}, {way}", "scan")]
+            kept["model"] = about_predictor(predictor)
+            write_json(note, kept)
+    return kept
+
+
 def main() -> None:
     """Click, compare, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="+", metavar="NAME=STAGE")
     named = dict(stage.split("=", 1) for stage in parser.parse_args().stages)
     parts = load_parts("segroot", "valid")
-    scans: Sequence[Scan] = parts["test"]
+    scans = parts["test"]
     weights = tube_weights([scan.tube for scan in scans], np.random.default_rng(0), 2000)
-    terms, models, first = {}, {}, next(iter(named))
-    for name, folder in named.items():
-        ways = {"as used": {"tile_size": 512}, "own answer": {"tile_size": 1024, "select": False}}
-        for way, changes in ways.items():
-            predictor = load_predictor(folder, **changes)
-            scored = [reach(predictor, scan) for scan in progress(scans, f"{name}, {way}", "scan")]
-            for asked in ("click", "automatic"):
-                terms[f"{name}, {way}, {asked}"] = collect([row[asked] for row in scored])
-            models[f"{name}, {way}"] = about_predictor(predictor)
-    rows = {name: estimates(own, weights) for name, own in terms.items()}
-    differences = {
-        f"{name} - {reference}": {band: list(difference(own[band], terms[reference][band], weights)) for band in own}
-        for name, own in terms.items()
-        if (reference := first + name[name.index(",") :]) != name
-    }
+    kept = {name: sums_of(name, folder, scans) for name, folder in named.items()}
+    first, rows, differences = next(iter(named)), {}, {}
+    for way in WAYS:
+        for asked in ("click", "automatic"):
+            terms = {
+                name: collect([{band: tuple(pair) for band, pair in row[asked].items()} for row in own[way]])
+                for name, own in kept.items()
+            }
+            for name, own in terms.items():
+                key = f"{name}, {way}, {asked}"
+                rows[key] = estimates(own, weights)
+                if name != first:
+                    differences[key] = {
+                        band: list(difference(part, terms[first][band], weights)) for band, part in own.items()
+                    }
     about = describe("segroot", "valid", parts) | {"meaning": __doc__, "provenance": provenance()}
     about["roots"] = sum(1 for scan in scans for _ in long_roots(scan.mask))
-    write_json(FILE, about | {"rows": rows, "differences": differences, "models": models})
+    models = {name: own["model"] for name, own in kept.items()}
+    write_json(FILE, about | {"rows": rows, "against the first": differences, "models": models})
     print(rows_table([{"": name} | {band: value[0] for band, value in row.items()} for name, row in rows.items()]))
 
 
