@@ -103,7 +103,8 @@ def whole_table() -> str:
     kinds: dict[str, list[str]] = {}
     rows = []
     for name in every:
-        if ", draw " not in name and not name.startswith(("profile ", "stage2 on ")):  # of tables of their own
+        own_table = ", draw ", "profile ", "stage2 on ", "stage1 on "
+        if not any(part in name for part in own_table):
             kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1
@@ -154,7 +155,7 @@ def few_line() -> str:
 
 def grown_table() -> str:
     """Stage 1 trained on raw and on grown masks, scored against both: three seeds."""
-    seeds = read_json(RESULTS / "segroot-grown.json")["seeds"]
+    seeds = read_json(RESULTS / "segroot-whole.json")["seeds"]
     scores = ("pooled_dice", "pooled_dice_dilated", "cl_dice")
     rows = []
     for name, kind in (("raw masks", "stage1"), ("masks grown by one pixel", "stage1 on grown masks")):
@@ -174,6 +175,16 @@ def folder_table(results: Mapping) -> str:
         for row in results["growth"]
     ]
     return table([results["provenance"]["device"], "seconds a scan", "mask pixels that differ"], rows)
+
+
+def reach_table() -> str:
+    """How far from a click an answer reaches, by stage: covered shares of long roots' centre lines."""
+    results, rows = read_json(RESULTS / "segroot-reach.json"), []
+    for name, shares in results["rows"].items():
+        rows.append([name, *(cell(value) for value in shares.values())])
+        if apart := results["against the first"].get(name):
+            rows.append(["against Stage 1", *(cell(value) for value in apart.values())])
+    return table(["", *results["rows"][name]], rows)
 
 
 def limit_line() -> str:
@@ -511,6 +522,7 @@ def blocks() -> dict[str, str]:
         "whole": whole_table(),
         "context": context_table(),
         "gaps": gap_table(),
+        "reach": reach_table(),
         "protocol seeds": protocol_seeds_table(),
         "curve": curve_table(),
         "own": own_table(),
