@@ -33,7 +33,7 @@ format: .venv/installed
 	.venv/bin/python -m ruff format .
 
 # torch comes first, then sam2 is built against it: with build isolation pip would fetch a second torch for the build.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml notebooks/jupyter_nbconvert_config.json
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet "setuptools>=61" wheel "torch>=2.5.1" "torchvision>=0.20.1"
 	SAM2_BUILD_CUDA=0 $(PIP) install --quiet --no-build-isolation --editable ".[dev]"

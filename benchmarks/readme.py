@@ -103,8 +103,7 @@ def whole_table() -> str:
     kinds: dict[str, list[str]] = {}
     rows = []
     for name in every:
-        own_table = ", draw ", "profile ", "stage2 on ", "stage1 on "
-        if not any(part in name for part in own_table):
+        if not any(part in name for part in (", draw ", "profile ", "stage2 on ", "stage1 on ")):  # elsewhere
             kinds.setdefault(name.split(", seed ")[0], []).append(name)
     for kind, names in kinds.items():
         many = len(names) > 1

@@ -1,4 +1,5 @@
-"""A notebook's parameters: the literals in its one or two cells of them, and what is given in their place."""
+"""A notebook's parameters: the literals in its one or two cells of them, what is given in their place, and the record
+of a run that names them."""
 
 import ast
 import difflib
