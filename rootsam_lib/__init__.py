@@ -10,13 +10,13 @@ from typing import Any
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 CHECKOUT = Path(__file__).resolve().parent.parent  # notebooks, README, data and git, where the project is a clone
+for _name in ("ROOTSAM_HOME", "ROOTSAM_DATA", "ROOTSAM_CACHE", "ROOTSAM_SCRATCH"):
+    if os.environ.get(_name):  # a relative one would be another place for a notebook, which runs in its own folder
+        os.environ[_name] = str(Path(os.environ[_name]).expanduser().resolve())
 # Where runs/ grows: ROOTSAM_HOME, else the clone, else (installed without one) a folder in the user's home.
 HOME = Path(
     os.environ.get("ROOTSAM_HOME") or (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home() / "rootsam")
 )
-if os.environ.get("ROOTSAM_HOME"):  # a relative one would be another place for a notebook, which runs in its own folder
-    HOME = HOME.expanduser().resolve()
-    os.environ["ROOTSAM_HOME"] = str(HOME)
 
 
 def checked_mask(mask: Any, name: str = "mask") -> Any:
@@ -28,7 +28,9 @@ def checked_mask(mask: Any, name: str = "mask") -> Any:
     return mask
 
 
-def checked(name: str, value: object, low: float, high: float = math.inf, *, whole: bool = False, above: bool = False):
+def checked(
+    name: str, value: object, low: float, high: float = math.inf, *, whole: bool = False, above: bool = False
+) -> Any:
     """A number, if it is one and lies between low and high (above: greater than low); every setting is checked by this.
 
     Raises ValueError that names the setting, for what is no number, NaN, infinite, out of range, or not whole where it

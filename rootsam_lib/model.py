@@ -399,7 +399,7 @@ def images_at_once(side: int, device: torch.device) -> int:
 def encoder_size(side: int, input_scale: float) -> int | None:
     """The side in px at which the encoder sees an image of `side` px: input_scale times as long, to a multiple of 32.
 
-    None, "as it is", for input_scale 1. Raises ValueError for a input_scale that is not above 0.
+    None, "as it is", for input_scale 1. Raises ValueError for an input_scale that is not above 0.
     """
     if input_scale <= 0:
         raise ValueError(f"input_scale is {input_scale}: it must be greater than 0; 1 takes images as they are.")

@@ -89,10 +89,11 @@ def sample_points(
     hard_share of the soil points lie near a root, between hard_band[0] and hard_band[1] px away, where a mistake is
     likely; the others are uniform over the soil.
     Always returns n_root + n_soil points: what cannot be drawn (no root in the mask, no soil) is padding, label -1.
-    Raises ValueError for a count or an exponent below 0.
+    Raises ValueError for a count or an exponent below 0, or a share above 1.
     """
     n_root, n_soil = (checked(name, n, 0, whole=True) for name, n in (("n_root", n_root), ("n_soil", n_soil)))
     checked("exponent", exponent, 0)
+    checked("hard_share", hard_share, 0, 1)
     soil, rooted = ~checked_mask(mask), mask.any()
     n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
     hard = np.zeros((0, 2), np.float32)
@@ -116,6 +117,7 @@ def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5
     They depend on the mask, the image's name and the seed only. They are drawn from the truth, so they tell the model
     where roots are: never compare a score made with them to an automatic method's.
     """
+    checked("seed", seed, 0, whole=True)
     return sample_points(mask, n_root, n_soil, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
@@ -142,8 +144,7 @@ def with_slips(prompts: Prompts, slip: float, shape: tuple[int, int], rng: np.ra
     A slipped point keeps its label, also where it leaves the root, and stays inside an image of shape (H, W). Raises
     ValueError for a slip below 0.
     """
-    if slip < 0:
-        raise ValueError(f"slip is {slip}: it must be 0 or more px.")
+    checked("slip", slip, 0)
     moved = np.rint(prompts.points + rng.normal(0, slip, prompts.points.shape))
     moved = np.clip(moved, 0, (shape[1] - 1, shape[0] - 1)).astype(np.float32)
     return prompts._replace(points=np.where(prompts.labels[:, None] == PADDING, prompts.points, moved))
@@ -159,11 +160,16 @@ def meant_roots(roots: np.ndarray, prompts: Prompts) -> np.ndarray:
     roots: the roots' numbers, int (H, W), 0 on soil. `metrics.label_roots` counts what hangs together, corners
     included, as one root: that much a mask says without doubt, and a person sees it as one piece. Branches of its
     skeleton would part roots that cross, but which branch goes on as which beyond a crossing would be a guess.
+    Raises ValueError for a point outside of the image.
     """
     given = prompts.labels != PADDING
     if not given.any():
         return roots > 0
-    x, y = prompts.points[given].astype(int).T
+    x, y = np.floor(prompts.points[given]).astype(int).T
+    if x.min() < 0 or y.min() < 0 or x.max() >= roots.shape[1] or y.max() >= roots.shape[0]:
+        raise ValueError(
+            f"a point lies outside of the image, which is {roots.shape[1]} x {roots.shape[0]} px: move it."
+        )
     carrying, labels = roots[y, x], prompts.labels[given]
     meant = np.setdiff1d(carrying[labels == ROOT], carrying[labels == SOIL])
     return np.isin(roots, meant[meant > 0])

@@ -494,7 +494,7 @@ CASES = [
     # --- Folders
     Case("a folder that may not be read", unreadable, "refused", "closed may not be read"),
     said_of(
-        "a mask kind that is not read", BYTES, "files are of a kind that is not read (first: a-mask.gif)", "a-mask.gif"
+        "a mask kind that is not read", BYTES, "files of a kind that is not read: 1 (first: a-mask.gif)", "a-mask.gif"
     ),
     said_of("a JPEG mask of 0 and 1", BYTES // 255, "a-mask.jpg holds nothing above 1", "a-mask.jpg")._replace(
         becomes="refused"

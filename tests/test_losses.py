@@ -32,7 +32,7 @@ def test_tversky_is_monais(fn, fp):
 
 
 def test_focal_tversky_is_smps_for_one_image():
-    # That library raises to the power after ema_decay, so the two can only agree on one image at a time; its alpha
+    # That library raises the mean over images to the power, so the two can only agree on one image at a time; its alpha
     # weighs false positives.
     logits, truth = random_pair(batch=1)
     reference = smp.losses.TverskyLoss("binary", from_logits=True, alpha=0.3, beta=0.7, gamma=0.75, smooth=1.0)

@@ -39,5 +39,5 @@ def test_cracks_are_thin_dark_and_the_same_for_a_seed():
         assert 0.002 < one.mask.mean() < 0.05 and one.mm_per_px is None
         assert one.image[one.mask].mean() < one.image[~one.mask].mean() - 15
     assert crack_images(1, np.random.default_rng(6), 256)[0].mask.sum() != images[0].mask.sum()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="size is -1: give a whole number, 32 or more"):
         crack_images(1, np.random.default_rng(0), -1)

@@ -266,7 +266,7 @@ def test_averaged_weights():
         raise KeyboardInterrupt
     assert float(model.weight.detach()) == 0
     run.end_step(0.0, 0.0)
-    assert float(run.ema["weight"].detach()) == 0  # no ema_decay
+    assert float(run.ema["weight"].detach()) == 0  # no average
 
 
 def test_half_precision_trains_too(small_scans, tmp_path):

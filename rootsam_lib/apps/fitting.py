@@ -12,7 +12,7 @@ from rootsam_lib.data.folders import Entry
 from rootsam_lib.data.images import MAX_MEGAPIXELS, open_image, read_image
 from rootsam_lib.metrics import cl_dice, root_widths
 from rootsam_lib.predictor import Predictor
-from rootsam_lib.results import read_json
+from rootsam_lib.results import progress, read_json
 
 
 def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:
@@ -34,7 +34,7 @@ def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[
     return (predictor if gain == 1 else replace(predictor, gain=gain)), f"{said}."
 
 
-def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 6) -> tuple[Predictor, str]:
+def fit_scale(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:
     """A predictor at the input scale that fits the roots of images, uint8 (H, W, 3), and one line that says which.
 
     A model finds few roots that are several times as wide, for its encoder, as those it was trained on, and what it
@@ -50,8 +50,8 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
 
     def masks(scale: float) -> list[np.ndarray]:
         if scale not in found:
-            asked = predictor.at_scale(scale)
-            found[scale] = [asked(image) for image in images]
+            asked, shown = predictor.at_scale(scale), progress(images, f"at scale {scale:.3g}", "image", leave=False)
+            found[scale] = [asked(image) for image in shown]
         return found[scale]
 
     halves = [own / 2**step for step in range(5)]
@@ -61,7 +61,7 @@ def fit_scale(predictor: Predictor, images: Sequence[np.ndarray], rounds: int = 
     ]
     best = int(np.argmax(np.array(agreement) >= 0.95 * max(agreement)))  # the first of those that are about as good
     scale, low, high = own if best == 0 else halves[best] / 2**0.5, own / 16, own * 4
-    for _ in range(rounds):
+    for _ in range(6):
         widths = np.concatenate([root_widths(mask) * scale for mask in masks(scale)])
         seen = float(widths.mean()) if widths.size else np.inf  # nothing found: they are more often far too wide
         low, high = (scale, high) if seen < target else (low, scale)

@@ -178,7 +178,7 @@ def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> lis
             )
         table[key] = path
     if unread:
-        what = f"{len(unread)} files are of a kind that is not read (first: {shown(unread[0])})"
+        what = f"files of a kind that is not read: {len(unread)} (first: {shown(unread[0])})"
         warnings.warn(f"{shown(root)}: {what}: save them as PNG.", stacklevel=3)
     if linked:
         what = f"{len(linked)} linked folders are not looked into (first: {shown(linked[0])})"

@@ -124,9 +124,10 @@ def train_unet(
 
     Goes on from the last whole epoch that `folder` holds, and returns at once when all are done.
     """
-    torch.manual_seed(config.seed)
     patches, pipeline = training_patches(train, config), build_augmentation(config.patch_size, config.families)
-    net = UNet(trunk, frozen).to(pick_device())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = UNet(trunk, frozen).to(pick_device())
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)

@@ -127,8 +127,8 @@ def check_edit(edit: Edit, shape: tuple[int, int]) -> Edit:
 
 
 def apply_edits(mask: np.ndarray, edits: Iterable[Edit], logits: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A mask after these traces and removals, in their order."""
-    for edit in edits:
+    """A mask after these traces and removals, in their order. Raises what `check_edit` raises."""
+    for edit in (check_edit(edit, mask.shape) for edit in edits):
         if edit.tool == "trace":
             mask = trace_between(mask, edit, logits, image)
         elif edit.tool == "remove":

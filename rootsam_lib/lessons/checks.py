@@ -4,21 +4,21 @@ What cannot be right raises ValueError; what may be right once in a while only w
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rootsam_lib.evaluation.protocols import MaskPredictor
 from rootsam_lib.metrics import count, iou
 from rootsam_lib.prompts import Prompts
 
-Predictor = Callable[[np.ndarray, Prompts], np.ndarray]  # image (H, W, 3) and points to a mask, bool (H, W)
 Weights = Mapping[str, Tensor] | str | Path
 
 
-def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, least: float = 0.2) -> float:
+def check_prompts_move(predict: MaskPredictor, image: np.ndarray, prompts: Prompts, least: float = 0.2) -> float:
     """Prompts that move must move the mask: ask again with all points turned by 180° about the image's middle.
 
     Returns how much of the mask changed: 1 - IoU of the two masks. Raises ValueError when that is below `least`, and
@@ -38,7 +38,7 @@ def check_prompts_move(predict: Predictor, image: np.ndarray, prompts: Prompts, 
 
 
 def check_click_selects(
-    predict: Predictor, image: np.ndarray, first: Prompts, second: Prompts, most: float = 0.5
+    predict: MaskPredictor, image: np.ndarray, first: Prompts, second: Prompts, most: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Clicks on two roots must select two masks: both answers, bool (H, W), and their IoU.
 

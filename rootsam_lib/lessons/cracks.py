@@ -5,10 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from rootsam_lib import checked
 from rootsam_lib.data.scans import Scan
+from rootsam_lib.results import write_image
 
 
 def _crack(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +26,9 @@ def crack_images(count: int, rng: np.random.Generator, size: int = 512) -> list[
     """Draw `count` images of size x size px: grey concrete with stains, pores and dark cracks; their masks are exact.
 
     Photographs of cracks seldom have a resolution: mm_per_px is None, and lengths will be in pixels.
+    Raises ValueError for a count below 0, or a size below 32.
     """
+    count, size = checked("count", count, 0, whole=True), checked("size", size, 32, whole=True)
     images = []
     for number in range(count):
         grains = ((0.7, 12), (3, 16), (40, 60))  # px, and how much they differ
@@ -46,7 +49,6 @@ def crack_images(count: int, rng: np.random.Generator, size: int = 512) -> list[
 def write_pairs(folder: Path, scans: Iterable[Scan]) -> Path:
     """Write images and their masks as anyone's would lie on a disk, images/X.png and masks/X.png; return the folder."""
     for scan in scans:
-        for kind, pixels in (("images", scan.image), ("masks", scan.mask.astype(np.uint8) * 255)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / kind / f"{scan.name}.png")
+        write_image(folder / "images" / f"{scan.name}.png", scan.image)
+        write_image(folder / "masks" / f"{scan.name}.png", np.uint8(255) * scan.mask)
     return folder

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import skimage.data
@@ -92,18 +91,9 @@ def _neighbour_ious(masks: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -
     return _ious(masks, labels == visible[distances.argmin(1)][:, None, None]).tolist()
 
 
-class Coins(NamedTuple):
-    """picture uint8 (H, W); clicks float32 (N, 2), one per coin; masks bool (N, H, W), the model's; ious (N,)."""
-
-    picture: np.ndarray
-    clicks: np.ndarray
-    masks: np.ndarray
-    ious: np.ndarray
-
-
 @torch.no_grad()
-def segment_coins(model: RootSAM) -> Coins:
-    """Click once on each coin of the photograph `coins` that scikit-image brings along.
+def score_coins(model: RootSAM) -> np.ndarray:
+    """Click once on each of the N coins of the photograph that scikit-image brings along: their IoU, float (N,).
 
     The truth is scikit-image's own tutorial answer: a watershed of the edge map from dark and bright markers.
     """
@@ -117,7 +107,7 @@ def segment_coins(model: RootSAM) -> Coins:
     features = model.eval().encode(np.repeat(picture[None, ..., None], 3, -1), size=512)
     points, labels = torch.from_numpy(clicks)[:, None], torch.ones(len(clicks), 1, dtype=torch.long)
     masks, _ = _best(model.decode(features, points, labels, multimask=True), picture.shape)
-    return Coins(picture, clicks, masks, _ious(masks, truth))
+    return _ious(masks, truth)
 
 
 def score_table(scores: dict[str, float]) -> str:
@@ -137,7 +127,7 @@ def export(model: RootSAM, about: dict, to: Path, scenes: int = 500) -> dict:
     about: seed, steps and hours of the run. What does not depend on the run (licence, credit, …) is taken from the
     packaged card. scenes: how many held-out scenes the scores on the card come from.
     """
-    scores, ious = score(model, scenes), segment_coins(model).ious  # before anything is written: it takes minutes
+    scores, ious = score(model, scenes), score_coins(model)  # before anything is written: it takes minutes
     weights = to / "nano.safetensors"
     save_checkpoint(copy.deepcopy(model).half(), weights, {"input_scale": 1.0, "patch_size": 512})
     kept = ("name", "label", "architecture", "data", "recipe", "licence", "credit")
