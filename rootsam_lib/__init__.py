@@ -13,18 +13,23 @@ CHECKOUT = Path(__file__).resolve().parent.parent  # notebooks, README, data and
 for _name in ("ROOTSAM_HOME", "ROOTSAM_DATA", "ROOTSAM_CACHE", "ROOTSAM_SCRATCH"):
     if os.environ.get(_name):  # a relative one would be another place for a notebook, which runs in its own folder
         os.environ[_name] = str(Path(os.environ[_name]).expanduser().resolve())
+        if Path(os.environ[_name]).is_file():
+            raise ValueError(f"{_name} is {os.environ[_name]}, which is a file: give a folder.")
 # Where runs/ grows: ROOTSAM_HOME, else the clone, else (installed without one) a folder in the user's home.
 HOME = Path(
     os.environ.get("ROOTSAM_HOME") or (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home() / "rootsam")
 )
 
 
-def checked_mask(mask: Any, name: str = "mask") -> Any:
-    """A mask, array or tensor, if it is bool. Raises ValueError for 0 and 255, or 0 and 1, which would be averaged and
-    inverted as numbers."""
+def checked_mask(mask: Any, name: str = "mask", one: bool = False) -> Any:
+    """A mask, array or tensor, if it is bool; one: an array (H, W). Raises ValueError for 0 and 255, or 0 and 1, which
+    would be averaged and inverted as numbers."""
     kind = str(getattr(mask, "dtype", type(mask).__name__))
     if not kind.endswith("bool") or not hasattr(mask, "shape"):
         raise ValueError(f"the {name} is {kind}, but must be a bool array: threshold it first, as in mask > 127.")
+    if one and (not hasattr(mask, "astype") or mask.ndim != 2):
+        got = f"a {type(mask).__name__} {tuple(mask.shape)}"
+        raise ValueError(f"the {name} is {got}, but must be an array (H, W): give one mask at a time.")
     return mask
 
 
@@ -42,5 +47,5 @@ def checked(
     kind = "a whole number" if whole else "a number"
     bad = isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value)
     if bad or value < low or value > high or (above and value == low) or (whole and value != int(value)):
-        raise ValueError(f"{name} is {value!r}: give {kind}, {span}.")
+        raise ValueError(f"{name} is {value!r:.80}: give {kind}, {span}.")
     return int(value) if whole else value

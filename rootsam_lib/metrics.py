@@ -48,9 +48,9 @@ def count(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Counts
     return Counts(tp, called - tp, true - tp, pixels - called - true + tp)
 
 
-def _check_pair(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> None:
-    """Raises ValueError when two masks differ in shape, or when they are no masks."""
-    if checked_mask(prediction, "prediction").shape != checked_mask(truth, "truth").shape or truth.ndim < 2:
+def _check_pair(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor, one: bool = False) -> None:
+    """Raises ValueError when two masks differ in shape, or when they are no masks; one: or when they are several."""
+    if checked_mask(prediction, "prediction", one).shape != checked_mask(truth, "truth", one).shape or truth.ndim < 2:
         shapes = f"prediction is {tuple(prediction.shape)} and truth is {tuple(truth.shape)}"
         raise ValueError(f"{shapes}: compare masks of one image.")
 
@@ -88,8 +88,11 @@ def recall(counts: Counts) -> float | np.ndarray | Tensor:
 
 
 def dilate(mask: np.ndarray, by: int = 1) -> np.ndarray:
-    """A mask, bool (H, W), grown by `by` px in all eight directions (a square); by one: the truth of dilated scores."""
-    return cv2.dilate(checked_mask(mask).astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
+    """A mask, bool (H, W), grown by `by` px in all eight directions (a square); by one: the truth of dilated scores.
+
+    Raises ValueError for several masks at once, as all below do.
+    """
+    return cv2.dilate(checked_mask(mask, one=True).astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
 
 
 def thinned(mask: np.ndarray) -> np.ndarray:
@@ -97,7 +100,7 @@ def thinned(mask: np.ndarray) -> np.ndarray:
 
     Not scikit-image's default (Zhang & Suen 1984), which erases a diagonal bar of even width from end to end.
     """
-    return skeletonize(mask, method="lee") > 0
+    return skeletonize(checked_mask(mask, one=True), method="lee") > 0
 
 
 def root_widths(mask: np.ndarray) -> np.ndarray:
@@ -114,7 +117,7 @@ def cl_dice(
     the prediction. 1 when both masks are empty, 0 when one is. (Shit et al. 2021, equations 1 to 3.)
     drawn, line: both masks' centre lines (`thinned`), where they are known already.
     """
-    _check_pair(prediction, truth)
+    _check_pair(prediction, truth, one=True)
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
     drawn, line = (thinned(of) if known is None else known for of, known in ((prediction, drawn), (truth, line)))
@@ -127,7 +130,7 @@ def label_roots(mask: np.ndarray, least: int = MIN_ROOT_PX) -> tuple[np.ndarray,
 
     A root is what hangs together, corners included: roots that touch are one. Pieces of fewer than `least` px are none.
     """
-    pieces, number = label(checked_mask(mask), EIGHT)
+    pieces, number = label(checked_mask(mask, one=True), EIGHT)
     kept = np.bincount(pieces.ravel(), minlength=number + 1) >= least
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[pieces], int(kept.sum())
@@ -138,7 +141,7 @@ def betti0_error(prediction: np.ndarray, truth: np.ndarray) -> int:
 
     Pieces of any size count, and touch at corners: the error of the Betti number 0 (Hu et al. 2019).
     """
-    _check_pair(prediction, truth)
+    _check_pair(prediction, truth, one=True)
     return abs(label(prediction, EIGHT)[1] - label(truth, EIGHT)[1])
 
 
@@ -147,7 +150,7 @@ def broken_pieces(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     A piece belongs to every root of `label_roots` that it shares a pixel with, so it need not lie within the truth.
     """
-    _check_pair(prediction, truth)
+    _check_pair(prediction, truth, one=True)
     roots, number = label_roots(truth)
     both = np.stack([roots, label(prediction, EIGHT)[0]])[:, (roots > 0) & prediction]
     return np.bincount(np.unique(both, axis=1)[0], minlength=number + 1)[1:]

@@ -379,7 +379,7 @@ class RootSAM(nn.Module):
             rows.append({"part": part, "parameters": count, "state": "trained" if trained else "frozen"})
             seen += count
         rest = sum(p.numel() for p in self.parameters()) - seen
-        rows.append({"part": "memory (for video) and its stand-in", "parameters": rest, "state": "frozen"})
+        rows.append({"part": "memory (for video; unused)", "parameters": rest, "state": "frozen"})
         return rows
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from rootsam_lib import checked, checked_mask
 
 ROOT, SOIL, PADDING = 1, 0, -1
+MOST_EXPONENT = 64
 
 
 class Prompts(NamedTuple):
@@ -41,9 +42,7 @@ def edt_map(mask: np.ndarray) -> np.ndarray:
     mask: bool (H, W). Returns float32 (H, W). The image border is not a root's boundary: a root that leaves the image
     does not end there. A mask with no soil at all has no boundary: every distance is 1. (Poster, prompting strategy.)
     """
-    if checked_mask(mask).ndim != 2:
-        raise ValueError(f"the mask is {mask.shape}, but must be (H, W): give one mask at a time.")
-    if mask.all():
+    if checked_mask(mask, one=True).all():
         return np.ones(mask.shape, np.float32)
     distance = cv2.distanceTransform(np.ascontiguousarray(mask, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squared distances are whole numbers. cv2's last digit depends on its number of threads and on where an array lies
@@ -55,9 +54,9 @@ def point_probability(mask: np.ndarray, exponent: float = 1.0) -> np.ndarray:
     """The chance of every pixel to become a root point: EDT ** exponent, normalised to 1 (all 0 without roots).
 
     exponent 0 is uniform over root pixels, 1 the poster's rule, larger values keep to the middle of the thickest roots.
-    Returns float64 (H, W). Raises ValueError for a negative exponent.
+    Returns float64 (H, W). Raises ValueError for an exponent below 0 or above 64, where numbers end.
     """
-    checked("exponent", exponent, 0)
+    checked("exponent", exponent, 0, MOST_EXPONENT)
     weight = np.zeros(mask.shape)
     weight[mask] = edt_map(mask)[mask].astype(np.float64) ** exponent
     return weight / max(weight.sum(), np.finfo(float).tiny)
@@ -92,7 +91,7 @@ def sample_points(
     Raises ValueError for a count or an exponent below 0, or a share above 1.
     """
     n_root, n_soil = (checked(name, n, 0, whole=True) for name, n in (("n_root", n_root), ("n_soil", n_soil)))
-    checked("exponent", exponent, 0)
+    checked("exponent", exponent, 0, MOST_EXPONENT)
     checked("hard_share", hard_share, 0, 1)
     soil, rooted = ~checked_mask(mask), mask.any()
     n_hard = round(hard_share * n_soil) if rooted and soil.any() else 0
@@ -130,6 +129,10 @@ class FixedPrompts:
     n_soil: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("n_root", 1), ("n_soil", 0), ("seed", 0)):  # soil points alone ask for no root
+            object.__setattr__(self, name, checked(name, getattr(self, name), least, whole=True))
+
     def draw(self, mask: np.ndarray, name: str) -> Prompts:
         """The points of one image: see `fixed_prompts`."""
         return fixed_prompts(mask, name, self.n_root, self.n_soil, self.seed)
@@ -160,8 +163,10 @@ def meant_roots(roots: np.ndarray, prompts: Prompts) -> np.ndarray:
     roots: the roots' numbers, int (H, W), 0 on soil. `metrics.label_roots` counts what hangs together, corners
     included, as one root: that much a mask says without doubt, and a person sees it as one piece. Branches of its
     skeleton would part roots that cross, but which branch goes on as which beyond a crossing would be a guess.
-    Raises ValueError for a point outside of the image.
+    Raises ValueError for a point outside of the image, and for a mask in place of numbers.
     """
+    if roots.dtype == bool:
+        raise ValueError("roots is a mask, but must number its roots: give metrics.label_roots(mask)[0].")
     given = prompts.labels != PADDING
     if not given.any():
         return roots > 0

@@ -106,7 +106,12 @@ def encode_image(pixels: np.ndarray, suffix: str = ".png", **options: object) ->
     written, options = BytesIO(), {"quality": 90, **options}
     if pixels.dtype == bool:
         pixels, options["compress_type"] = pixels.astype(np.uint8) * 255, 3  # 3: run lengths, fast for masks
-    Image.fromarray(pixels).save(written, Image.registered_extensions()[suffix], **options)
+    kind = Image.registered_extensions().get(suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"a picture cannot be written as {suffix or 'a file without ending'}: call it .png, .jpg or .tif."
+        )
+    Image.fromarray(pixels).save(written, kind, **options)
     return written.getvalue()
 
 

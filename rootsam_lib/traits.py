@@ -222,6 +222,7 @@ def depth_mm(location: int, window_mm: float, tube_angle: float = 45.0) -> float
     next, a window's height when windows touch. tube_angle: of the tube to the horizontal in degrees, 45 is usual.
     Raises ValueError for an angle below 2 (radians?) or above 90, or a window without height.
     """
+    checked("location", location, 1, whole=True)
     checked("tube_angle", tube_angle, LEAST_ANGLE, 90)
     checked("window_mm", window_mm, 0, above=True)
     return float((location - 0.5) * window_mm * np.sin(np.deg2rad(tube_angle)))

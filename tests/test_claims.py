@@ -74,7 +74,7 @@ def test_every_claim_is_told_with_its_number_and_file():
         finding = claim.find(RESULTS)
         assert finding.verdict in (HOLDS, FAILS, UNTESTED) and len(finding.number) > 3
         assert (RESULTS / f"{finding.source}.json").is_file() or finding.verdict == UNTESTED
-    assert len(claims_table("05").splitlines()) == 4 and "claims nothing" in claims_table("09")
+    assert len(claims_table("05").splitlines()) == 4
 
 
 def test_no_dollar_of_the_table_begins_a_formula():

@@ -24,6 +24,7 @@ from rootsam_lib.data.folders import ImageFiles
 from rootsam_lib.data.masks import read_exclusion, read_mask
 from rootsam_lib.data.scans import Scan
 from rootsam_lib.evaluation.tools import parse_edits
+from rootsam_lib.metrics import count, iou
 from rootsam_lib.model import resize_logits
 from rootsam_lib.predictor import Click, Predictor, parse_clicks
 from rootsam_lib.predictor.selection import changes_at_clicks, follow_clicks
@@ -520,23 +521,17 @@ def test_the_table_is_not_written_at_every_click(tmp_path, nano, monkeypatch):
 # --- Triage
 
 
-def test_triage_gives_an_order_and_a_reason(nano, small_scans, monkeypatch):
+def test_triage_gives_an_order_and_a_reason(nano, small_scans):
     blank = Scan(np.full((256, 256, 3), 120, np.uint8), None, "blank", "T9")
     rows = triage(nano, [*small_scans[:2], blank])
     assert sorted(row["index"] for row in rows) == [0, 1, 2]
     needs = [row["need"] for row in rows]
     assert needs == sorted(needs, reverse=True)
     for row in rows:
-        assert row["need"] == pytest.approx((2 - row["predicted_iou"] - row["agreement"]) / 2) and 0 <= row["need"] <= 1
-        assert f"{row['predicted_iou']:.2f}" in row["reason"] or f"{row['agreement']:.2f}" in row["reason"] or (
-            row["root_share"] == 0 and "no root" in row["reason"]
-        )  # fmt: skip
-    asked = []
-    monkeypatch.setattr(Predictor, "predicted_iou", 0.5)
-    monkeypatch.setattr(nano, "correct", lambda: np.arange(256 * 256).reshape(256, 256) == 40 * 256 + 50)
-    monkeypatch.setattr(nano, "predict", lambda *prompt: (asked.append(prompt), [nano.correct()[None]])[1])
-    triage(nano, small_scans[:1])
-    assert all((points[labels == 1] > 30).all() for points, labels in asked), "what fills up a prompt is no click"
-    monkeypatch.undo()
+        assert row["need"] == 1 - row["agreement"] and 0 <= row["need"] <= 1
+        image = [*small_scans[:2], blank][row["index"]].image
+        mask, other = nano(image), nano(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
+        assert row["agreement"] == pytest.approx(iou(count(mask, other)))
+        assert f"{row['agreement']:.2f}" in row["reason"] if mask.any() else "no root" in row["reason"]
     backwards = triage(nano, [blank, small_scans[1], small_scans[0]])
     assert [row["image"] for row in backwards] == [row["image"] for row in rows], "the list's order plays no part"

@@ -30,11 +30,13 @@ from rootsam_lib.results import (
     LATER,
     check_names,
     claim_folder,
+    file_hash,
     read_json,
     shown,
     write_csv,
     write_image,
     write_json,
+    write_mask,
 )
 from rootsam_lib.traits import CLEANING, measure
 
@@ -170,7 +172,8 @@ class Session:
         check_predictor(predictor)
         if not hasattr(scans, "names"):
             check_scans(scans)
-        self.folder, self.scans, self.predictor = Path(folder), scans, predictor
+        folder = Path(folder).expanduser()
+        self.folder, self.scans, self.predictor = folder, scans, predictor
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
         check_names(self.names)
         self.setting = predictor.about | {"start": start}
@@ -178,6 +181,9 @@ class Session:
         try:
             logs = {name: self.log_path(name) for name in self.names}
             self.rows = {name: read_log(path)["row"] for name, path in logs.items() if path.is_file()}
+            if gone := sorted({path.stem for path in (folder / "clicks").glob("*.json")} - set(self.names)):
+                told = f"{len(gone)} images of this session are not among the scans (first: {gone[0]})"
+                warnings.warn(f"{told}: their clicks and masks stay, their rows leave session.csv.", stacklevel=2)
             order = sorted(range(len(self.names)), key=self.is_done)  # the first that is not done, in their order
             if passed := self._open_first(order):
                 warnings.warn(passed, stacklevel=2)
@@ -232,11 +238,14 @@ class Session:
         machine = {"keep": self.predictor.keep, "batch": self.predictor.batch}  # what it may use: changes no mask
         predictor = _predictor(self.predictor.model, scan.image, self.setting, **machine)
         made = tuple(Clicked(**click) for click in clicks)
+        mask_path, written = self.mask_path(self.names[index]), log.get("mask_sha256") if path.is_file() else None
+        if written is None and mask_path.is_file():  # of an earlier version
+            written = file_hash(mask_path)
         mask = corrected(predictor, scan.image, made, self.setting["start"])
         if hasattr(self, "scan") and self.rows.get(self.name, {}).get("state") == "open":
             self.save()
         self.predictor, self.scan, self.position, self._made = predictor, scan, index, mask
-        self._hash = image_hash(scan.image)
+        self._hash, self._written = image_hash(scan.image), written
         self._states = [made[:number] for number in range(len(made) + 1)]  # of the clicks, for undo and redo
         self._at = len(made)
         self._seconds = float(self.rows.get(self.name, {}).get("seconds", 0))
@@ -266,13 +275,16 @@ class Session:
 
     def set_done(self, done: bool = True) -> None:
         """Say that the open image's mask is good (or take that back); its row gets what `measure` says."""
+        if not isinstance(done, bool):
+            raise ValueError(f"done is {done!r}: give True or False.")
         self._save("done" if done else "open", measured=done)
 
     # --- Clicks on the open image: each one decodes once and is saved
 
     def add(self, x: float, y: float, label: int) -> None:
         """Click at (x, y) px: label 1 root, 0 soil. Raises ValueError outside the image."""
-        self._edit([*self.clicks, Clicked(x, y, label, "", 0.0, False)], len(self.clicks))
+        click = self.predictor.checked_click((x, y, label))  # whole numbers of Python's own, for the log
+        self._edit([*self.clicks, Clicked(*click, "", 0.0, False)], len(self.clicks))
 
     def use(self, tool: str, x: int, y: int, x2: int = -1, y2: int = -1) -> None:
         """Use a tool as in `tools.Edit`. Raises ValueError for another tool, and for a place outside the image."""
@@ -372,8 +384,11 @@ class Session:
             "clicks": [click._asdict() for click in self.clicks],
             "row": row,
         }
+        path = self.mask_path(self.name)
+        if said := write_mask(path, self.mask, self._written):
+            warnings.warn(f"{self.name}: {said}", stacklevel=2)
+        self._written = log["mask_sha256"] = file_hash(path)
         write_json(self.log_path(self.name), log)
-        write_image(self.mask_path(self.name), self.mask)
         out = self.folder / "excluded" / f"{self.name}.png"
         if self.excluded.any():
             write_image(out, self.excluded)

@@ -96,6 +96,7 @@ def fit_to_folder(
     there: what goes on must not change when scans are added. max_megapixels: larger images are not read. say: gets a
     line for what was found. scale, brightness: whether to fit them.
     """
+    entries = getattr(entries, "entries", entries)
     if isinstance(known, (str, Path)):
         notes = [Path(known) / name for name in ("session.json", "segment.json")]
         known = [read_json(note) for note in notes if note.is_file()]

@@ -135,6 +135,8 @@ def segment_folder(
     settings["prompts"] = {name: [p.points.tolist(), p.labels.tolist()] for name, p in sorted(prompts.items())}
 
     with ExitStack() as held:
+        asked = {"root width": (fit, predictor.root_width), "brightness": (brighten, predictor.brightness)}
+        unknown = [name for name, (wanted, known) in asked.items() if wanted and not known]
         fit, brighten = fit and predictor.root_width > 0, brighten and predictor.brightness > 0
         with fit_lock(whole) if shard else contextlib.nullcontext():  # one shard finds the scale for all
             if fit or brighten:
@@ -149,6 +151,8 @@ def segment_folder(
             if shard and whole.exists():  # merged before, under these settings: what it holds is done
                 claim_folder(whole, "segment.json", settings).release()
             held.callback(claim_folder(out, "segment.json", settings).release)
+        if unknown:
+            say(f"the model does not say its {' and '.join(unknown)}: not fitted to that")
         tables = tables_of({out, whole})
         traits, scores = tables[out]
         names = dict.fromkeys(entry.name for entry in entries)
@@ -201,7 +205,7 @@ def segment_folder(
 
 
 def _checked_folder(folder: str | Path) -> Path:
-    if not isinstance(folder, (str, Path)):
+    if not isinstance(folder, (str, Path)) or folder == "":
         raise ValueError(f"folder is {folder!r}: give the path of a folder of images.")
     folder = Path(folder).expanduser()
     if (folder / "segment.json").is_file():

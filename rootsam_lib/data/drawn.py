@@ -65,11 +65,12 @@ def synthetic_scans(split: str, count: int, seed: int = 0, height: int = 1024, w
     """Draw `count` scans of a split: "train", "valid" or "test".
 
     Scan i depends on (seed, split, i) only, not on `count`. Two scans share a tube; no tube is in two splits.
-    Raises ValueError for an unknown split or a negative count.
+    Raises ValueError for an unknown split or a negative count or seed.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not a split of synthetic scans: choose one of {', '.join(SPLITS)}.")
     checked("count", count, 0, whole=True)
+    checked("seed", seed, 0, whole=True)
     number, scans = SPLITS.index(split), []
     for i in range(count):
         rng = np.random.default_rng(np.random.SeedSequence([seed, number, i]))

@@ -80,7 +80,7 @@ def read_folder(
     check_split(split, limit, seed)
     if mask_coding is not None:
         checked_coding(mask_coding)
-    root = Path(data_dir).expanduser()
+    root = named_folder(data_dir)
     found = find_pairs(root, need_masks, group_by)
     if exclude is not None:
         checked_exclusion(exclude, [entry.name for entry in found])
@@ -135,6 +135,13 @@ def folder_resolution(entries: Iterable[Entry], dpi: float | None = None, strict
     said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
     none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
     return f"resolution: {said}{none if 'no resolution' in sources else ''}"
+
+
+def named_folder(path: str | Path) -> Path:
+    """A folder's path, ~ as the home. Raises ValueError for "", which would be the current one."""
+    if path == "":
+        raise ValueError("the folder's name is empty: give one, or '.' for the current one.")
+    return Path(path).expanduser()
 
 
 def find_pairs(root: Path, need_masks: bool, group_by: str | None = None) -> list[Entry]:
@@ -317,7 +324,7 @@ class ImageFiles(Sequence):
 
     def __init__(self, paths: str | Path | Iterable[str | Path]):
         if isinstance(paths, (str, Path)):
-            entries = find_pairs(Path(paths).expanduser(), need_masks=False)
+            entries = find_pairs(named_folder(paths), need_masks=False)
         else:
             named = [(Path(path), Path(path).stem) for path in paths]
             entries = [Entry(path, None, name, parse_tube(name) or name, None) for path, name in named]
@@ -327,5 +334,7 @@ class ImageFiles(Sequence):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Scan:
+    def __getitem__(self, index: int | slice) -> Scan | list[Scan]:
+        if isinstance(index, slice):
+            return [load_entry(entry) for entry in self.entries[index]]
         return load_entry(self.entries[index])

@@ -19,6 +19,10 @@ def read_points(name: str, given: object) -> Prompts:
     fits = points.ndim == 2 and points.shape[1] == 2 and labels.shape == points.shape[:1]
     if not fits or not np.isin(labels, (SOIL, ROOT)).all():
         raise ValueError(f"prompts of {name} are no Prompts: give points (N, 2) and N labels, 1 for root, 0 for soil.")
+    if len(labels) and not labels.any():
+        raise ValueError(f"prompts of {name} are soil points only, which ask for no root: add a root point.")
+    if len(labels) and points.max() <= 1 and (points % 1).any():
+        raise ValueError(f"prompts of {name} are shares of the image's sides: give pixels.")
     return Prompts(points.astype(np.float32), labels.astype(np.int64))
 
 

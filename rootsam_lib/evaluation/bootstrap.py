@@ -73,7 +73,7 @@ def tube_weights(tubes: Sequence[str], rng: np.random.Generator, draws: int = 20
 
     Raises ValueError for no image, or no draw.
     """
-    checked("draws", draws, 1, whole=True)
+    draws = checked("draws", draws, 1, whole=True)
     if not len(tubes):
         raise ValueError("there is no image to draw from: check the split and the limit.")
     names, home = np.unique(list(tubes), return_inverse=True)

@@ -144,6 +144,8 @@ def annotate_scan(
     `false_segments` finds, where it is known already.
     Raises ValueError for a way that clicks without `predict`, and for minutes that fall.
     """
+    if way not in WAYS:
+        raise ValueError(f"way {way!r} is unknown: choose one of {', '.join(WAYS)}.")
     tools = WAYS[way]
     if "click" in tools and predict is None:
         raise ValueError(f"the way {way!r} clicks for a model's answer: give predict, or another way.")

@@ -131,13 +131,23 @@ def visible(image: Patch | Scan) -> tuple[slice, slice]:
     return tuple(slice(0, length - pad) for length, pad in zip(image.mask.shape, padding, strict=True))
 
 
+def ask(predictor: MaskPredictor, image: Patch | Scan, prompts: Prompts | None) -> np.ndarray:
+    """A predictor's mask of what is `visible`. Raises ValueError for one that is not of the image's size."""
+    answer = checked_mask(predictor(image.image, prompts), "answer", one=True)
+    if answer.shape != image.mask.shape:
+        raise ValueError(
+            f"{image.name}: the answer is {answer.shape}, the image {image.mask.shape}: cut its padding off."
+        )
+    return answer[visible(image)]
+
+
 def score_answer(predictor: MaskPredictor, image: Patch | Scan, protocol: FixedPrompts | None = None) -> dict:
     """(a) The protocol's points, or (b) no prompt at all (None); against all roots, and (a) also against those that the
     points mean."""
     window = visible(image)
     truth = image.mask[window]
     prompts = protocol.draw(truth, image.name) if protocol else None
-    answer = predictor(image.image, prompts)[window]
+    answer = ask(predictor, image, prompts)
     excluded = None if image.excluded is None else image.excluded[window]
     scores = score_mask(answer, truth, excluded)
     if prompts:
@@ -162,7 +172,7 @@ def selection(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> d
     aimed = sample_points(roots > 0, 1, 0, rng)
     x, y = aimed.points[0].astype(int)
     clicked, others = roots == roots[y, x], (roots > 0) & (roots != roots[y, x])
-    answer = predictor(image.image, with_slips(aimed, SLIP_PX, roots.shape, rng))[window]
+    answer = ask(predictor, image, with_slips(aimed, SLIP_PX, roots.shape, rng))
     nearest = np.where(others, distance_transform_edt(~clicked), np.inf).argmin()
     return {
         "clicked_iou": iou(count(answer, clicked)),
@@ -187,7 +197,7 @@ def control(predictor: MaskPredictor, image: Patch | Scan, seed: int = 0) -> dic
         return Prompts(np.concatenate(drawn), np.full(len(drawn), ROOT))
 
     asked = points_on(order[:half]), points_on(order[half : 2 * half]), None
-    true, moved, none = (iou(count(predictor(image.image, points)[window], wanted)) for points in asked)
+    true, moved, none = (iou(count(ask(predictor, image, points), wanted)) for points in asked)
     return {"true_points": true, "moved_points": moved, "no_points": none, "true_minus_moved": true - moved}
 
 
@@ -244,6 +254,8 @@ def evaluate(
     patch with fixed prompts.
     """
     check_masks([*patches, *scans])
+    if not isinstance(predictors, Mapping) or not all(map(callable, predictors.values())):
+        raise ValueError("predictors must be predictors by the name of their row, as {'stage1': load_predictor(...)}.")
     if not predictors or not patches:
         raise ValueError("there is nothing to evaluate: give at least one predictor and one patch.")
     if strange := set(prompted or ()) - set(predictors):

@@ -39,6 +39,8 @@ def path_cost(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
     al. 1998); shares and power were chosen on six of SegRoot's valid scans, where little depends on them.
     image: uint8 (H, W, 3).
     """
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinite numbers: give those of Predictor.predict.")
     ridge = sato(rgb2gray(image), sigmas=(1, 2), black_ridges=False)
     line = np.clip(ridge / max(np.quantile(ridge, 0.99), 1e-6), 0, 1)
     low, high = SURE

@@ -49,7 +49,7 @@ UNWANTED = "#8c8c8c"
 MARKS = {"root point": (ROOT, drawing.ROOT_POINT, "o"), "soil point": (SOIL, drawing.SOIL_POINT, "X")}
 # To less root, where false, or to more:
 PULL = LinearSegmentedColormap.from_list("pull", (drawing.FALSE, "white", drawing.MISSED))
-QUALITY = 88  # of pictures stored as JPEG
+JPEG = {"quality": 88, "subsampling": 0}  # of stored pictures: colours stay within their lines
 STYLE = {
     "figure.dpi": 90,
     "figure.constrained_layout.use": True,
@@ -79,7 +79,7 @@ def start_lesson() -> None:
     use_style()
     if (shell := get_ipython()) is not None:
         check_injected(shell.user_ns["In"])
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": QUALITY})
+        set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
 
 
 def picture(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -91,7 +91,7 @@ def picture(figure: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[st
     if len(alt.split()) < 5:
         raise ValueError(f"alt text {alt!r} says too little: tell in a sentence what is to be seen.")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": QUALITY})
+    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs=JPEG)
     plt.close(figure)
     data = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
     return data, {"image/jpeg": {"alt": alt}}
@@ -321,7 +321,7 @@ def control_picture(
         ax.imshow(drawing.overlay(drawing.error_view(image, mask, wanted), roots & ~wanted & ~mask, UNWANTED, 1))
         if points is not None:
             draw_prompts(ax, points)
-    asked = {"true_points": "true", "moved_points": "moved", "no_points": "none"}
+    asked = {"true_points": "wanted roots", "moved_points": "other roots", "no_points": "none"}
     for number, (name, row) in enumerate(table.items()):
         value, low, high = np.array([row[column] for column in asked], float).T
         style = {"color": drawing.COLOURS[name], "hatch": drawing.HATCHES[name], "ec": "white"}
@@ -330,10 +330,10 @@ def control_picture(
         axes[-1].bar(places, value, 0.25, yerr=error, capsize=2, label=label, **style)
     axes[-1].set_axis_on()
     axes[-1].set_xticks(range(len(asked)), asked.values())
-    axes[-1].set(xlabel="points", ylabel="IoU with the wanted roots")
+    axes[-1].set(xlabel="points on", ylabel="IoU with the wanted roots")
     axes[-1].margins(y=0.3)  # room for the legend
     axes[-1].legend(fontsize=9)
-    error_legend(figure, "not asked for, or false", more={"root that is not wanted, left out": UNWANTED})
+    error_legend(figure, "not asked for, or false", more={"unwanted root, rightly left out": UNWANTED})
     return figure
 
 

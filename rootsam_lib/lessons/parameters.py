@@ -18,6 +18,7 @@ from rootsam_lib.data.datasets import SOURCES
 from rootsam_lib.evaluation.tools import parse_edits
 from rootsam_lib.lessons.ablations import parse_variants
 from rootsam_lib.predictor import STARTS, parse_clicks
+from rootsam_lib.prompts import MOST_EXPONENT
 from rootsam_lib.results import RUNS, provenance, write_json
 from rootsam_lib.training.config import PRESETS, SCHEDULES, parse_families
 from rootsam_lib.traits import LEAST_ANGLE
@@ -28,8 +29,8 @@ CHOICES |= {"TEST_SPLIT": ("valid", "test"), "SCHEDULE": SCHEDULES, "HARDWARE": 
 
 
 def _two_clicks(text: str) -> None:
-    if len(parse_clicks(text)) < 2:
-        raise ValueError(f"ROOT_CLICKS is {text!r}: give two clicks or more, x,y,1 joined by ;")
+    if len(clicks := parse_clicks(text)) < 2 or not all(click.label for click in clicks):
+        raise ValueError(f"ROOT_CLICKS is {text!r}: give two clicks or more, all on roots, x,y,1 joined by ;")
 
 
 PARSERS = {"CLICKS": parse_clicks, "ROOT_CLICKS": _two_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
@@ -39,6 +40,8 @@ RANGES = {
     "INPUT_SCALE": (0, 32),
     "TUBE_ANGLE": (LEAST_ANGLE, 90),
     "REVIEW_SHARE": (0, 1),
+    "EDT_EXPONENT": (0, MOST_EXPONENT),
+    "BRIGHTER": (1, 255),
     "PATCH": (32, 8192),
     "PAIRS": (2, math.inf),
 }
@@ -136,7 +139,9 @@ def assigned(cell: str) -> dict[str, object]:
         for line in ast.parse(cell).body:
             if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
                 with suppress(ValueError):  # no literal
-                    found[line.targets[0].id] = ast.literal_eval(line.value)
+                    code = ast.unparse(line.value)
+                    odd = re.fullmatch(r"float\('(-?inf|nan)'\)", code)  # what papermill writes for such
+                    found[line.targets[0].id] = float(odd[1]) if odd else ast.literal_eval(line.value)
     except SyntaxError:
         return {}
     return found

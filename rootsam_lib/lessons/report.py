@@ -137,14 +137,18 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
         raise FileNotFoundError(f"no executed lessons in {shown(folder / 'notebooks')}: run the tutorial first.")
     clock = folder / "results" / "minutes.json"
     minutes = read_json(clock)["minutes"] if clock.is_file() else {}
-    cards, sections = [], []
+    cards, sections, data = [], [], set()
     for path in executed:
         notebook, record = nbformat.read(path, as_version=4), folder / "lessons" / f"{path.stem}.json"
         recorded = read_json(record) if record.is_file() else {}
+        data |= {recorded.get("parameters", {}).get("DATA", "none")} - {"none"}
         cards.append(card(path.stem, notebook, recorded.get("metrics", {}), minutes))
         sections.append(lesson_section(path.stem, notebook, recorded, minutes))
-    real = str(values.get("DATA", "synthetic")) != "synthetic"
-    kind = "Real scans." if real else "Drawn scans: a toy run, whose scores say nothing about real roots."
+    data = data or {str(values.get("DATA", "synthetic"))}
+    kind = (
+        "Drawn scans: a toy run, whose scores say nothing about real roots." if "synthetic" in data else "Real scans."
+    )
+    kind += " Some lessons are of real scans: see each one's settings." if {"synthetic"} < data else ""
     title = f"RootSAM: the lessons, executed (profile {html.escape(folder.name)})"
     spent = f" {len(minutes)} lessons took {sum(minutes.values()):.0f} minutes here." if minutes else ""
     claims = _converted([nbformat.v4.new_markdown_cell(claims_table())])

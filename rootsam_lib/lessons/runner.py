@@ -7,6 +7,7 @@ import sys
 import time
 from collections import ChainMap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -123,6 +124,11 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     if "PROFILE" in given:
         raise ValueError("parameter PROFILE is set by --profile, not by -p.")
     defaults = {name: default for parameters in known.values() for name, default in parameters.items()}
+    running = {name for path in paths for name in known[path]}
+    if idle := sorted(name for name in given if name in defaults and name not in running):
+        raise ValueError(
+            f"parameter {idle[0]} is of no lesson that would run: leave it out, or choose others by --only."
+        )
     values = {"PROFILE": profile} | check_parameters(load_profile(profile) | given, defaults)
     if update and (only or values != {"PROFILE": "quick"}):
         raise ValueError("--update stores all lessons on their defaults: leave out --only, --profile and -p.")
@@ -156,7 +162,9 @@ def tutorial(profile: str, given: dict[str, object], only: list[str], update: bo
     metrics = {path.stem: read_json(RUNS / profile / "lessons" / f"{path.stem}.json")["metrics"] for path in paths}
     about = {"minutes": minutes, "metrics": metrics, "provenance": provenance()}
     clock = RUNS / profile / "results" / "minutes.json"
-    before = read_json(clock)["minutes"] if clock.is_file() else {}  # of the lessons that did not run this time
+    before = {}  # of the lessons that did not run this time
+    with suppress(OSError, ValueError, KeyError, TypeError):  # nothing that a report must wait for
+        before = dict(read_json(clock)["minutes"])
     write_json(clock, about | {"minutes": before | minutes})
     if update:  # only now, so that every lesson sees the same commit
         for path in paths:

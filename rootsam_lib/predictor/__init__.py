@@ -10,6 +10,7 @@ An image larger than a tile is cut into overlapping tiles, whose logits fade int
 point is shown to the tiles that it lies in. The encoder runs once a tile; every further question runs the decoder only.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from rootsam_lib.predictor.selection import (
     select_roots,
 )
 from rootsam_lib.prompts import PADDING, ROOT, SOIL, Prompts, click_prompt, stack_prompts
+from rootsam_lib.results import file_hash, read_json, shown
 
 __all__ = ["STARTS", "Click", "Predictor", "check_predictor", "load_predictor", "parse_clicks"]
 
@@ -42,7 +44,9 @@ FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps through rows and columns; 
 def check_predictor(predictor: object) -> None:
     """Raises ValueError for what is no predictor, such as a model's name."""
     if not hasattr(predictor, "about"):
-        raise ValueError(f"predictor is {predictor!r}: give what load_predictor returns, as load_predictor('nano').")
+        raise ValueError(
+            f"predictor is {predictor!r:.80}: give what load_predictor returns, as load_predictor('nano')."
+        )
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -102,7 +106,7 @@ class Predictor:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")
         if not isinstance(self.model, torch.nn.Module):
             told = "give a RootSAM, or take load_predictor(...) for a name or a folder."
-            raise ValueError(f"model is {self.model!r}: {told}")
+            raise ValueError(f"model is {self.model!r:.80}: {told}")
         self.model.eval()
         if self.batch is not None:
             self.batch = checked("batch", self.batch, 1, whole=True)
@@ -115,15 +119,17 @@ class Predictor:
         self.gain = checked("gain", self.gain, 0, 255, above=True)
         most, own = self.tile_size // 2 - 1, self.tile_size // 4 if self.overlap is None else self.overlap
         self.overlap = checked("overlap", own, 0, most, whole=True)
-        self._source: np.ndarray | None = None
+        self._source, self._made_by = None, ()
         self._tiles: list[_Tile] = []
 
     @property
     def about(self) -> dict[str, object]:
         """What answers are made by, for results files: the model's label, its weights' hash, and the settings."""
+        return {"model": self.model.label, "weights": weights_hash(self.model), **self._settings()}
+
+    def _settings(self) -> dict[str, object]:
         names = ("input_scale", "tile_size", "overlap", "tta", "select", "root_width", "smallest", "gain")
-        settings = {name: getattr(self, name) for name in names}
-        return {"model": self.model.label, "weights": weights_hash(self.model), **settings}
+        return {name: getattr(self, name) for name in names}
 
     def at_scale(self, input_scale: float) -> "Predictor":
         """The same predictor at another input scale, with tiles that are as large for the encoder as now."""
@@ -145,16 +151,24 @@ class Predictor:
     def set_image(self, image: np.ndarray) -> None:
         """Take an image, uint8 (H, W, 3), of any size; a side shorter than a tile is mirrored, and cut off again.
 
-        The same array again costs nothing, unless its pixels changed. Raises ValueError for another shape or dtype.
+        The same array again costs nothing, unless its pixels, a setting or the weights changed. Raises ValueError for
+        another shape or dtype.
         """
         if not isinstance(image, np.ndarray):
-            raise ValueError(f"the image is a {type(image).__name__}, but must be an array, uint8 (H, W, 3).")
+            raise ValueError(
+                f"the image is a {type(image).__name__}, but must be an array, uint8 (H, W, 3): read a file with "
+                "data.images.read_image(path)."
+            )
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3).")
+            raise ValueError(
+                f"the image is {image.dtype} {image.shape}, but must be uint8 (H, W, 3): values from 0 to 255, three "
+                "colours last, and no transparency; data.images.read_image(path) gives it so."
+            )
         height, width = image.shape[:2]
-        if image is self._source and np.array_equal(self._padded[:height, :width], image):
+        made_by = self._settings(), [weight._version for weight in self.model.parameters()]
+        if image is self._source and made_by == self._made_by and np.array_equal(self._padded[:height, :width], image):
             return
-        self._source = image
+        self._source, self._made_by = image, made_by
         self.shape = height, width
         self.side = min(self.tile_size, 32 * -(-max(self.shape) // 32))
         below_right = [(0, max(self.side - length, 0)) for length in self.shape]
@@ -254,7 +268,9 @@ class Predictor:
 
     @property
     def predicted_iou(self) -> float:
-        """The model's own estimate of the corrected mask's IoU, mean over the tiles."""
+        """The model's own estimate of the corrected mask's IoU, mean over the tiles. Raises ValueError before it."""
+        if not self._tiles or any(tile.answer is None for tile in self._tiles):
+            raise ValueError("there is no corrected mask yet: call set_image(image) and correct() first.")
         return float(np.mean([tile.answer[1] for tile in self._tiles]))
 
     def _without_specks(self, logits: np.ndarray, clicks: Iterable[Click] = ()) -> np.ndarray:
@@ -380,6 +396,11 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
         close = sorted(str(found.parent) for found in path.glob("**/stage*/best.safetensors"))
         hint = f"such as {close[-1]}" if close else "as notebooks 03 and 04 make it, or nano-roots"
         raise FileNotFoundError(f"{path} is no trained stage: give the folder of one, {hint}.")
+    note = path / "stage.json"
+    if path.is_dir() and not note.is_file():
+        warnings.warn(f"{shown(path)} is not trained to its end: the best epoch so far is used.", stacklevel=2)
+    elif path.is_dir() and read_json(note).get("weights_sha256") != file_hash(file):
+        raise ValueError(f"{shown(path)}: stage.json is of other weights than {file.name}: train the stage again.")
     about = read_about(file)
     patch_size = checked(f"patch_size of {file.name}", about["patch_size"], 32, 8192, whole=True)
     settings = {"input_scale": about["input_scale"], "tile_size": min(patch_size, 1024)}

@@ -8,6 +8,7 @@ import numpy as np
 from rootsam_lib import checked
 from rootsam_lib.checkpoints import EMBEDDED, MODELS
 from rootsam_lib.data.augment import build_augmentation
+from rootsam_lib.prompts import MOST_EXPONENT
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 SCHEDULES = ("plateau", "cosine")
@@ -83,11 +84,12 @@ class StageConfig:
             checked(name, getattr(self, name), 0, above=True)
         for name in ("refresh", "correction_share", "ema_decay"):
             checked(name, getattr(self, name), 0, 1)
-        for name in ("bank_gb", "edt_exponent", "point_weight", "fn_weight", "fp_weight", "focal_exponent"):
+        for name in ("bank_gb", "point_weight", "fn_weight", "fp_weight", "focal_exponent"):
             checked(name, getattr(self, name), 0)
         for name in ("slip", "ce_weight", "boundary_start", "boundary_step", "weight_decay"):
             checked(name, getattr(self, name), 0)
         checked("soil_share", self.soil_share, 0, 0.99)
+        checked("edt_exponent", self.edt_exponent, 0, MOST_EXPONENT)
         for name in ("train_neck", "detail", "selection"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")

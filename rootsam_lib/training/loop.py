@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
-from rootsam_lib.data.scans import Scan, check_masks, tile
+from rootsam_lib.data.scans import Scan, check_masks, leak_report, tile
 from rootsam_lib.metrics import Counts, count, root_widths, summarise
 from rootsam_lib.model import RootSAM, resize_logits
 from rootsam_lib.prompts import POSTER_PROMPTS, FixedPrompts, stack_prompts
@@ -80,6 +80,9 @@ def train_stage(
         warnings.warn(
             f"{min(shared)} is in train and in val: the best epoch is chosen on what is learned by heart.", stacklevel=2
         )
+    leaks = leak_report({"train": train, "val": val})
+    if leaks and not shared:
+        warnings.warn(f"tubes in train and in val: {', '.join(leaks)}: scores on val flatter.", stacklevel=2)
     accelerator = build_accelerator(config.precision)
     main = accelerator.is_main_process
     model = build_sam(config.model, base).to(accelerator.device)
@@ -87,7 +90,7 @@ def train_stage(
     model.sam.image_encoder.neck.requires_grad_(config.train_neck)
     if config.detail:
         model.add_detail(config.seed)
-    folder = Path(runs) / f"stage{config.stage}-{run_id(config, train, val, started_from)}"
+    folder = Path(runs).expanduser() / f"stage{config.stage}-{run_id(config, train, val, started_from)}"
     if (folder / "stage.json").is_file():
         stage = load_stage(folder)
         print(f"Stage {config.stage}: already trained, read from {shown(folder)}.")
