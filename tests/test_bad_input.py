@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,15 +38,16 @@ from rootsam_lib.data.points import read_prompts
 from rootsam_lib.data.scans import Scan, check_masks, tile
 from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.bootstrap import agreement, tube_weights
-from rootsam_lib.evaluation.protocols import evaluate, score_mask
+from rootsam_lib.evaluation.clicks import annotate_scan
+from rootsam_lib.evaluation.protocols import evaluate, score_answer, score_mask
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
 from rootsam_lib.metrics import betti0_error, cl_dice, dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
-from rootsam_lib.prompts import Prompts, edt_map, sample_points
-from rootsam_lib.results import read_csv, read_json, write_csv
+from rootsam_lib.prompts import FixedPrompts, Prompts, edt_map, meant_roots, sample_points
+from rootsam_lib.results import read_csv, read_json, write_csv, write_image
 from rootsam_lib.training.config import stage1, stage_pair
 from rootsam_lib.training.loop import train_stage
-from rootsam_lib.traits import measure
+from rootsam_lib.traits import depth_mm, measure
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 IMAGE[20:26, 4:60] = 255
@@ -425,6 +427,51 @@ def of_patch(bench: Bench, size: object) -> object:
     path = bench.place / "m.safetensors"
     save_checkpoint(build_sam("nano"), path, {"input_scale": 1.0, "patch_size": size})
     return load_predictor(path)
+
+
+def simulated(bench: Bench, way: str) -> object:
+    """One scan, corrected in some way."""
+    return annotate_scan(MASK, IMAGE, np.zeros(MASK.shape, np.float32), way, RNG)
+
+
+def numpy_label(bench: Bench) -> object:
+    """A click whose label comes from an array, in a session and in the same one opened again."""
+    bench.session("a").add(np.float32(3), np.int64(4), np.int64(1))
+    first, again = bench.session("a").clicks[0][:3], bench.session("a")
+    again.undo()
+    again.redo()
+    return first, again.clicks[0][:3]
+
+
+def padded_answer() -> object:
+    """The score of a mask that is larger than its image."""
+    patch = tile(replace(scan_of("a"), mask=np.zeros(IMAGE.shape[:2], bool)), 64)[0]
+    return score_answer(lambda image, prompts=None: np.pad(patch.mask, 1), patch)
+
+
+def asked_early() -> float:
+    """The estimate of a corrected mask that nobody asked for."""
+    predictor = nano()
+    predictor.set_image(IMAGE.copy())
+    predictor.predict()
+    return predictor.predicted_iou
+
+
+def drawn_mask(bench: Bench) -> object:
+    """A session whose mask was drawn anew by hand, and one more click."""
+    session = bench.session("a")
+    session.add(3, 4, 1)
+    Image.fromarray(np.full(IMAGE.shape[:2], 255, np.uint8)).save(session.mask_path("a"))
+    session.add(30, 20, 1)
+    assert len(list(session.mask_path("a").parent.glob("a-changed-*.png"))) == 1
+    return session
+
+
+def fewer_scans(bench: Bench) -> object:
+    """A session in which one of two images is called otherwise now."""
+    session = bench.session("a", "b")
+    session.add(3, 4, 1)
+    return bench.session("other", "b")
 
 
 def checkpoint(bench: Bench, nan: bool = False, about: bool = True) -> Path:
@@ -959,7 +1006,44 @@ CASES = [
         )
         for score in (cl_dice, betti0_error)
     ),
-    Case("masks at once for EDT", lambda b: edt_map(np.stack([MASK, MASK])), "refused", "must be (H, W)"),
+    Case("masks at once for EDT", lambda b: edt_map(np.stack([MASK, MASK])), "refused", "must be an array (H, W)"),
+    Case("masks at once for clDice", lambda b: cl_dice(MASK[None], MASK[None]), "refused", "give one mask at a time"),
+    Case("masks at once to grow", lambda b: dilate(np.stack([MASK, MASK])), "refused", "give one mask at a time"),
+    Case(
+        "a mask in place of numbered roots",
+        lambda b: meant_roots(MASK, sample_points(MASK, 1, 0, RNG)),
+        "refused",
+        "give metrics.label_roots(mask)[0]",
+    ),
+    Case(
+        "a point outside of the roots",
+        lambda b: meant_roots(MASK.astype(int), Prompts(np.array([[-3, 2]], np.float32), np.ones(1, int))),
+        "refused",
+        "a point lies outside of the image",
+    ),
+    Case("an exponent without end", lambda b: sample_points(MASK, 1, 0, RNG, 300), "refused", "exponent is 300: give"),
+    Case("no root point of a protocol", lambda b: FixedPrompts(0, 5), "refused", "n_root is 0: give a whole number"),
+    Case("a window above the first", lambda b: depth_mm(0, 25), "refused", "location is 0: give a whole number, 1 or"),
+    Case("a picture without a kind", lambda b: write_image(b.place / "x.foo", BYTES), "refused", "call it .png, .jpg"),
+    Case("a way that there is not", lambda b: simulated(b, "bogus"), "refused", "way 'bogus' is unknown: choose one"),
+    Case("a label of NumPy", numpy_label, "right", lambda b, found: found == ((3, 4, 1), (3, 4, 1))),
+    Case("an answer with padding", lambda b: padded_answer(), "refused", "cut its padding off"),
+    Case("an estimate before the answer", lambda b: asked_early(), "refused", "call set_image(image) and correct()"),
+    Case("a folder without a name", lambda b: ImageFiles(""), "refused", "the folder's name is empty"),
+    Case(
+        "soil points alone",
+        lambda b: b.segment(prompts={"good": ([[3, 3]], [0])}),
+        "refused",
+        "prompts of good are soil points only",
+    ),
+    Case(
+        "points as shares",
+        lambda b: b.segment(prompts={"good": ([[0.3, 0.6]], [1])}),
+        "refused",
+        "prompts of good are shares of the image's sides",
+    ),
+    Case("a mask drawn into a session", drawn_mask, "said", "was not as it was written (changed or damaged): kept as"),
+    Case("a session without one of its scans", fewer_scans, "said", "1 images of this session are not among the scans"),
     Case("half a point", lambda b: sample_points(MASK, 1.5, 1, RNG), "refused", "n_root is 1.5"),
     Case(
         "a place of words",
