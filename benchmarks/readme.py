@@ -233,7 +233,7 @@ def curve_table() -> str:
     rows = []
     for (number, model), own in sorted(cells.items()):
         scores = [seed_cell([row[score][0] for row in own]) for score in figures.CURVE_SCORES]
-        rows.append([number, model, len(own), *scores])
+        rows.append([number, figures.CURVE_STYLES[model][3], len(own), *scores])
     return table(["scans", "", "draws", *figures.CURVE_SCORES.values()], rows)
 
 
@@ -259,8 +259,9 @@ def gap_table() -> str:
 
 
 def seed_cell(values: Sequence[float]) -> str:
-    """The mean over seeds, and their range."""
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    """The mean over seeds, and their range; of a single one the number alone."""
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def gpu_table(results: Mapping) -> str:

@@ -7,8 +7,7 @@ gaps: Stage 2 on scans in which roots are hidden in places, against Stage 2 on t
 Stage 1 at half its epochs.
 curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots (trained on drawn scans first) and the
 U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
-1 has in half its epochs: few scans are repeated, every time in views of their own. longer: Stage 1 and the U-Net
-trained whole for twice the epochs. roots: Stage 1 from nano-roots as it ships.
+1 has in half its epochs: few scans are repeated, every time in views of their own. roots: Stage 1 from nano-roots as it ships.
 few: Stage 1 of the profiles mine and quick on five scans, for their own number of epochs (each seed draws other tubes).
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
 score. Rows already in the results file stay as they are.
@@ -171,15 +170,6 @@ def roots_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
         yield f"stage1 from nano-roots, seed {seed}", lambda c=config: ask(trained(c, parts))
 
 
-def longer_rows(parts: Mapping, seeds: Sequence[int]) -> Iterator[Row]:
-    """Stage 1 and the U-Net trained whole, for twice the epochs."""
-    for seed in seeds:
-        config = replace(profile_pair(seed)[0], epochs=2 * profile_pair(seed)[0].epochs)
-        yield f"stage1 twice as long, seed {seed}", lambda c=config: ask(trained(c, parts))
-        name, flat = f"U-Net twice as long, seed {seed}", replace(config, input_scale=UNET_SCALE)
-        yield name, lambda c=flat, n=name: train_unet(trunk(), False, c, parts["train"], FOLDER / n)
-
-
 def trained(config: StageConfig, parts: Mapping, base: str | Path = "default") -> Stage:
     """A stage from the base model, or from other weights."""
     return train_stage(config, parts["train"], parts["val"], FOLDER, base=base)
@@ -224,7 +214,7 @@ def by_tube(scans: Sequence[Scan], size: int, rng: np.random.Generator) -> list[
 
 
 ROWS = {"seeds": seed_rows, "peers": peer_rows, "context": context_rows, "curve": curve_rows}
-ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "longer": longer_rows, "roots": roots_rows}
+ROWS |= {"dilated": dilated_rows, "augmentation": augmentation_rows, "roots": roots_rows}
 ROWS |= {"few": few_rows, "gaps": gap_rows}
 
 
