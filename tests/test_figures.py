@@ -99,7 +99,7 @@ def test_the_control_tells_its_numbers_and_changes_their_parts():
     figure = figures.control_picture(IMAGE, np.ones_like(wanted), wanted, answers, {"base": row, "stage2": row})
     assert "1.00" in figure.axes[0].get_title() and "0.00" in figure.axes[1].get_title()
     assert [bar.get_height() for bar in figure.axes[2].patches] == [0.5] * 6
-    unwanted = "root that is not wanted, left out"
+    unwanted = "unwanted root, rightly left out"
     assert legend_of(figure) == ["found", "missed", "not asked for, or false", unwanted, "root point", "soil point"]
     assert (figure.axes[0].images[0].get_array()[~wanted] == ImageColor.getrgb(figures.UNWANTED)).all()
     plt.close(figure)
