@@ -7,7 +7,8 @@ gaps: Stage 2 on scans in which roots are hidden in places, against Stage 2 on t
 Stage 1 at half its epochs.
 curve: Stage 1, Stage 1 with the poster's augmentation, Stage 1 from nano-roots (trained on drawn scans first) and the
 U-Net trained whole on 1, 2, 5, 10, 20 and all scans (three draws by tube of up to 10), each for as many steps as Stage
-1 has in half its epochs: few scans are repeated, every time in views of their own. roots: Stage 1 from nano-roots as it ships.
+1 has in half its epochs: few scans are repeated, every time in views of their own. roots: Stage 1 from nano-roots as it
+ships.
 few: Stage 1 of the profiles mine and quick on five scans, for their own number of epochs (each seed draws other tubes).
 augmentation: Stage 1 without any, and with the poster's. dilated: Stage 1 on masks grown by one pixel, for the dilated
 score. Rows already in the results file stay as they are.

@@ -173,7 +173,7 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     assert f"calibration from {tmp_path / 'model' / 'calibration.json'}" in capsys.readouterr().err
     assert "calibrated_root_area_mm2" in read_csv(tmp_path / "others-roots" / "traits.csv")[0]
     shutil.rmtree(tmp_path / "others-roots")
-    assert main([*call, "--dpi", "600"]) == 1  # refused scan by scan, for each may have its own resolution
+    assert main([*call, "--dpi", "600"]) == 2  # before any work: no scan has the resolution
     assert "the scan has 600 dpi, but the calibration was fitted at 300 dpi" in capsys.readouterr().err
 
 

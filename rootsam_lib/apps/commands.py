@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from rootsam_lib import checked
 from rootsam_lib.apps.outputs import Report, merge_shards, parse_shard, scans_told
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.data.images import MAX_MEGAPIXELS
@@ -20,12 +21,18 @@ from rootsam_lib.results import shown
 from rootsam_lib.training.devices import keep_freed_memory
 
 
+def _launched(name: str) -> int:
+    """How many processes a launcher says that it started. Raises ValueError where that is no number."""
+    text = os.environ.get(name) or "1"
+    return checked(f"the environment variable {name}", int(text) if text.isdecimal() else text, 1, whole=True)
+
+
 def segment_command(options: argparse.Namespace) -> int:
     """Segment a folder as the command line asks, and say what became of it. Returns 1 when a scan failed, else 0."""
 
     say = partial(tqdm.write, file=sys.stderr)
     shard = None if options.shard is None else parse_shard(options.shard)
-    processes, state = int(os.environ.get("WORLD_SIZE", 1)), None
+    processes, state = _launched("WORLD_SIZE"), None
     if processes > 1:  # started by torchrun or `accelerate launch`
         from accelerate import PartialState
 
@@ -36,7 +43,7 @@ def segment_command(options: argparse.Namespace) -> int:
         shard = state.process_index + 1, processes
         if not state.is_main_process:
             os.environ["ROOTSAM_PROGRESS"] = "0"
-    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = max(1, (os.cpu_count() or 1) // _launched("LOCAL_WORLD_SIZE"))
     prompts = read_prompts(options.prompts) if options.prompts else None
     asked = {
         "input_scale": options.input_scale,

@@ -105,8 +105,11 @@ def fit_to_folder(
         predictor = replace(predictor, gain=gain) if brightness and gain != 1 else predictor
         return predictor.at_scale(before) if scale and before != predictor.input_scale else predictor
     images, thumbs = [], []
-    for number in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)):
-        with contextlib.suppress(ValueError, OSError):  # it fails by itself when its turn comes
+    spread = np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int)).tolist()
+    for number in [*spread, *(n for n in range(len(entries)) if n not in spread)]:
+        if len(images) == most:
+            break
+        with contextlib.suppress(ValueError, OSError, MemoryError):  # it fails by itself when its turn comes
             image = read_image(open_image(entries[number].image, max_megapixels))
             thumbs.append(image[::4, ::4].copy())
             top, left = (max(length - side, 0) // 2 for length in image.shape[:2])

@@ -203,6 +203,8 @@ def merge_shards(folder: str | Path, out: str | Path | None = None) -> Report:
             held.callback(claim_folder(place, "segment.json", settings).release)
         tables = tables_of(places)
         traits, scores = tables[out]
+        if traits.rows and not traits.rows.keys() & {entry.name for entry in entries}:
+            raise ValueError(f"{shown(out)} holds no scan of {shown(folder)}: give the folder that was segmented.")
         before, merged = len(traits.rows), {place: {"traits.csv", "scores.csv", "segment.json"} for place in shards}
         for entry in entries:
             holding = [place for place in places if is_done(entry, place, *tables[place], None, settings.get("dpi"))]

@@ -41,16 +41,17 @@ from rootsam_lib.apps.outputs import (
     output_files,
     parse_shard,
     report_of,
+    scans_told,
     settings_known,
     tables_of,
 )
 from rootsam_lib.data.folders import Entry, dated_names, find_pairs, folder_resolution, load_entry
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, resolution
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.points import read_points
 from rootsam_lib.data.scans import Scan, check_dates
 from rootsam_lib.drawing import overlay
-from rootsam_lib.evaluation.calibration import calibrated, check_model, read_calibration, score_row
+from rootsam_lib.evaluation.calibration import calibrated, check_model, check_resolution, read_calibration, score_row
 from rootsam_lib.predictor import Predictor, check_predictor
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import (
@@ -163,9 +164,14 @@ def segment_folder(
             e for e in entries if not any(is_done(e, place, *own, mask_coding, dpi) for place, own in tables.items())
         ]
         done = set(names) - {entry.name for entry in left}
+        again = [entry.name for entry in left if _is_of_another_image(entry, traits.rows.get(entry.name))]
+        if again:
+            say(f"{scans_told(len(again))} done before from another image of that name, as {again[0]}: made anew")
         traits.keep(name for name in names if name in done)
         scores.keep(entry.name for entry in entries if entry.name in done and entry.mask)
 
+        if left and factors:
+            _check_resolutions(left, dpi, factors)
         if left:
             say(folder_resolution(left, dpi, strict=False))  # a bad name fails by itself
         if any(entry.mask for entry in left):
@@ -202,6 +208,23 @@ def segment_folder(
         traits.keep(names)
         scores.keep(names)
         return report_of(traits, len(done), failed)
+
+
+def _is_of_another_image(entry: Entry, row: Mapping[str, object] | None) -> bool:
+    """Whether a scan's row was made from other bytes than its file holds now."""
+    known = (row or {}).get("image_sha256")
+    return bool(known) and entry.image.is_file() and known != file_hash(entry.image)
+
+
+def _check_resolutions(entries: Sequence[Entry], dpi: float | None, factors: Mapping[str, object]) -> None:
+    """Raises ValueError where no scan has the calibration's resolution: before any work, which would be in vain."""
+    for entry in entries:
+        try:
+            found = dpi or resolution(entry.image)[0]
+            return check_resolution(factors, 25.4 / found if found else None)
+        except (ValueError, OSError) as error:
+            first = error
+    raise ValueError(f"{first} (--dpi gives a resolution)")
 
 
 def _checked_folder(folder: str | Path) -> Path:
@@ -330,8 +353,9 @@ def _measure(
     if factors:
         trait |= calibrated(trait, factors)
     mask_file, overlay_file = output_files(scan.name, out)
-    write_image(overlay_file, overlay(scan.image, mask))
     changed = write_mask(mask_file, mask, written)
+    step = -(-max(mask.shape) // 65_000)  # JPEG holds no longer side
+    write_image(overlay_file, overlay(scan.image[::step, ::step], mask[::step, ::step]))
     score = None if scan.mask is None else score_row(scan, mask, trait, measuring)
     hashes = hashes | {"mask_sha256": file_hash(mask_file), "overlay_sha256": file_hash(overlay_file)}
     return trait | hashes, score, changed

@@ -212,7 +212,7 @@ def follow_folder(
     """
     folder = Path(folder).expanduser()
     roots = out_folder(folder, roots)
-    out = roots if out is None else Path(out).expanduser()
+    out = roots if out is None else out_folder(folder, out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{shown(out)} is a file: give a folder.")
     entries = {entry.name: entry for entry in find_pairs(folder, need_masks=False)}

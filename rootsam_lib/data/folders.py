@@ -22,6 +22,7 @@ FOLDER_SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 # Images, too, but not read:
 _OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".ppm", ".psd", ".svg", ".pdf", ".npy"}
+_OTHER_SUFFIXES |= {".pnm", ".pbm", ".tga", ".j2k", ".jpx", ".apng", ".dib", ".mpo", ".btf", ".pcx", ".dcm"}
 _OTHER_SUFFIXES |= {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raw", ".czi", ".nd2", ".lif", ".svs"}
 IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 _MASK_FOLDERS = {"masks", "mask", "masks_pixel_gt", "gt", "groundtruth", "ground_truth", "annotations", "labels"}

@@ -87,6 +87,8 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
                 raise ValueError("more than 8 bits, and 0 is white")
             if opened.mode == "L" and np.any(np.equal(tags.get(SAMPLE_FORMAT), SIGNED)):
                 raise ValueError("signed values of 8 bits, which would be read as unsigned")
+            if opened.format == "PNG":  # reading its EXIF would load the pixels, and swallow what is wrong with them
+                opened.load()
             turned = _orientation(opened)
             if turned != 1 and (deep or opened.mode[0] in "IF"):
                 raise ValueError(f"more than 8 bits and EXIF orientation {turned} at once: turn it upright")

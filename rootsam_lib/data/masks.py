@@ -148,6 +148,9 @@ def checked_exclusion(source: str | Path, names: Iterable[str] | None = None) ->
         raise ValueError(
             f"{shown(strange[0])} is called as no scan: what is excluded from X is X.png or X-exclude.png."
         )
+    stems = [file.stem.removesuffix("-exclude") for file in files]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"{shown(path)} holds two files of what is excluded from {twice[0]}: take one out.")
     return " ".join(f"{file.stem} {file_hash(file)}" for file in files)
 
 
@@ -203,10 +206,10 @@ def _pixels(opened: Image.Image) -> np.ndarray:
     colours = deep_colours(path) if opened.info["deep"] else np.array(opened.convert("RGB"))
     if not opened.has_transparency_data:
         return colours
-    alpha = np.array(opened.convert("RGBA"))[..., 3:]
-    if not (alpha.all() or colours.any()):
+    visible = np.array(opened.convert("RGBA"))[..., 3:] > 127  # soft edges of a brush up to their middle
+    if not visible.all() and not np.where(visible, colours, 0).any() and (visible.any() or not colours.any()):
         raise ValueError(f"{shown(path)} is black on transparent ground: save the mask as black and white.")
-    return np.where(alpha > 0, colours, 0)
+    return np.where(visible, colours, 0)
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:

@@ -92,7 +92,8 @@ def parse_date(name: str) -> str:
     for pattern, order in _DATES:
         for found in pattern.findall(name):
             try:
-                return datetime.strptime("-".join(found), order).date().isoformat()
+                if (date := datetime.strptime("-".join(found), order).date().isoformat()) >= "1980":
+                    return date
             except ValueError:
                 continue  # digits that are no date, such as a time or a version
     return ""

@@ -232,7 +232,13 @@ def calibrate_command(options: argparse.Namespace) -> int:
     path, text = Path(options.out or roots / "calibration.json").expanduser(), ("scan", "tube", "date")
     if path.suffix != ".json":
         raise ValueError(f"{shown(path)} must end in .json: give a file, such as calibration.json.")
+    if path.is_file():
+        read_calibration(path, str)  # refuses to write over anything else
     done, settings = read_done(roots)
+    if settings.get("prompts"):
+        raise ValueError(
+            f"{shown(roots)} was segmented with prompts, which finds other roots: segment without, then fit."
+        )
     if not (roots / "scores.csv").is_file():
         raise FileNotFoundError(
             f"{shown(roots)} holds no scores.csv, for no scan had a mask: lay masks beside the images (X-mask.png "
