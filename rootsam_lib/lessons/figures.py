@@ -49,7 +49,7 @@ UNWANTED = "#8c8c8c"
 MARKS = {"root point": (ROOT, drawing.ROOT_POINT, "o"), "soil point": (SOIL, drawing.SOIL_POINT, "X")}
 # To less root, where false, or to more:
 PULL = LinearSegmentedColormap.from_list("pull", (drawing.FALSE, "white", drawing.MISSED))
-JPEG = {"quality": 88, "subsampling": 0}  # of stored pictures: colours stay within their lines
+JPEG = {"quality": 80, "subsampling": 0}  # of stored pictures: colours stay within their lines
 STYLE = {
     "figure.dpi": 90,
     "figure.constrained_layout.use": True,
