@@ -313,3 +313,13 @@ def test_a_resolution_is_in_range_or_refused(dpi):
     else:
         with pytest.raises(ValueError, match="dpi is"):
             checked_dpi(dpi)
+
+
+def test_a_png_with_a_changed_byte_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[len(content) // 3] ^= 1
+    (tmp_path / "a.png").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        read_image(tmp_path / "a.png")

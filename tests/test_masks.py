@@ -367,3 +367,27 @@ def test_the_white_frame_below_a_scan_is_no_root(segroot):
     assert without_frame(dark).mask.all()
     white = Scan(np.full((8, 8, 3), 250, np.uint8), np.ones((8, 8), bool), "T001", "T001")
     assert without_frame(white).mask.sum() == 32
+
+
+def test_laterals_of_another_value_are_asked_about_also_where_they_touch(tmp_path):
+    mask = np.zeros((200, 200), np.uint8)
+    mask[90:110], mask[110:190, 50:55], mask[110:190, 150:155] = 255, 127, 127
+    Image.fromarray(mask).save(tmp_path / "classes.png")
+    with pytest.raises(ValueError, match="holds the values 0, 127, 255"):
+        find_coding([tmp_path / "classes.png"])
+    edges = np.zeros((200, 200), np.uint8)  # a straight root between two rows of grey
+    edges[100:103], edges[99], edges[103] = 255, 127, 127
+    Image.fromarray(edges).save(tmp_path / "edges.png")
+    assert find_coding([tmp_path / "edges.png"])[0] == "0/255"
+
+
+def test_a_soft_brush_counts_up_to_the_middle_of_its_edge(tmp_path):
+    painted = np.full((40, 40, 4), 255, np.uint8)
+    painted[..., 3] = 0
+    painted[18:22, :, 3], painted[16:18, :, 3], painted[22:24, :, 3] = 255, 60, 60
+    Image.fromarray(painted).save(tmp_path / "brush.png")
+    assert read_mask(tmp_path / "brush.png").sum() == 4 * 40
+    painted[..., :3] = np.where(painted[..., 3:] > 127, 0, 255)  # black paint, and white where nothing shows
+    Image.fromarray(painted).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match="is black on transparent ground"):
+        read_mask(tmp_path / "black.png")

@@ -35,12 +35,13 @@ _NEARLY_EMPTY = 2e-4  # share of root over a folder; SegRoot's lies at 1.1 %
 
 class _Seen(NamedTuple):
     """One mask: pixels by value, or by colour code where it is painted; the values of pieces that are of one value
-    only; whether its format blurs values."""
+    only; of places where 2 x 2 px have one value, which an edge's grey hardly has; whether its format blurs values."""
 
     path: Path
     painted: bool
     levels: Counter
     flat: Counter
+    solid: Counter
     lossy: bool
 
 
@@ -239,13 +240,15 @@ def _look(path: Path, max_megapixels: float) -> _Seen:
     top = values.max()
     coloured = (values - lowest > top // 4).sum()
     if coloured > (0.1 * (values > top // 2).sum() if lossy else 0):
-        return _Seen(path, True, _count(_codes(pixels)), Counter(), lossy)
-    flat = Counter()
+        return _Seen(path, True, _count(_codes(pixels)), Counter(), Counter(), lossy)
+    flat, solid = Counter(), Counter()
     if not lossy:
         pieces, number = ndimage.label(values > 0, np.ones((3, 3), int))
         low, high = (of(values, pieces, range(number + 1)) for of in (ndimage.minimum, ndimage.maximum))
         flat = _count(values[(values > 0) & (low == high)[pieces]])
-    return _Seen(path, False, _count(values), flat, lossy)
+        corner, side = values[1:, 1:], values[1:] == values[:-1]
+        solid = _count(corner[side[:, 1:] & side[:, :-1] & (corner == values[1:, :-1]) & (corner > 0)])
+    return _Seen(path, False, _count(values), flat, solid, lossy)
 
 
 def _count(values: np.ndarray) -> Counter:
@@ -295,6 +298,9 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
     # Labels with a rim of 255 (0 soil, 1 root, 255 unknown): edges pass through greys, JPEG scatters around 255.
     flat = [one.levels for one in seen if not one.lossy and len(one.levels) > 2]
     a_class |= any(not any(root / 4 < level < max(levels) for level in levels) for levels in flat)
+    solid = sum((one.solid for one in seen), Counter())
+    middle_areas = [number for level, number in solid.items() if root / 4 < level < root * 3 / 4]
+    a_class |= max(middle_areas, default=0) > max(top / 20, sum(middle_areas) / 2)
     usual = min(levels) >= 0 and (root == 1 or root >= (10 if lossy else 200))
     if usual and stray <= 0.05 * top and not picture and not a_class:
         for one in seen:  # one of 0/1 among many of 0/255 would be read as empty
