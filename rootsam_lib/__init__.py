@@ -13,8 +13,6 @@ CHECKOUT = Path(__file__).resolve().parent.parent  # notebooks, README, data and
 for _name in ("ROOTSAM_HOME", "ROOTSAM_DATA", "ROOTSAM_CACHE", "ROOTSAM_SCRATCH"):
     if os.environ.get(_name):  # a relative one would be another place for a notebook, which runs in its own folder
         os.environ[_name] = str(Path(os.environ[_name]).expanduser().resolve())
-        if Path(os.environ[_name]).is_file():
-            raise ValueError(f"{_name} is {os.environ[_name]}, which is a file: give a folder.")
 # Where runs/ grows: ROOTSAM_HOME, else the clone, else (installed without one) a folder in the user's home.
 HOME = Path(
     os.environ.get("ROOTSAM_HOME") or (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home() / "rootsam")

@@ -173,6 +173,11 @@ def test_command_line_from_annotated_scans_to_calibrated_traits(tmp_path, capsys
     assert f"calibration from {tmp_path / 'model' / 'calibration.json'}" in capsys.readouterr().err
     assert "calibrated_root_area_mm2" in read_csv(tmp_path / "others-roots" / "traits.csv")[0]
     shutil.rmtree(tmp_path / "others-roots")
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["calibrate", str(tmp_path / "mine-roots"), "--out", str(tmp_path / "other.json")]) == 2
+    assert "other.json is there and no calibration" in capsys.readouterr().err
+    (tmp_path / "mine-roots" / "calibration.json").write_text("{")  # a damaged one of the folder's own is made anew
+    assert main(["calibrate", str(tmp_path / "mine-roots")]) == 0
     assert main([*call, "--dpi", "600"]) == 2  # before any work: no scan has the resolution
     assert "the scan has 600 dpi, but the calibration was fitted at 300 dpi" in capsys.readouterr().err
 

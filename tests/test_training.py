@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -347,3 +348,15 @@ def test_only_the_code_itself_makes_a_trained_stage_stale(tmp_path):
         (tmp_path / f"{number}.py").write_text(variant)
         seen.append(code_of(tmp_path / f"{number}.py"))
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_tube_in_train_and_in_val_is_said_and_scans_without_one_are_none(small_scans, tmp_path):
+    bare = replace(small_scans[0], name="bare", mask=small_scans[0].mask & False)  # without roots nothing is trained
+    with (
+        pytest.warns(UserWarning, match="tubes in train and in val: T7"),
+        pytest.raises(ValueError, match="has a root"),
+    ):
+        train_stage(CONFIG, [replace(small_scans[0], tube="T7")], [replace(bare, tube="T7")], tmp_path)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="has a root"):
+        warnings.simplefilter("error")
+        train_stage(CONFIG, [replace(small_scans[0], tube="")], [replace(bare, tube="")], tmp_path)

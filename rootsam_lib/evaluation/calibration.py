@@ -232,8 +232,8 @@ def calibrate_command(options: argparse.Namespace) -> int:
     path, text = Path(options.out or roots / "calibration.json").expanduser(), ("scan", "tube", "date")
     if path.suffix != ".json":
         raise ValueError(f"{shown(path)} must end in .json: give a file, such as calibration.json.")
-    if path.is_file():
-        read_calibration(path, str)  # refuses to write over anything else
+    if options.out and path.is_file() and "factors" not in read_json(path):
+        raise ValueError(f"{shown(path)} is there and no calibration: give another file.")
     done, settings = read_done(roots)
     if settings.get("prompts"):
         raise ValueError(

@@ -80,7 +80,7 @@ def train_stage(
         warnings.warn(
             f"{min(shared)} is in train and in val: the best epoch is chosen on what is learned by heart.", stacklevel=2
         )
-    leaks = leak_report({"train": train, "val": val})
+    leaks = [tube for tube in leak_report({"train": train, "val": val}) if tube]
     if leaks and not shared:
         warnings.warn(f"tubes in train and in val: {', '.join(leaks)}: scores on val flatter.", stacklevel=2)
     accelerator = build_accelerator(config.precision)
