@@ -283,10 +283,8 @@ class RootSAM(nn.Module):
     def encode(self, images: np.ndarray | Tensor, size: int | None = None) -> Features:
         """Run the frozen trunk on images uint8 (B, H, W, 3), resized to `size` px first: see `pixels`."""
         pixels = self.pixels(images, size).contiguous(memory_format=torch.channels_last)
-        # Half precision where the hardware has it: bfloat16 if not merely emulated (a T4 has only float16).
-        on_gpu = self.device.type == "cuda"
-        half = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        with torch.autocast(self.device.type, half, enabled=on_gpu):
+        half = half_precision() if self.device.type == "cuda" else None
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             maps = (*self._folded, self.sam.image_encoder.trunk)[0](pixels)
         return Features(tuple(level.float() for level in maps), tuple(images.shape[1:3]), pixels)
 
@@ -388,6 +386,14 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def half_precision() -> torch.dtype | None:
+    """The half precision that a CUDA device computes in: bfloat16 where it is not merely emulated (a T4 has only
+    float16), else float16; None without such a device, and on a GTX 16xx, whose float16 is known to end in NaN."""
+    if not torch.cuda.is_available() or " GTX 16" in torch.cuda.get_device_name():
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def images_at_once(side: int, device: torch.device) -> int:

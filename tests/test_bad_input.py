@@ -1042,6 +1042,12 @@ CASES = [
         "refused",
         "prompts of good are shares of the image's sides",
     ),
+    Case(
+        "points that contradict each other",
+        lambda b: b.segment(prompts={"good": ([[3, 3], [9, 9], [3.4, 3]], [1, 1, 0])}),
+        "refused",
+        "prompts of good say both root and soil at (3, 3): keep one",
+    ),
     Case("a mask drawn into a session", drawn_mask, "said", "was not as it was written (changed or damaged): kept as"),
     Case("a session without one of its scans", fewer_scans, "said", "1 images of this session are not among the scans"),
     Case("half a point", lambda b: sample_points(MASK, 1.5, 1, RNG), "refused", "n_root is 1.5"),

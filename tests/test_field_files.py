@@ -168,6 +168,7 @@ def test_command_turns_a_finished_folder_into_the_field_s_files(tmp_path, capsys
     folder = scans_folder(tmp_path)
     segment_folder(folder, StubPredictor(), tmp_path / "mm", dpi=254, say=lambda line: None)
     segment_folder(folder, StubPredictor(), tmp_path / "px", say=lambda line: None)
+    (tmp_path / "px" / "c.rsml").touch()  # of a mask that had roots
     assert main(["rsml", str(tmp_path / "mm")]) == main(["rsml", str(tmp_path / "px")]) == 0
     said = capsys.readouterr()
     assert "2 RSML files" in said.out and "c has no roots" in said.err

@@ -52,10 +52,11 @@ def drawn(number: int) -> np.ndarray:
 
 def run(folder: Path, predictor: StubPredictor | None = None, **changes: object):
     """What `segment_folder` answers, into the folder's neighbour `out`, and the lines that it says of single scans."""
+    of_all = "resolution: ", "masks coded ", "dates are read as day.month.year: "
     said: list[str] = []
     changes = {"out": folder.with_name("out"), "dpi": 300, "say": said.append, **changes}
     report = segment_folder(folder, predictor or StubPredictor(), **changes)
-    return report, [line for line in said if not line.startswith(("resolution: ", "masks coded "))]
+    return report, [line for line in said if not line.startswith(of_all)]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -102,6 +103,12 @@ def test_masks_overlays_and_tables(scans):
     assert float(score["root_length_mm"]) == pytest.approx(float(table[2]["root_length_mm"]))
     assert float(score["true_root_length_mm"]) == pytest.approx(float(table[2]["root_length_mm"]), rel=0.01)
     assert not list(out.glob("*.partial*"))
+
+
+def test_how_dates_are_read_is_said(scans):
+    said: list[str] = []
+    segment_folder(scans, StubPredictor(), scans.with_name("out"), say=said.append)
+    assert f"dates are read as day.month.year: {NAMES[0]} is of 2017-04-11." in said
 
 
 def test_without_a_resolution_lengths_are_in_pixels(scans):

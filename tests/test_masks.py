@@ -227,6 +227,12 @@ def test_ambiguous_masks_ask_for_the_coding(name, pixels, message, tmp_path):
     assert "give mask_coding (--mask-coding), such as 0/255" in str(refused.value) and str(path) in str(refused.value)
 
 
+def test_noise_of_jpeg_is_said_where_all_but_0_is_root(tmp_path):
+    png, jpg = write(tmp_path / "t.png", THIRD), write(tmp_path / "t.jpg", THIRD)
+    with pytest.warns(UserWarning, match=r"t\.jpg is a JPEG, whose noise .* \(1 of 2 masks\): export PNG, or give"):
+        find_coding([png, jpg], coding="labels")
+
+
 def test_a_given_coding_is_obeyed(tmp_path):
     third = write(tmp_path / "t.png", THIRD)
     assert np.array_equal(read_mask(third, "0/255"), THIRD > 127) and np.array_equal(

@@ -352,6 +352,14 @@ def test_brightness_is_fitted_to_the_training_scans(model):
     assert white is predictor and "parts of it would turn white (gain" in said
     several = [(6 * texture).astype(np.uint8), spots, (6 * texture).astype(np.uint8)]  # one label in one of them
     assert fit_brightness(Predictor(model, brightness=60.0), several)[0].gain > 3
+    uneven = [(mean * np.ones_like(texture)).astype(np.uint8) for mean in (20, 20, 150)]  # one is a white reference
+    assert fit_brightness(predictor, uneven) == (
+        predictor,
+        "Mean values from 20 to 150 get one gain: part these scans.",
+    )
+    assert fit_brightness(predictor, [uneven[2] // 75, uneven[1]])[1].endswith(
+        "Mean values from 2 to 20 get one gain: part these scans."
+    )
     assert fit_brightness(predictor, [])[0] is predictor
     for unknown in (fit_brightness(Predictor(model), [spots]), fit_brightness(predictor, [np.zeros_like(spots)])):
         assert unknown[0].gain == 1 and unknown[1] == ""

@@ -12,7 +12,7 @@ from rootsam_lib import model as model_file
 from rootsam_lib.checkpoints import build_sam, download_checkpoint, load_weights, save_checkpoint, weights_hash
 from rootsam_lib.data.drawn import synthetic_scans
 from rootsam_lib.metrics import count, iou
-from rootsam_lib.model import resize_logits
+from rootsam_lib.model import half_precision, resize_logits
 from rootsam_lib.predictor import load_predictor
 
 
@@ -59,6 +59,22 @@ def test_the_encoder_is_frozen_and_stays_in_eval_mode(nano):
     assert nano.sam.sam_mask_decoder.training
     first, second = nano.encode(images()), nano.encode(images())
     assert all(a.equal(b) and not a.requires_grad for a, b in zip(first.maps, second.maps, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("card", "native", "half"),
+    [
+        ("NVIDIA H200", True, torch.bfloat16),
+        ("Tesla T4", False, torch.float16),
+        ("NVIDIA GeForce GTX 1660 Ti", False, None),
+    ],
+)
+def test_half_precision_by_the_card(card, native, half, monkeypatch):
+    assert half_precision() is None or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert half_precision() == half
 
 
 def test_folded_norms_change_rounding_alone_and_no_weight():

@@ -227,6 +227,10 @@ def test_a_mask_of_another_name_is_warned_about_where_it_would_be_taken_for_an_i
     write(tmp_path / "a-mask-final.png", GREY)
     with pytest.warns(UserWarning, match=r"1 images are called like masks \(first: a-mask-final\.png\): if they are"):
         read_folder(tmp_path, need_masks=False)
+    for name in ("a1mask", "a2 (mask)"):
+        write(tmp_path / f"{name}.png", GREY)
+    with pytest.warns(UserWarning, match=r"3 images are called like masks"):
+        read_folder(tmp_path, need_masks=False)
 
 
 # ---------------------------------------------------------------- what a folder says
@@ -244,7 +248,8 @@ def test_resolution_of_a_folder_is_said(tmp_path):
     assert said == [
         "resolution: 300 dpi from the name (1 image); 600 dpi from the metadata (1 image); 600 dpi from the name, "
         "against 300 in the metadata (1 image); no resolution (1 image) (give dpi, --dpi on the command line, for "
-        "millimetres: without it lengths are in pixels)"
+        "millimetres: without it lengths are in pixels) (a model sees all of a folder at one scale: give each "
+        "resolution a folder of its own)"
     ]
     said.clear()
     given = read_folder(tmp_path, need_masks=False, dpi=300, say=said.append)

@@ -20,18 +20,25 @@ def fit_brightness(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[
 
     A model finds few roots in scans several times as dark as those it was trained on. Where the mean value is not
     within a factor of 1.5 of `brightness`, all are shown with one gain that brings it there, but cuts off no more than
-    a thousandth of the values of the middle one of the images at white.
+    a thousandth of the values of the middle one of the images at white. Where one of them is more than four times as
+    bright as another, that is said.
     """
-    mean = float(np.mean([image.mean() for image in images])) if images else 0.0
-    if not predictor.brightness or not mean or 2 / 3 <= predictor.brightness / mean <= 1.5:
+    means = [float(image.mean()) for image in images]
+    mean = float(np.mean(means)) if images else 0.0
+    if not predictor.brightness or not mean:
         return predictor, ""
+    lowest, highest = min(means), max(means)
+    uneven = highest > 4 * max(lowest, 1)
+    doubt = f"Mean values from {lowest:.3g} to {highest:.3g} get one gain: part these scans." if uneven else ""
+    if 2 / 3 <= predictor.brightness / mean <= 1.5:
+        return predictor, doubt
     wanted = predictor.brightness / mean
     most = 255 / max(1.0, float(np.median([np.percentile(image, 99.9) for image in images])))
     gain = float(f"{min(wanted, max(1.0, most)):.3g}")
     said = f"brightness: a mean of {mean:.3g}, and {predictor.brightness:.3g} in the training"
     said += f": shown to the model {gain:g} times as bright" if gain != 1 else ": shown as it is"
     said += f", no more, for parts of it would turn white (gain {wanted:.3g} goes on)" if gain < 0.9 * wanted else ""
-    return (predictor if gain == 1 else replace(predictor, gain=gain)), f"{said}."
+    return (predictor if gain == 1 else replace(predictor, gain=gain)), f"{said}. {doubt}".strip()
 
 
 def fit_scale(predictor: Predictor, images: Sequence[np.ndarray]) -> tuple[Predictor, str]:

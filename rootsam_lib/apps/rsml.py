@@ -167,6 +167,7 @@ def export_roots(
             write_text(roots / f"{name}.rsml", rsml(tracing, size, name, f"{name}-mask.png", row["date"] or ""))
             written += 1
         else:
+            (roots / f"{name}.rsml").unlink(missing_ok=True)  # of an earlier mask
             say(f"{name} has no roots: a row in the table, no RSML file.")
     for file, rows in tables.items():
         if rows:

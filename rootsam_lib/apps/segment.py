@@ -261,9 +261,10 @@ def _checked_prompts(
 
 
 def _say_doubts(entries: Sequence[Entry], say: Callable[[str], object]) -> None:
-    """Say what is doubtful in the scans' names: it changes no mask, only dates and depths."""
+    """Say what was guessed from the scans' names, and what is doubtful: it changes no mask, only dates and depths."""
     try:
-        check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry)))
+        if read := check_dates(dict.fromkeys(name for entry in entries for name in dated_names(entry))):
+            say(f"{read}.")
     except ValueError as error:
         say(f"{error} Until then do not believe the dates in traits.csv.")
     if zero := [entry.name for entry in entries if parse_location(entry.name) == 0]:

@@ -32,7 +32,7 @@ _MASK_NAME = re.compile(
     r"^(?:gt_|mask_)(.+)$|^(.+)[-_ .](?:masks?|gt|labels?|seg|segmentations?|annotations?)$", re.IGNORECASE
 )
 _LIKE_MASK = re.compile(
-    r"(?:^|[-_ .])(?:masks?|gt|labels?|seg|segmentations?|annotations?)(?=[-_ .\d]|$)", re.IGNORECASE
+    r"(?:^|[-_ .(\d])(?:masks?|gt|labels?|seg|segmentations?|annotations?)(?=[-_ .)\d]|$)|masks?$", re.IGNORECASE
 )
 _RULE = "names such as GT_X, X-mask, X_seg are taken for masks of an image X; rename what is none"
 _SCHEMES = "X-mask, X_mask, GT_X or mask_X beside it, images/X with masks/X, Images/X with GT/GT_X"
@@ -126,16 +126,20 @@ def folder_resolution(entries: Iterable[Entry], dpi: float | None = None, strict
     if dpi is not None:
         return f"resolution: {checked_dpi(dpi):g} dpi as given"
     sources: Counter[str] = Counter()
+    found: set[float | None] = set()
     for entry in entries:
         try:
-            sources[resolution(entry.image)[1]] += 1
+            number, source = resolution(entry.image)
+            sources[source] += 1
+            found.add(number)
         except ValueError:
             if strict:
                 raise
             sources["a name that cannot be"] += 1
     said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
     none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
-    return f"resolution: {said}{none if 'no resolution' in sources else ''}"
+    several = " (a model sees all of a folder at one scale: give each resolution a folder of its own)"
+    return f"resolution: {said}{none if None in found else ''}{several if len(found - {None}) > 1 else ''}"
 
 
 def named_folder(path: str | Path) -> Path:

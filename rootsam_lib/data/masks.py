@@ -101,6 +101,12 @@ def find_coding(
         shares = [float(counts[_is_root(levels, coding)].sum() / counts.sum()) for levels, counts in values]
     else:
         how, shares = f"are read as {coding}", [read_mask(one.path, coding, max_megapixels).mean() for one in seen]
+        if coding == "labels" and (noisy := [one.path for one in seen if one.lossy]):
+            warnings.warn(
+                f"{shown(noisy[0])} is a JPEG, whose noise around a root is root as well for labels ({len(noisy)} of "
+                f"{len(seen)} masks): export PNG, or give mask_coding 0/255 where root is white.",
+                stacklevel=2,
+            )
     files = shown(paths[0]) if len(seen) == 1 else f"{len(seen)} masks"
     if full := [number for number, share in enumerate(shares) if share > 0.5]:
         soil, _, root = coding.partition("/")

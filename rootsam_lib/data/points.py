@@ -23,6 +23,10 @@ def read_points(name: str, given: object) -> Prompts:
         raise ValueError(f"prompts of {name} are soil points only, which ask for no root: add a root point.")
     if len(labels) and points.max() <= 1 and (points % 1).any():
         raise ValueError(f"prompts of {name} are shares of the image's sides: give pixels.")
+    kind_at: dict[tuple[int, int], float] = {}
+    for (x, y), kind in zip(points.astype(int).tolist(), labels, strict=True):
+        if kind_at.setdefault((x, y), kind) != kind:
+            raise ValueError(f"prompts of {name} say both root and soil at ({x}, {y}): keep one of both points.")
     return Prompts(points.astype(np.float32), labels.astype(np.int64))
 
 

@@ -18,6 +18,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from rootsam_lib.model import half_precision
+
 _Item = TypeVar("_Item")
 MOST_THREADS = 8  # each has a step's features at hand
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # mallopt's options, from glibc's malloc.h
@@ -36,12 +38,10 @@ def keep_freed_memory() -> None:
 
 
 def build_accelerator(precision: str = "auto") -> Accelerator:
-    """accelerate's device, processes and mixed precision; "auto": on CUDA bf16, or fp16 where bf16 is not native; none
-    elsewhere, so that a training gives the same numbers on every CPU."""
+    """accelerate's device, processes and mixed precision; "auto": that of `model.half_precision`, so none without CUDA,
+    and a training gives the same numbers on every CPU."""
     if precision == "auto":
-        precision = "no"
-        if torch.cuda.is_available():
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        precision = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[half_precision()]
     # accelerate refuses a second precision in one process, and a notebook may well try another one.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
