@@ -19,6 +19,13 @@ HOME = Path(
 )
 
 
+def checked_flag(name: str, value: object) -> bool:
+    """True or False, if it is one. Raises ValueError that names the setting: any text, as "no", would count as True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r:.80}: give True or False.")
+    return value
+
+
 def checked_mask(mask: Any, name: str = "mask", one: bool = False) -> Any:
     """A mask, array or tensor, if it is bool; one: an array (H, W). Raises ValueError for 0 and 255, or 0 and 1, which
     would be averaged and inverted as numbers."""

@@ -180,6 +180,9 @@ def read_csv(path: str | Path, text: Sequence[str] | None = ()) -> list[dict[str
         raise ValueError(f"{shown(path)} is no table ({why}): save it as CSV in UTF-8.") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{shown(path)} is no table (rows are longer than the first line): save it again as CSV.")
+    head = [name.strip().strip('"') for name in content.split("\n", 1)[0].split(separator)]
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise ValueError(f"{shown(path)} has two columns {twice[0]!r}: rename one.")
     return table.map(_unquoted).astype(object).where(table.notna(), None).to_dict("records")
 
 
@@ -339,24 +342,13 @@ def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], a
     """
     folder = Path(folder)
     note = folder / marker
-
-    def made() -> list[str]:
-        names = [file.name for file in folder.iterdir()]
-        return sorted(name for name in names if not (name[0] == "." or name == marker or _PARTIAL.search(name)))
-
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{shown(folder)} is a file: give a folder.")
-    if folder.is_dir() and not note.is_file() and (kept := made()):
-        raise ValueError(
-            f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be overwritten: "
-            "give a new or an empty folder."
-        )
+    check_free(folder, marker)
     lock = lock_folder(folder, again)
     try:
         for torn in folder.rglob("*.partial*"):  # of a process that was killed; none other writes here now
             if _PARTIAL.search(torn.name):
                 torn.unlink()
-        if not made():
+        if not _made(folder, marker):
             write_json(note, settings)
         before = LATER | read_json(note)
         if other := [name for name, value in _plain(settings).items() if before.get(name) != value]:
@@ -367,6 +359,23 @@ def claim_folder(folder: str | Path, marker: str, settings: dict[str, object], a
         lock.release()
         raise
     return lock
+
+
+def _made(folder: Path, marker: str) -> list[str]:
+    names = [file.name for file in folder.iterdir()]
+    return sorted(name for name in names if not (name[0] == "." or name == marker or _PARTIAL.search(name)))
+
+
+def check_free(folder: Path, marker: str) -> None:
+    """Raises ValueError for a folder that `claim_folder` will refuse, whatever the settings: a file, or one that holds
+    other files."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{shown(folder)} is a file: give a folder.")
+    if folder.is_dir() and not (folder / marker).is_file() and (kept := _made(folder, marker)):
+        raise ValueError(
+            f"{shown(folder)} holds files that were not written here (first: {kept[0]}), which could be overwritten: "
+            "give a new or an empty folder."
+        )
 
 
 def check_name(name: str) -> None:

@@ -77,8 +77,7 @@ def trace(
     all angles it is 0 to 0.4 px too large on average, on lines of one pixel by one. Raises ValueError for what is no
     mask, or a pixel without size.
     """
-    if checked_mask(mask).ndim != 2:
-        raise ValueError(f"the mask is {mask.dtype} {mask.shape}, but must be bool (H, W): give one mask.")
+    checked_mask(mask, one=True)
     if mm_per_px is not None:
         checked("mm_per_px, the edge of a pixel (25.4 / dpi),", mm_per_px, 0, 1, above=True)
     smallest = cleaning.speck_px if mm_per_px is None else cleaning.speck_mm2 / mm_per_px**2

@@ -51,8 +51,9 @@ from rootsam_lib.traits import depth_mm, measure
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 IMAGE[20:26, 4:60] = 255
-BYTES, RNG = IMAGE[..., 0], np.random.default_rng(0)
-MASK = IMAGE[..., 0] > 0
+BYTES, RNG = IMAGE[..., 0].copy(), np.random.default_rng(0)
+MASK = BYTES > 0
+IMAGE[..., 2] = np.maximum(IMAGE[..., 2], np.arange(64)[:, None] % 8 * 10)  # soil
 
 
 class Bench:
@@ -65,8 +66,9 @@ class Bench:
         self.image("good.png")
         self.said: list[str] = []
 
-    def image(self, name: str | bytes, content: bytes | np.ndarray = IMAGE) -> Path:
+    def image(self, name: str | bytes, content: bytes | np.ndarray | None = None) -> Path:
         path = self.scans / "new.png"
+        content = (BYTES if b"mask" in os.fsencode(name) else IMAGE) if content is None else content
         path.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(content).save(path)
         wanted = os.path.join(os.fsencode(self.scans), os.fsencode(name))
         os.makedirs(os.path.dirname(wanted), exist_ok=True)
@@ -263,13 +265,13 @@ def closed_model(bench: Bench) -> None:
 
 
 def closed_image(bench: Bench) -> Report:
-    def closed(path: Path, _open: Callable = Image.open, **how: object) -> Image.Image:
+    def closed(path: Path, mode: str) -> object:
         if Path(path).name == "bad.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return _open(path, **how)
+        return open(path, mode)
 
     bench.image("bad.png")
-    bench.patch.setattr(Image, "open", closed)
+    bench.patch.setattr("rootsam_lib.data.images.open", closed, raising=False)
     return bench.segment()
 
 
@@ -447,6 +449,12 @@ def padded_answer() -> object:
     """The score of a mask that is larger than its image."""
     patch = tile(replace(scan_of("a"), mask=np.zeros(IMAGE.shape[:2], bool)), 64)[0]
     return score_answer(lambda image, prompts=None: np.pad(patch.mask, 1), patch)
+
+
+def asked_shares() -> object:
+    """A click as shares of the image's sides."""
+    nano().set_image(IMAGE.copy())
+    return nano().predict(np.array([[0.5, 0.25]]), np.array([1]))
 
 
 def asked_early() -> float:
@@ -722,7 +730,7 @@ CASES = [
         "values a little above 1",
         lambda b: read_image(deep(b.place / "a.tif")),
         "right",
-        lambda _, image: (image == IMAGE).all(),
+        lambda _, image: (image == BYTES[..., None]).all(),
     ),
     Case("an image without its file", lambda b: read_image(Image.fromarray(IMAGE)), "refused", "give the file's path"),
     Case("another image in the same array", changed_in_place, "right", lambda _, same: same),
@@ -769,7 +777,7 @@ CASES = [
         "failed",
         "bad.jpg is a JPEG, whose noise",
     ),
-    Case("an empty image", lambda b: (b.image("bad.png", b""), b.segment())[1], "failed", "bad.png cannot be read"),
+    Case("an empty image", lambda b: (b.image("bad.png", b""), b.segment())[1], "failed", "bad.png is empty (0 bytes)"),
     Case("text as image", lambda b: (b.image("bad.png", b"text"), b.segment())[1], "failed", "bad.png cannot be read"),
     Case(
         "half an image",
@@ -787,7 +795,7 @@ CASES = [
     Case("a dead link", lambda b: ((b.scans / "bad.png").symlink_to("gone"), b.segment())[1], "failed", "bad.png"),
     Case(
         "a mask of another size",
-        lambda b: (b.image("bad.png"), b.image("bad-mask.png", IMAGE[:9, :9]), b.segment())[2],
+        lambda b: (b.image("bad.png"), b.image("bad-mask.png", BYTES[:9, :9]), b.segment())[2],
         "failed",
         "bad-mask.png is 9 × 9 pixels",
     ),
@@ -803,8 +811,8 @@ CASES = [
             b.image("bad.png"),
             b.segment(nano(), prompts={"bad": Prompts(np.array([[64.0, 3]]), np.array([1]))}),
         )[1],
-        "failed",
-        "(64, 3) lies outside the image of 64 × 64 px",
+        "refused",
+        "prompts of bad: point (64, 3) lies outside of the image",
     ),
     Case(
         "too little memory",
@@ -896,6 +904,7 @@ CASES = [
     points("empty", "", "points.csv is no table"),
     points("of soil only", "scan,x,y,label\ngood,5,5,0\n", "good has soil points only, which ask for no root"),
     points("of the first line only", "scan,x,y,label\n", "points.csv lacks points or columns"),
+    points("with a column twice", "scan,x,y,label,x\ngood,1,2,1,9\n", "points.csv has two columns 'x': rename one"),
     points("without a column", "scan,x,y\ngood,1,2\n", "points.csv lacks points or columns"),
     points("of no scan", "scan,x,y,label\n,5,5,1\ngood,5,5,1\n", "row 1 below the first line: scan is empty"),
     points("in UTF-16", "scan,x,y,label\ngood,1,2,1\n".encode("utf-16"), "points.csv is no table"),
@@ -1041,6 +1050,43 @@ CASES = [
         lambda b: b.segment(prompts={"good": ([[0.3, 0.6]], [1])}),
         "refused",
         "prompts of good are shares of the image's sides",
+    ),
+    Case(
+        "points of another scan",
+        lambda b: b.segment(prompts={"Good": ([[3, 3]], [1])}),
+        "refused",
+        "prompts are given for 'Good', but no scan is called so: correct the name, such as 'good'",
+    ),
+    Case(
+        "points that are no numbers",
+        lambda b: b.segment(prompts={"good": ([[np.nan, 3]], [1])}),
+        "refused",
+        "prompts of good hold a coordinate below 0 or that is no number",
+    ),
+    Case(
+        "points outside of the image",
+        lambda b: b.segment(prompts={"good": ([[3, 3], [9000, 3]], [1, 1])}),
+        "refused",
+        "prompts of good: point (9000, 3) lies outside of the image",
+    ),
+    Case("an answer about shares", lambda b: asked_shares(), "refused", "shares of the image's sides: give pixels"),
+    Case("a fit of text", lambda b: b.segment(fit="no"), "refused", "fit is 'no': give True or False"),
+    Case("a folder that is none", lambda b: read_folder(None), "refused", "folder is None: give the path of a folder"),
+    Case("a model that is none", lambda b: load_predictor(None), "refused", "the model is None: give a stage's folder"),
+    Case(
+        "a truth that is none", lambda b: score_mask(MASK, None), "refused", "the truth is NoneType, but must be a bool"
+    ),
+    Case(
+        "an evaluation of one scan",
+        lambda b: evaluate({"a": nano()}, Scan(IMAGE, MASK, "a", "T1")),
+        "refused",
+        "a Scan is no list of scans",
+    ),
+    Case(
+        "an occupied folder, before the scale is sought",
+        lambda b: (b.file("out/mine.txt", "x"), b.segment(nano(), fit=True)),
+        "refused",
+        "out holds files that were not written here (first: mine.txt)",
     ),
     Case(
         "points that contradict each other",

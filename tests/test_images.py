@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,29 @@ def test_images_are_turned_upright(orientation, ending, tmp_path):
     np.testing.assert_array_equal(read_image(path), upright)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_turned_tiffs_of_every_kind(mode, orientation, tmp_path):
+    path = tmp_path / "e.tif"
+    Image.fromarray(GREY).convert(mode).save(path, tiffinfo={0x0112: orientation})
+    with open(path, "rb") as file:  # by its name Pillow maps some of them, sides swapped
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+    assert upright.shape == ((24, 32, 3) if orientation < 5 else (32, 24, 3))
+    np.testing.assert_array_equal(read_image(path), upright)
+
+
+def test_a_rest_of_one_colour_is_said(tmp_path):
+    torn, whole = IMAGE.copy(), IMAGE.copy()
+    torn[16:], whole[-1] = 128, 255  # what a decoder makes of a file that ends too soon; a scanner's frame
+    Image.fromarray(torn).save(tmp_path / "torn.png")
+    with pytest.warns(UserWarning, match=r"torn\.png: the lowest 8 of 24 rows are of one colour: the file may be dam"):
+        read_image(tmp_path / "torn.png")
+    Image.fromarray(whole).save(tmp_path / "whole.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_image(tmp_path / "whole.png")
+
+
 def two_pages(path, **options):
     Image.fromarray(IMAGE).save(path, save_all=True, append_images=[Image.fromarray(255 - IMAGE)], **options)
 
@@ -122,7 +146,22 @@ def not_finite(path):
         ("neg.tif", lambda p: tifffile.imwrite(p, GREY.astype(np.int32) - 9), r"neg\.tif holds values from -9"),
         ("double.tif", lambda p: tifffile.imwrite(p, GREY / 255), r"double\.tif cannot be .*of a kind that is not"),
         ("text.png", lambda p: p.write_text("<html>404</html>"), r"text\.png cannot be read as an image .*damaged"),
-        ("empty.jpg", lambda p: p.write_bytes(b""), r"empty\.jpg cannot be read as an image"),
+        ("empty.jpg", lambda p: p.write_bytes(b""), r"empty\.jpg is empty \(0 bytes\): copy it again"),
+        (
+            "lfs.png",
+            lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            r"lfs\.png only stands for .*pull",
+        ),
+        (
+            "bright.tif",
+            lambda p: tifffile.imwrite(p, GREY.astype(np.float32) / 150),
+            r"bright\.tif holds values from 0 to 1\.7",
+        ),
+        (
+            "white0.tif",
+            lambda p: tifffile.imwrite(p, GREY / np.float32(255), photometric="miniswhite"),
+            "and 0 is white",
+        ),
         ("pipe.png", os.mkfifo, r"pipe\.png is no regular file \(a folder, pipe"),
         ("folder.png", lambda p: p.mkdir(), r"folder\.png is no regular file"),
     ],
@@ -263,7 +302,15 @@ def test_resolution_from_metadata(name, options, dpi, tmp_path):
     found, said = resolution(save(tmp_path / name, **options))
     assert found == (None if dpi is None else pytest.approx(dpi, abs=0.11))
     assert type(found) in (float, type(None)), "a rational is no number to divide by"
-    assert said == (f"{found:g} dpi from the metadata" if dpi else "no resolution")
+    uneven = " (metadata say 300 x 150 dpi: pixels that are no squares are measured as if they were)"
+    none = f"no resolution{uneven if options.get('dpi') == (300, 150) else ''}"
+    assert said == (f"{found:g} dpi from the metadata" if dpi else none)
+
+
+def test_a_cameras_resolution_is_of_nothing(tmp_path):
+    photo = exif(300.0)
+    photo.get_ifd(0x8769)[0x829A] = 0.01  # seconds of exposure
+    assert resolution(save(tmp_path / "a.jpg", exif=photo)) == (None, "no resolution")
 
 
 def test_name_against_metadata(tmp_path):

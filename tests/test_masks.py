@@ -227,6 +227,60 @@ def test_ambiguous_masks_ask_for_the_coding(name, pixels, message, tmp_path):
     assert "give mask_coding (--mask-coding), such as 0/255" in str(refused.value) and str(path) in str(refused.value)
 
 
+def test_a_mask_that_a_given_coding_leaves_empty_is_named(tmp_path):
+    paths = [write(tmp_path / f"{n}.png", GREY) for n in range(4)]
+    write(paths[2], GREY // 255)
+    with pytest.warns(
+        UserWarning, match=r"2\.png holds no root \(1 of 4 .*what is drawn there is no root by 0/255, save"
+    ):
+        find_coding(paths, coding="0/255")
+    with pytest.raises(ValueError, match=r"2\.png holds the values 0, 1, 255 \(all 4 masks together\)"):
+        find_coding(paths)
+    write(paths[2], NONE)
+    with pytest.warns(UserWarning, match=r"2\.png holds no root \(1 of 4 masks hold none\): if roots are drawn there"):
+        find_coding(paths)
+
+
+def test_values_beyond_a_given_coding_are_said(tmp_path):
+    classes = GREY // 255
+    classes[100:, 100:] = 2
+    path = write(tmp_path / "c.png", classes)
+    with pytest.warns(UserWarning, match=r"c\.png holds 2, neither of 0/1, .*\(1 of 1 masks hold such\): if that is"):
+        find_coding([path], coding="0/1")
+
+
+@pytest.mark.parametrize("alpha", [NONE, GREY // 255 * 100], ids=["hidden", "faint"])
+def test_a_drawing_that_is_transparent_all_over_is_refused(alpha, tmp_path):
+    path = write(tmp_path / "t.png", np.dstack([GREY, GREY, GREY, alpha]))
+    with pytest.raises(
+        ValueError, match=r"t\.png is drawn, but transparent all over: save the mask as black and white"
+    ):
+        read_mask(path, "0/255")
+
+
+def test_the_mask_that_differs_is_named(tmp_path):
+    red, blue = rgb(GREY, NONE, NONE), rgb(NONE, NONE, GREY)
+    paths = [write(tmp_path / f"{n}.png", red) for n in range(4)]
+    with pytest.raises(ValueError, match=r"3\.png is painted blue as the others are not; which"):
+        find_coding([*paths[:3], write(tmp_path / "3.png", blue)])
+    with pytest.raises(ValueError, match=r"3\.png is grey, but .*0\.png is painted in colours"):
+        find_coding([*paths[:3], write(tmp_path / "3.png", GREY)])
+
+
+def test_red_on_white_is_red_as_jpeg_too(tmp_path):
+    path = write(tmp_path / "r.jpg", rgb(FULL, 255 - GREY, 255 - GREY))
+    assert find_coding([path])[0] == "red" and abs(read_mask(path).mean() - MASK.mean()) < 0.002
+
+
+def test_an_image_that_is_its_mask_or_looks_like_one(tmp_path):
+    write(tmp_path / "a.png", GREY)
+    with pytest.warns(UserWarning, match=r"a\.png holds two colours only: if it is a mask, call it X-mask"):
+        read_folder(tmp_path, need_masks=False)
+    write(tmp_path / "a-mask.png", GREY)
+    with pytest.raises(ValueError, match=r"a\.png holds what its mask holds: put the photograph in its place"):
+        read_folder(tmp_path)
+
+
 def test_noise_of_jpeg_is_said_where_all_but_0_is_root(tmp_path):
     png, jpg = write(tmp_path / "t.png", THIRD), write(tmp_path / "t.jpg", THIRD)
     with pytest.warns(UserWarning, match=r"t\.jpg is a JPEG, whose noise .* \(1 of 2 masks\): export PNG, or give"):
@@ -326,7 +380,7 @@ def turned(path, image, mask, orientation, of_mask=1):
     return path
 
 
-IMAGE = rgb(GREY, GREY // 2, NONE)
+IMAGE = rgb(GREY, GREY // 2, np.indices(GREY.shape).sum(0).astype(np.uint8) // 2)
 
 
 def test_a_mask_lies_as_its_image(tmp_path):

@@ -22,6 +22,7 @@ from rootsam_lib.data.folders import find_pairs, read_folder
 from rootsam_lib.data.images import read_image
 from rootsam_lib.data.scans import (
     Scan,
+    check_dates,
     check_leaks,
     describe_groups,
     grouped_split,
@@ -236,6 +237,19 @@ def test_a_mask_of_another_name_is_warned_about_where_it_would_be_taken_for_an_i
 # ---------------------------------------------------------------- what a folder says
 
 
+def test_names_of_one_letter_in_two_encodings_belong_together(tmp_path):
+    write(tmp_path / "\u00e9_T001.png", IMAGE)
+    write(tmp_path / "e\u0301_T001-mask.png", GREY)
+    assert [scan.name for scan in read_folder(tmp_path)] == ["\u00e9_T001"]
+
+
+def test_a_time_of_day_is_no_date():
+    names = [f"T001_L001_{day}_{time}" for day in ("11.04.17", "12.05.17") for time in ("08.48.40", "08.15.40")]
+    assert check_dates(names) == f"dates are read as day.month.year: {names[0]} is of 2017-04-11"
+    with pytest.raises(ValueError, match=r"05\.13\.17_08\.15\.40 holds a date that is not day\.month\.year"):
+        check_dates([*names, "T001_L001_05.13.17_08.15.40"])
+
+
 def test_resolution_of_a_folder_is_said(tmp_path):
     write(tmp_path / "a_300dpi.png", IMAGE)
     write(tmp_path / "b.png", IMAGE, dpi=(600, 600))
@@ -253,7 +267,8 @@ def test_resolution_of_a_folder_is_said(tmp_path):
     ]
     said.clear()
     given = read_folder(tmp_path, need_masks=False, dpi=300, say=said.append)
-    assert {scan.mm_per_px for scan in given} == {25.4 / 300} and said == ["resolution: 300 dpi as given"]
+    assert {scan.mm_per_px for scan in given} == {25.4 / 300}
+    assert said == ["resolution: 300 dpi as given, against 600 dpi from the metadata (2 of the images say otherwise)"]
     with pytest.raises(ValueError, match=r"dpi is 0\.0847: .*edge of a pixel in mm, that is 300 dpi"):
         read_folder(tmp_path, need_masks=False, dpi=0.0847)
     write(tmp_path / "e_2dpi.png", IMAGE)

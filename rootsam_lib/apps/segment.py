@@ -14,12 +14,14 @@ and where they cannot talk to each other, as jobs of their own, with `python -m 
 """
 
 import contextlib
+import difflib
 import errno
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -31,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rootsam_lib import checked
+from rootsam_lib import checked, checked_flag
 from rootsam_lib.apps.fitting import fit_to_folder
 from rootsam_lib.apps.outputs import (
     Report,
@@ -45,8 +47,8 @@ from rootsam_lib.apps.outputs import (
     settings_known,
     tables_of,
 )
-from rootsam_lib.data.folders import Entry, dated_names, find_pairs, folder_resolution, load_entry
-from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, resolution
+from rootsam_lib.data.folders import Entry, dated_names, find_pairs, folder_resolution, load_entry, named_folder
+from rootsam_lib.data.images import MAX_MEGAPIXELS, checked_dpi, header, resolution
 from rootsam_lib.data.masks import checked_coding, checked_exclusion, find_coding
 from rootsam_lib.data.points import read_points
 from rootsam_lib.data.scans import Scan, check_dates
@@ -55,6 +57,7 @@ from rootsam_lib.evaluation.calibration import calibrated, check_model, check_re
 from rootsam_lib.predictor import Predictor, check_predictor
 from rootsam_lib.prompts import Prompts
 from rootsam_lib.results import (
+    check_free,
     check_name,
     claim_folder,
     file_hash,
@@ -121,6 +124,7 @@ def segment_folder(
     mask_coding = mask_coding if mask_coding is None else checked_coding(mask_coding)
     checked("max_megapixels", max_megapixels, 0, above=True)
     checked("workers", workers, 0, whole=True)
+    fit, brighten = checked_flag("fit", fit), checked_flag("brighten", brighten)
     measuring = _checked_measuring(window_mm, tube_angle, cleaning)
     if shard:
         shard = parse_shard("/".join(map(str, shard)) if isinstance(shard, tuple) else str(shard))
@@ -130,6 +134,7 @@ def segment_folder(
     entries, out = all_entries, whole
     if shard:
         entries, out = entries[shard[0] - 1 :: shard[1]], whole.with_name(f"{whole.name}-{shard[0]}-of-{shard[1]}")
+    check_free(out, "segment.json")
     excluded = None if exclude is None else checked_exclusion(exclude, [entry.name for entry in all_entries])
     factors = read_calibration(calibration, say) if calibration else None
     settings = {"dpi": dpi} | measuring | {"cleaning": asdict(cleaning), "exclude": excluded, "calibration": factors}
@@ -228,9 +233,7 @@ def _check_resolutions(entries: Sequence[Entry], dpi: float | None, factors: Map
 
 
 def _checked_folder(folder: str | Path) -> Path:
-    if not isinstance(folder, (str, Path)) or folder == "":
-        raise ValueError(f"folder is {folder!r}: give the path of a folder of images.")
-    folder = Path(folder).expanduser()
+    folder = named_folder(folder)
     if (folder / "segment.json").is_file():
         raise ValueError(f"{shown(folder)} is what segment wrote: give the folder of the scans.")
     return folder
@@ -252,9 +255,20 @@ def _checked_prompts(
     """Points by scan, all of them of scans that are there."""
     if not isinstance(prompts or {}, Mapping):
         raise ValueError(f"prompts is {prompts!r}: give points by scan name, as read_prompts(file) returns them.")
-    prompts = {name: read_points(name, given) for name, given in (prompts or {}).items()}
-    if strange := set(prompts) - {entry.name for entry in entries}:
-        raise ValueError(f"prompts are given for {min(strange)!r}, but no scan is called so: correct the name.")
+    given = {unicodedata.normalize("NFC", name): points for name, points in (prompts or {}).items()}
+    prompts = {name: read_points(name, points) for name, points in given.items()}
+    images, known = {e.name: e.image for e in entries}, {e.name.lower(): e.name for e in entries}
+    for name, asked in prompts.items():
+        if name not in images:
+            near = difflib.get_close_matches(name.lower(), known, 1, 0.5) or [*known]
+            hint = f"correct the name, such as {known[near[0]]!r}"
+            raise ValueError(f"prompts are given for {name!r}, but no scan is called so: {hint}.")
+        side = np.inf
+        with contextlib.suppress(ValueError, OSError), header(images[name]) as opened:  # else it fails by itself
+            side = max(opened.size)  # its orientation may turn it
+        if len(asked.points) and (far := asked.points[asked.points.max(axis=1) >= side]).size:
+            x, y = far[0]
+            raise ValueError(f"prompts of {name}: point ({x:g}, {y:g}) lies outside of the image: give (x, y) in px.")
     if prompts and len(prompts) < len(entries):
         say(f"points for {len(prompts)} of {len(entries)} scans: of the others all roots are sought")
     return prompts

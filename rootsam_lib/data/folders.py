@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -123,19 +124,27 @@ def folder_resolution(entries: Iterable[Entry], dpi: float | None = None, strict
 
     Raises ValueError for a resolution that none can have; where not strict, only for dpi itself.
     """
-    if dpi is not None:
-        return f"resolution: {checked_dpi(dpi):g} dpi as given"
     sources: Counter[str] = Counter()
     found: set[float | None] = set()
+    if dpi is not None:
+        checked_dpi(dpi)
     for entry in entries:
         try:
             number, source = resolution(entry.image)
+        except ValueError:
+            if strict and dpi is None:
+                raise
+            number, source = None, "a name that cannot be"
+        if dpi is None or (number and abs(number / dpi - 1) > 0.01):
             sources[source] += 1
             found.add(number)
-        except ValueError:
-            if strict:
-                raise
-            sources["a name that cannot be"] += 1
+    if dpi is not None:
+        against = (
+            f", against {sources.most_common(1)[0][0]} ({sources.total()} of the images say otherwise)"
+            if sources
+            else ""
+        )
+        return f"resolution: {dpi:g} dpi as given{against}"
     said = "; ".join(f"{source} ({count} image{'s' * (count > 1)})" for source, count in sources.most_common())
     none = " (give dpi, --dpi on the command line, for millimetres: without it lengths are in pixels)"
     several = " (a model sees all of a folder at one scale: give each resolution a folder of its own)"
@@ -143,9 +152,11 @@ def folder_resolution(entries: Iterable[Entry], dpi: float | None = None, strict
 
 
 def named_folder(path: str | Path) -> Path:
-    """A folder's path, ~ as the home. Raises ValueError for "", which would be the current one."""
+    """A folder's path, ~ as the home. Raises ValueError for "", which would be the current one, and for no path."""
     if path == "":
         raise ValueError("the folder's name is empty: give one, or '.' for the current one.")
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"folder is {path!r:.80}: give the path of a folder of images.")
     return Path(path).expanduser()
 
 
@@ -233,7 +244,7 @@ def _group(pattern: re.Pattern, inside: Path) -> str:
 
 def _name(name: str) -> str:
     """A name that every file system, table and terminal takes: bytes that are no UTF-8 as %e9, a long one shortened."""
-    name = os.fsencode(name).decode("utf-8", "backslashreplace").replace("\\x", "%")
+    name = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace").replace("\\x", "%"))
     if len(name.encode()) <= 200:
         return name
     return name.encode()[:180].decode("utf-8", "ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -249,7 +260,7 @@ def _key(inside: Path) -> tuple[tuple[str, ...], bool]:
     elif in_masks:  # PlantRootSeg: GT2016… and …_FRMI_BW2_01
         stem = re.sub(r"^GT(?=\d)|_BW2(?=_|$)", "", stem)
     kept = [folder for folder in folders if folder not in _MASK_FOLDERS | IMAGE_FOLDERS]
-    return (*kept, stem.lower()), in_masks or affix is not None
+    return (*kept, unicodedata.normalize("NFC", stem.lower())), in_masks or affix is not None
 
 
 def load_entries(entries: Sequence[Entry], what: str, **how: object) -> list[Scan]:
@@ -271,10 +282,16 @@ def load_entry(
     dpi = resolution(entry.image)[0] if dpi is None else checked_dpi(dpi)
     opened = open_image(entry.image, max_megapixels)
     image, mask = read_image(opened), None
+    drawn_like_a_mask = len(np.unique(image[::5, ::5].reshape(-1, 3), axis=0)) == 2
     if entry.mask is not None:
         drawn = open_image(entry.mask, max_megapixels)
         mask = read_mask(drawn, mask_coding, max_megapixels)
         _check_fit(image, mask, opened.info["orientation"], drawn.info["orientation"], entry)
+        if drawn_like_a_mask and np.array_equal(image[..., 0] > 127, mask):
+            raise ValueError(f"{shown(entry.image)} holds what its mask holds: put the photograph in its place.")
+    if drawn_like_a_mask:
+        what = f"call it X-mask, where X is its image ({_SCHEMES})"
+        warnings.warn(f"{shown(entry.image)} holds two colours only: if it is a mask, {what}.", stacklevel=2)
     excluded = None if exclude is None else read_exclusion(exclude, entry.name, image.shape[:2])
     if mask is not None and excluded is not None:
         mask = mask & ~excluded  # what counts nowhere is no root to learn from either

@@ -4,13 +4,14 @@ Nothing is guessed in silence: a range of values that was scaled gives a warning
 its number, and what cannot be known is refused with what to do next.
 """
 
+import contextlib
 import math
 import numbers
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -21,13 +22,14 @@ from rootsam_lib.results import shown
 
 MAX_MEGAPIXELS = 250.0  # RGB, scores and mask of such a scan take about 3 GB of memory
 DPI_RANGE = (50.0, 10_000.0)  # what scanners and cameras over roots have
-UNASKED_DPI = (72, 96, 100)  # what software writes unasked: SegRoot's scans at 300 dpi say 100
+UNASKED_DPI = (72, 96, 100, 144)  # what software writes unasked: SegRoot's scans at 300 dpi say 100
 BITS = (8, 10, 12, 14, 16, 24, 31)
 # What is read, whatever the file's ending says. Pillow knows more, and would run a program (Ghostscript) on PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # TIFF and EXIF tags
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, CHANNELS, RESOLUTION_UNIT = 0x0102, 0x0106, 0x0112, 0x0115, 0x0128
 SAMPLE_FORMAT, SIGNED = 0x0153, 2
+EXPOSURE_IFD, EXPOSURE_TIME = 0x8769, 0x829A  # a camera's: its dots per inch are of nothing
 PLANES, APART = 0x011C, 2
 _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)(?![.,]?\d)", re.IGNORECASE)
 
@@ -35,29 +37,36 @@ _NAMED_DPI = re.compile(r"(?<!\d)(?<!\d[.,])(\d+)dpi(?![a-z])|(?<![a-z])dpi(\d+)
 Image.MAX_IMAGE_PIXELS = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def header(path: str | Path) -> Iterator[Image.Image]:
     """A PIL image whose pixels are not decoded yet; its size and metadata can be read.
 
     Raises FileNotFoundError, or ValueError for what is no regular file (a named pipe would wait for ever) or no image.
     """
     path = Path(path)
-    try:
-        opened = Image.open(path, formats=FORMATS) if path.is_file() or not path.exists() else None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
-    except PermissionError:
-        raise PermissionError(f"{shown(path)} may not be read: give yourself the right to, or take it out.") from None
+    with contextlib.ExitStack() as held:
+        try:
+            if path.exists() and not path.is_file():
+                what = "no regular file (a folder, pipe or device): put an image file in its place."
+                raise ValueError(f"{shown(path)} is {what}")
+            file = held.enter_context(open(path, "rb"))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{shown(path)} does not exist: check its name.") from None
+        except PermissionError:
+            may_not = f"{shown(path)} may not be read: give yourself the right to, or take it out."
+            raise PermissionError(may_not) from None
+        except OSError as error:  # such as a name that is too long
+            raise _unreadable(path, error) from None
+        yield held.enter_context(_opened(file, path))
+
+
+def _opened(file: BinaryIO, path: Path) -> Image.Image:
+    try:  # not by the file's name: Pillow would map the pixels of some turned TIFFs, and wrongly
+        return Image.open(file, formats=FORMATS)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything at damaged files
         raise _unreadable(path, error) from None
-    if opened is None:
-        raise ValueError(
-            f"{shown(path)} is no regular file (a folder, pipe or device): put an image file in its place."
-        )
-    with opened:
-        yield opened
 
 
 def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
@@ -83,7 +92,7 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             deep = opened.mode in ("RGB", "RGBA", "LA") and (";16" in str(opened.tile) or np.max(bits) > 8)
             if deep and tags.get(PLANES) == APART:  # OpenCV misreads it
                 raise ValueError("colours of 16 bits, each stored by itself")
-            if bits != 8 and opened.mode[0] == "I" and tags.get(PHOTOMETRIC) == 0:  # Pillow would invert 8 bits
+            if bits != 8 and opened.mode[0] in "IF" and tags.get(PHOTOMETRIC) == 0:  # Pillow would invert 8 bits
                 raise ValueError("more than 8 bits, and 0 is white")
             if opened.mode == "L" and np.any(np.equal(tags.get(SAMPLE_FORMAT), SIGNED)):
                 raise ValueError("signed values of 8 bits, which would be read as unsigned")
@@ -108,6 +117,7 @@ def open_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Imag
             what = f"{channels} channels, of which only the first {f'{read} are' if read > 1 else 'is'} read"
             warnings.warn(f"{shown(path)} holds {what}: if another is meant, save that alone.", stacklevel=2)
         opened.info |= {"deep": deep, "orientation": turned}
+        opened.filename = str(path)
         return opened
 
 
@@ -129,7 +139,14 @@ def _orientation(opened: Image.Image) -> int:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = str(error).replace(str(path), path.name).strip(".") or type(error).__name__
+    start = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(64)
+        if not start:
+            return ValueError(f"{shown(path)} is empty (0 bytes): copy it again, or take it out.")
+    if start.startswith(b"version https://git-lfs"):
+        return ValueError(f"{shown(path)} only stands for an image that Git LFS holds: get it by `git lfs pull`.")
+    reason = str(error).partition(" <_io")[0].replace(str(path), path.name).strip(".") or type(error).__name__
     reason = reason.encode("utf-8", "replace").decode()
     return ValueError(
         f"{shown(path)} cannot be read as an image ({reason}): it is damaged or of a kind that is not read; copy it "
@@ -155,9 +172,16 @@ def read_image(source: str | Path | Image.Image, max_megapixels: float = MAX_MEG
             warnings.warn(f"{shown(path)} is transparent in parts: what is stored there counts as seen.", stacklevel=2)
         if opened.info["deep"]:
             return _to_8_bits(deep_colours(path), "16-bit", path)
-        return np.array(opened.convert("RGB"))
+        pixels = np.array(opened.convert("RGB"))
     except ValueError as error:
         raise _unreadable(path, error) from None
+    # What decoders make of a file that ends too soon, or whose rest is zeros, without a word.
+    even = (pixels == pixels[-1, 0]).all(axis=(1, 2))[::-1]
+    rest = int(np.argmin(even)) if not even.all() else 0
+    if rest > len(pixels) / 8:
+        what = f"the lowest {rest} of {len(pixels)} rows are of one colour"
+        warnings.warn(f"{shown(path)}: {what}: the file may be damaged, copy it again or cut them off.", stacklevel=2)
+    return pixels
 
 
 def deep_colours(path: Path) -> np.ndarray:
@@ -175,7 +199,11 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         raise ValueError(f"{shown(path)} holds pixels that are no number (NaN or infinite): save it as 8-bit PNG.")
     if low < 0 or top >= 2 ** BITS[-1]:
         raise ValueError(f"{shown(path)} holds values from {low:g} to {top:g}: scale them to 0 to 255 and save again.")
-    if values.dtype.kind == "f" and top < 2:  # resampling overshoots 1 a little
+    if values.dtype.kind == "f" and top < 2:
+        if (values > 1.05).mean() > 0.001:  # a few may be: resampling overshoots
+            raise ValueError(
+                f"{shown(path)} holds values from {low:g} to {top:g}: scale them to 0 to 1 and save again."
+            )
         full, said = 1, "values from 0 to 1"
     else:
         bits = next(bits for bits in BITS if top < 2**bits)
@@ -188,7 +216,10 @@ def _to_8_bits(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
             stacklevel=3,
         )
     if full != 65535:
-        warnings.warn(f"{shown(path)} ({kind}) holds {said}: scaled so that {full} becomes 255.", stacklevel=3)
+        warnings.warn(
+            f"{shown(path)} ({kind}) holds {said}: scaled so that {full} becomes 255, whatever others hold.",
+            stacklevel=3,
+        )
     return np.clip(values * np.float32(255 / full) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
@@ -200,15 +231,15 @@ def resolution(path: str | Path) -> tuple[float | None, str]:
 
     First what a name says: `DPI120` or `300dpi`, a number directly bound to "dpi", in the file's name or else in one of
     the three folders above. Else the file's metadata (what Pillow knows of; inch or cm), where they can be believed:
-    equal both ways, within `DPI_RANGE`, and not 72, 96 or 100. Raises ValueError for a name that says two resolutions
-    or one that no scanner has.
+    equal both ways, within `DPI_RANGE`, not 72, 96, 100 or 144, and not a camera's. Raises ValueError for a name that
+    says two resolutions or one that no scanner has.
     """
     path = Path(path).absolute()  # "." has a name, too
-    (named, place), stated = _named_dpi(path), _stated_dpi(path)
+    (named, place), (stated, doubt) = _named_dpi(path), _stated_dpi(path)
     if named:
-        conflict = f", against {stated:g} in the metadata" if stated and abs(named / stated - 1) > 0.01 else ""
+        conflict = f", against {stated:g} in the metadata" if stated and abs(named / stated - 1) > 0.01 else doubt
         return named, f"{named:g} dpi from the {place}{conflict}"
-    return stated, f"{stated:g} dpi from the metadata" if stated else "no resolution"
+    return stated, f"{stated:g} dpi from the metadata" if stated else f"no resolution{doubt}"
 
 
 def _named_dpi(path: Path) -> tuple[float | None, str]:
@@ -223,18 +254,23 @@ def _named_dpi(path: Path) -> tuple[float | None, str]:
     return None, ""
 
 
-def _stated_dpi(path: Path) -> float | None:
-    """What a file's metadata say, where that can be believed; files that cannot be read fail elsewhere."""
+def _stated_dpi(path: Path) -> tuple[float | None, str]:
+    """What a file's metadata say, where that can be believed, and a doubt; files that cannot be read fail elsewhere."""
     try:
         with header(path) as opened:
-            if opened.format == "JPEG" and opened.getexif().get(RESOLUTION_UNIT) == 1:  # none: a mere aspect ratio
-                return None
+            exif = opened.getexif() if opened.format in ("JPEG", "MPO") else {}
+            if exif and (exif.get(RESOLUTION_UNIT) == 1 or EXPOSURE_TIME in exif.get_ifd(EXPOSURE_IFD)):
+                return None, ""  # no unit: a mere aspect ratio
             x, y = (float(number) for number in opened.info["dpi"])
             whole = round(x, 1)  # PNG rounds to dots per metre: 299.9994
     except Exception:  # as in `_orientation`; none, or a rational such as 0/0
-        return None
-    believed = DPI_RANGE[0] <= x <= DPI_RANGE[1] and abs(x - y) < 0.01 * x and whole not in UNASKED_DPI
-    return whole if believed else None
+        return None, ""
+    low, high = DPI_RANGE
+    if not (low <= x <= high and low <= y <= high) or whole in UNASKED_DPI:
+        return None, ""
+    if abs(x - y) >= 0.01 * x:
+        return None, f" (metadata say {x:g} x {y:g} dpi: pixels that are no squares are measured as if they were)"
+    return whole, ""
 
 
 def checked_dpi(dpi: float, name: str = "dpi") -> float:

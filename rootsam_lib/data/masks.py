@@ -94,7 +94,9 @@ def find_coding(
     painted = [one for one in seen if one.painted]
     grey = [one for one in seen if not one.painted and any(one.levels)]
     if painted and grey and coding is None:
-        raise _ask(grey[0].path, f"is grey, but {shown(painted[0].path)} is painted in colours")
+        if len(grey) <= len(painted):
+            raise _ask(grey[0].path, f"is grey, but {shown(painted[0].path)} is painted in colours")
+        raise _ask(painted[0].path, f"is painted in colours, but {shown(grey[0].path)} is grey")
     if coding is None:
         coding, how = _colour(painted) if painted else _grey(seen)
         values = [(np.array([*one.levels]), np.array([*one.levels.values()])) for one in seen]
@@ -116,7 +118,30 @@ def find_coding(
             f"masks hold more than half); if the mask is inverted,{other} save it with roots white.",
             stacklevel=2,
         )
+    if coding not in ("labels", *COLOURS):
+        low, high = sorted(map(float, coding.split("/")))
+        beyond = [
+            one
+            for one in seen
+            if not (one.lossy or one.painted) and not low <= min(one.levels) <= max(one.levels) <= high
+        ]
+        if beyond:
+            strange = next(level for level in beyond[0].levels if not low <= level <= high)
+            what = f"{strange:g}, neither of {coding}, which counts as what it is nearer to"
+            warnings.warn(
+                f"{shown(beyond[0].path)} holds {what} ({len(beyond)} of {len(seen)} masks hold such): if that is "
+                "another class, save the masks with roots white and all else black.",
+                stacklevel=2,
+            )
     share = float(np.mean(shares))
+    if share and (bare := [one for one, own in zip(seen, shares, strict=True) if not own]):
+        varied = [one for one in bare if len(one.levels) > 1]  # an empty mask is of one value
+        odd = shown((varied or bare)[0].path)
+        doubt = f"what is drawn there is no root by {coding}" if varied else "if roots are drawn there"
+        warnings.warn(
+            f"{odd} holds no root ({len(bare)} of {len(seen)} masks hold none): {doubt}, save it as the others.",
+            stacklevel=2,
+        )
     small = any(one.lossy and not one.painted and 0 < max(one.levels) < 10 for one in seen)
     if share < _NEARLY_EMPTY or small:
         lost = "If something is drawn there, give another mask_coding."
@@ -213,7 +238,10 @@ def _pixels(opened: Image.Image) -> np.ndarray:
     colours = deep_colours(path) if opened.info["deep"] else np.array(opened.convert("RGB"))
     if not opened.has_transparency_data:
         return colours
-    visible = np.array(opened.convert("RGBA"))[..., 3:] > 127  # soft edges of a brush up to their middle
+    alpha = np.array(opened.convert("RGBA"))[..., 3:]
+    visible = alpha > 127  # soft edges of a brush up to their middle
+    if not visible.any() and (alpha.any() or (colours != colours[0, 0]).any()):
+        raise ValueError(f"{shown(path)} is drawn, but transparent all over: save the mask as black and white.")
     if not visible.all() and not np.where(visible, colours, 0).any() and (visible.any() or not colours.any()):
         raise ValueError(f"{shown(path)} is black on transparent ground: save the mask as black and white.")
     return np.where(visible, colours, 0)
@@ -245,7 +273,8 @@ def _look(path: Path, max_megapixels: float) -> _Seen:
     values, lowest = (reduce(end, np.moveaxis(pixels, 2, 0)) for end in (np.maximum, np.minimum))  # faster than .max()
     top = values.max()
     coloured = (values - lowest > top // 4).sum()
-    if coloured > (0.1 * (values > top // 2).sum() if lossy else 0):
+    paint_or_ground = min((values > top // 2).sum(), (lowest <= top // 2).sum())  # on black or on white
+    if coloured > (0.1 * paint_or_ground if lossy else 0):
         return _Seen(path, True, _count(_codes(pixels)), Counter(), Counter(), lossy)
     flat, solid = Counter(), Counter()
     if not lossy:
@@ -273,9 +302,18 @@ def _colour(seen: Sequence[_Seen]) -> tuple[str, str]:
         return "red", "painted red"
     if paint == {COLOURS["red"], COLOURS["green"]}:
         return "red", "painted red (root) and green (soil), what is unpainted counts as soil"
-    names = [name for name, code in COLOURS.items() if code in paint]
-    more = ["other colours"] * (len(paint) > len(names))
-    raise _ask(seen[0].path, f"is painted {' and '.join(names + more)}")
+    odd = _odd_one(seen)
+    own = set(odd.levels) & paint or paint
+    names = [name for name, code in COLOURS.items() if code in own]
+    more = ["other colours"] * (len(own) > len(names))
+    others = " as the others are not" if len(seen) > 1 and own != paint else ""
+    raise _ask(odd.path, f"is painted {' and '.join(names + more)}{others}")
+
+
+def _odd_one(seen: Sequence[_Seen]) -> _Seen:
+    """Of masks whose values contradict each other, one with values that fewest of them hold."""
+    kinds = Counter(frozenset(one.levels) for one in seen)
+    return min(seen, key=lambda one: (kinds[frozenset(one.levels)], -len(one.levels)))
 
 
 def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
@@ -314,7 +352,7 @@ def _grey(seen: Sequence[_Seen]) -> tuple[str, str]:
             if 0 < highest <= root / 2 and (highest < 10 if one.lossy else flat):
                 raise _ask(one.path, f"holds nothing above {highest:g}, but the others are coded 0/{root:.15g}")
         return f"0/{root:.15g}", f"coded 0/{root:.15g} ({'JPEG' if lossy else 'grey edges'})"
-    worst = max(seen, key=lambda one: len(one.levels)).path
+    worst = _odd_one(seen).path
     listed = ", ".join(f"{level:g}" for level in sorted(levels)[:7]) + ", …" * (len(levels) > 7)
     blurred = ", which JPEG may have blurred (export PNG)" if lossy else ""
     raise _ask(worst, f"holds the values {listed} (all {len(seen)} masks together){blurred}")

@@ -19,6 +19,8 @@ def read_points(name: str, given: object) -> Prompts:
     fits = points.ndim == 2 and points.shape[1] == 2 and labels.shape == points.shape[:1]
     if not fits or not np.isin(labels, (SOIL, ROOT)).all():
         raise ValueError(f"prompts of {name} are no Prompts: give points (N, 2) and N labels, 1 for root, 0 for soil.")
+    if not (np.isfinite(points).all() and (points >= 0).all()):
+        raise ValueError(f"prompts of {name} hold a coordinate below 0 or that is no number: give pixels of the image.")
     if len(labels) and not labels.any():
         raise ValueError(f"prompts of {name} are soil points only, which ask for no root: add a root point.")
     if len(labels) and points.max() <= 1 and (points % 1).any():
@@ -36,7 +38,7 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
     Raises FileNotFoundError, or ValueError with the number of the row that is wrong.
     """
     path = Path(path).expanduser()
-    rows = read_csv(path, text=None)
+    rows = [{str(name).strip().lower(): cell for name, cell in row.items()} for row in read_csv(path, text=None)]
     if not rows or not {"scan", "x", "y", "label"} <= set(rows[0]):
         raise ValueError(f"{path} lacks points or columns: its first line must be scan,x,y,label.")
     points: dict[str, list[tuple[float, float, int]]] = {}

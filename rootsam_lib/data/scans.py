@@ -108,8 +108,10 @@ def check_dates(names: Iterable[str]) -> str:
     names, today = list(names), datetime.now().date().isoformat()
     for name in names:
         years = [(last, middle) for year, middle, last in _DATES[0][0].findall(name) if "1980" <= year <= today[:4]]
-        short = [] if _DATES[0][0].search(name) else [found[:2] for found in _DATES[1][0].findall(name)]
-        swapped = any(int(month) > 12 >= int(day) > 0 for day, month in years + short)
+        short = (
+            [] if _DATES[0][0].search(name) else [found[:2] for found in _DATES[1][0].findall(name)[:1]]
+        )  # then times
+        swapped = any(31 >= int(month) > 12 >= int(day) > 0 for day, month in years + short)
         if swapped or parse_date(name) > today:
             order = "year-month-day" if _DATES[0][0].search(name) else "day.month.year"
             raise ValueError(f"{name} holds a date that is not {order}: rename all, as 2017-04-11.")

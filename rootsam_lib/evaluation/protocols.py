@@ -94,7 +94,8 @@ def score_mask(prediction: np.ndarray, truth: np.ndarray, excluded: np.ndarray |
     Means run over images with roots; an image without is scored by its false roots only. Pixels that are excluded, bool
     (H, W), count nowhere. Raises ValueError for a mask that is not bool, or of another size.
     """
-    checked_mask(prediction, "answer")
+    checked_mask(prediction, "answer", one=True)
+    checked_mask(truth, "truth", one=True)
     if prediction.shape != truth.shape:
         raise ValueError(f"the answer is {prediction.shape} and the truth {truth.shape}: compare masks of one image.")
     window = np.ones(truth.shape, bool) if excluded is None else ~excluded
@@ -253,7 +254,8 @@ def evaluate(
     paired change from the first row to each other, relative for class-mean IoU. "counts" are the pixel counts of every
     patch with fixed prompts.
     """
-    check_masks([*patches, *scans])
+    for images in (patches, scans, clicked):
+        check_masks(images)
     if not isinstance(predictors, Mapping) or not all(map(callable, predictors.values())):
         raise ValueError("predictors must be predictors by the name of their row, as {'stage1': load_predictor(...)}.")
     if not predictors or not patches:

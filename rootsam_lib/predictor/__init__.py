@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rootsam_lib import checked
+from rootsam_lib import checked, checked_flag
 from rootsam_lib.checkpoints import MODELS, ROOTS, build_sam, embedded_checkpoint, read_about, weights_hash
 from rootsam_lib.model import Embedding, RootSAM, encoder_size, images_at_once, resize_logits
 from rootsam_lib.predictor.selection import (
@@ -102,8 +102,7 @@ class Predictor:
 
     def __post_init__(self) -> None:
         for name in ("tta", "select", "keep"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")
+            checked_flag(name, getattr(self, name))
         if not isinstance(self.model, torch.nn.Module):
             told = "give a RootSAM, or take load_predictor(...) for a name or a folder."
             raise ValueError(f"model is {self.model!r:.80}: {told}")
@@ -204,6 +203,8 @@ class Predictor:
             )
         points = [] if point_coords is None else list(zip(np.asarray(point_coords), point_labels, strict=True))
         clicks = [self.checked_click((*place, label)) for place, label in points if label != -1]
+        if clicks and np.max(point_coords) <= 1 and np.any(np.mod(point_coords, 1)):
+            raise ValueError("point_coords are shares of the image's sides: give pixels.")
         if self._automatic is None and (self.select or not clicks):
             logits, iou = self._ask(())
             self._automatic = self._without_specks(logits), iou
@@ -293,7 +294,10 @@ class Predictor:
         x, y, label = click
         height, width = self.shape
         if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width} × {height} px.")
+            size = f"{width} × {height} px"
+            raise ValueError(
+                f"point ({x:g}, {y:g}) lies outside the image of {size}: give (x, y), x to the right and y down, in px."
+            )
         if label not in (ROOT, SOIL):
             raise ValueError(f"point ({x:g}, {y:g}) has label {label}: give 1 for root or 0 for soil.")
         return Click(int(x), int(y), int(label))
@@ -388,6 +392,8 @@ def load_predictor(source: str | Path, **changes: object) -> Predictor:
     checkpoint's. Raises FileNotFoundError, with what lies near, for anything else, and ValueError for a checkpoint that
     does not say what it is.
     """
+    if not isinstance(source, (str, Path)) or source == "":
+        raise ValueError(f"the model is {source!r}: give a stage's folder, a checkpoint or one of {', '.join(MODELS)}.")
     if str(source) in MODELS.keys() - {ROOTS}:
         return Predictor(build_sam(str(source)), **changes)
     path = embedded_checkpoint(ROOTS) if str(source) == ROOTS else Path(source).expanduser()

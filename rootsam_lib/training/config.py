@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rootsam_lib import checked
+from rootsam_lib import checked, checked_flag
 from rootsam_lib.checkpoints import EMBEDDED, MODELS
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.prompts import MOST_EXPONENT
@@ -91,8 +91,7 @@ class StageConfig:
         checked("soil_share", self.soil_share, 0, 0.99)
         checked("edt_exponent", self.edt_exponent, 0, MOST_EXPONENT)
         for name in ("train_neck", "detail", "selection"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give True or False.")
+            checked_flag(name, getattr(self, name))
         if self.patch_size % 32:
             raise ValueError(f"patch_size is {self.patch_size}: choose a multiple of 32.")
         build_augmentation(self.patch_size, self.families)  # refuses unknown families
