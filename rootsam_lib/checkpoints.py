@@ -185,9 +185,14 @@ def load_weights(model: RootSAM, path: str | Path) -> None:
         state = {key: value.float() for key, value in state.items()}
         model.sam.load_state_dict(state)
     except LOAD_ERRORS as error:
+        why = (str(error).splitlines() or [""])[:2][-1].strip()[:120]
+        if isinstance(error, UnpicklingError):  # torch's own words tell how to run code that may do harm
+            why = "it is no checkpoint of weights alone"
+        elif isinstance(error, KeyError):
+            why = f"it has no entry {error}"
         raise ValueError(
             f"{path.name} does not hold weights of model {model.name!r}, or is damaged: choose the model that it was "
-            f"made from, or make it again ({(str(error).splitlines() or [''])[:2][-1].strip()[:120]})."
+            f"made from, or make it again ({why})."
         ) from error
     if odd := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{path.name} holds numbers that are none (NaN or infinite, in {odd[0]}): train it again.")

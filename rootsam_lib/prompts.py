@@ -116,7 +116,7 @@ def fixed_prompts(mask: np.ndarray, name: str, n_root: int = 10, n_soil: int = 5
     They depend on the mask, the image's name and the seed only. They are drawn from the truth, so they tell the model
     where roots are: never compare a score made with them to an automatic method's.
     """
-    checked("seed", seed, 0, whole=True)
+    seed = checked("seed", seed, 0, whole=True)
     return sample_points(mask, n_root, n_soil, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
@@ -176,6 +176,8 @@ def meant_roots(roots: np.ndarray, prompts: Prompts) -> np.ndarray:
             f"a point lies outside of the image, which is {roots.shape[1]} x {roots.shape[0]} px: move it."
         )
     carrying, labels = roots[y, x], prompts.labels[given]
+    if not np.isin(labels, (ROOT, SOIL)).all():
+        raise ValueError(f"a point has label {labels.max()}: give 1 for root or 0 for soil.")
     meant = np.setdiff1d(carrying[labels == ROOT], carrying[labels == SOIL])
     return np.isin(roots, meant[meant > 0])
 

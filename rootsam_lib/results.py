@@ -80,7 +80,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(partial, path)
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 1 << 16:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)  # safetensors' word for it
+        if full or shutil.disk_usage(path.parent).free < 1 << 16:
             raise OSError(errno.ENOSPC, "no space left on device: make room and run it again", str(path)) from error
         if isinstance(error, OSError) and error.filename == str(partial):
             error.filename = str(path)  # the name that people know

@@ -17,11 +17,12 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from stub_predictor import StubPredictor
 
 from rootsam_lib.__main__ import main
-from rootsam_lib.apps import commands, segment
+from rootsam_lib.apps import commands, correct, segment
 from rootsam_lib.apps.correct import Session, read_log
 from rootsam_lib.apps.export import export_folder, from_rle, from_rootpainter, to_rle, to_rootpainter
 from rootsam_lib.apps.outputs import Report
@@ -40,12 +41,14 @@ from rootsam_lib.drawing import overlay
 from rootsam_lib.evaluation.bootstrap import agreement, tube_weights
 from rootsam_lib.evaluation.clicks import annotate_scan
 from rootsam_lib.evaluation.protocols import evaluate, score_answer, score_mask
+from rootsam_lib.lessons.runner import tutorial
 from rootsam_lib.losses import boundary_loss, focal_tversky_loss
 from rootsam_lib.metrics import betti0_error, cl_dice, dilate, label_roots
 from rootsam_lib.predictor import Predictor, load_predictor
 from rootsam_lib.prompts import FixedPrompts, Prompts, edt_map, meant_roots, sample_points
 from rootsam_lib.results import read_csv, read_json, write_csv, write_image
 from rootsam_lib.training.config import stage1, stage_pair
+from rootsam_lib.training.devices import build_accelerator
 from rootsam_lib.training.loop import train_stage
 from rootsam_lib.traits import depth_mm, measure
 
@@ -449,6 +452,61 @@ def padded_answer() -> object:
     """The score of a mask that is larger than its image."""
     patch = tile(replace(scan_of("a"), mask=np.zeros(IMAGE.shape[:2], bool)), 64)[0]
     return score_answer(lambda image, prompts=None: np.pad(patch.mask, 1), patch)
+
+
+LABELS, POINT_2 = MASK.astype(int), Prompts(np.array([[5.0, 22]], np.float32), np.array([2]))
+LOGITS = torch.zeros(1, 1, 4, 4)
+
+
+def answers_with_nan() -> object:
+    predictor = Predictor(build_sam("nano"), tile_size=64)
+    torch.nn.init.constant_(predictor.model.sam.sam_mask_decoder.mask_tokens.weight, float("nan"))
+    return predictor(IMAGE)
+
+
+def launched_by(bench: Bench) -> object:
+    bench.patch.setenv("WORLD_SIZE", "two")
+    return build_accelerator("no")
+
+
+def lost_note(bench: Bench) -> Session:
+    """A session whose note is gone goes on with its clicks."""
+    bench.session("a").add(9, 8, 1)
+    (bench.place / "session" / "session.json").write_text('{"torn')
+    session = bench.session("a")
+    assert [click[:3] for click in session.clicks] == [(9, 8, 1)]
+    return session
+
+
+def clicked_twice(bench: Bench) -> list[tuple]:
+    """A click that could not be kept does not count; the next one does."""
+    session = bench.session("a")
+    session.add(3, 3, 1)
+    with bench.patch.context() as patch:
+        patch.setattr(correct, "write_json", lambda *_: no_room(bench))
+        with pytest.raises(OSError, match="No space"):
+            session.add(9, 9, 1)
+    session.add(9, 9, 1)
+    return [click[:3] for click in session.clicks]
+
+
+def no_room(bench: Bench) -> None:
+    raise OSError(28, "No space left on device", str(bench.place))
+
+
+def full_for_safetensors(bench: Bench) -> None:
+    """What safetensors says of a full disk, of which a little is free again once its file is gone."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    bench.patch.setattr("rootsam_lib.checkpoints.save_file", fails)
+    save_checkpoint(build_sam("nano"), bench.place / "a.safetensors")
+
+
+def with_code(bench: Bench) -> None:
+    torch.save({"model": Bench}, bench.place / "a.pt")
+    load_weights(build_sam("nano"), bench.place / "a.pt")
 
 
 def asked_shares() -> object:
@@ -1052,6 +1110,49 @@ CASES = [
         "prompts of good are shares of the image's sides",
     ),
     Case(
+        "weights that answer with NaN", lambda b: answers_with_nan(), "refused", "answers with NaN: its weights are dam"
+    ),
+    Case(
+        "a truth of 255", lambda b: focal_tversky_loss(LOGITS, LOGITS + 255), "refused", "the truth holds 255: give 0"
+    ),
+    Case(
+        "a loss of arrays",
+        lambda b: boundary_loss(MASK, MASK),
+        "refused",
+        "the answer is a ndarray, the truth a ndarra",
+    ),
+    Case(
+        "a label that is none",
+        lambda b: meant_roots(LABELS, POINT_2),
+        "refused",
+        "a point has label 2: give 1 for root",
+    ),
+    Case(
+        "a mask that is a tensor",
+        lambda b: b.export("a", mask=torch.from_numpy(MASK)),
+        "refused",
+        "the mask of a is a Tensor (64, 64), but must be an array (H, W)",
+    ),
+    Case(
+        "a row of whole scans that is a name",
+        lambda b: evaluate({"a": nano()}, tile(Scan(IMAGE, MASK, "a", "T1"), 64), on_scans={"x": "nano"}),
+        "refused",
+        "predictors must be predictors by the name of their row",
+    ),
+    Case("a launcher's number", launched_by, "refused", "the environment variable WORLD_SIZE is 'two': give a whole"),
+    Case(
+        "a session without its note", lost_note, "said", "session.json of this session is gone or damaged: made again"
+    ),
+    Case("a click on a full disk", clicked_twice, "right", lambda b, clicks: clicks == [(3, 3, 1), (9, 9, 1)]),
+    Case("a disk that is full for safetensors", full_for_safetensors, "refused", "no space left on device: make room"),
+    Case("a checkpoint with code", with_code, "refused", "(it is no checkpoint of weights alone)"),
+    Case(
+        "the profile for own scans without any",
+        lambda b: tutorial("mine", {}, []),
+        "refused",
+        "DATA is folder, but no folder is given: add -p DATA_DIR",
+    ),
+    Case(
         "points of another scan",
         lambda b: b.segment(prompts={"Good": ([[3, 3]], [1])}),
         "refused",
@@ -1206,7 +1307,12 @@ CASES = [
     Case("export of one name twice", lambda b: b.export("a", "A"), "refused", "two images are called a and A"),
     Case("export of nothing", lambda b: b.export(), "refused", "at least one is needed"),
     Case("export of a small mask", lambda b: b.export("a", mask=MASK[:9]), "refused", "a: the mask is bool (9, 64)"),
-    Case("export of a grey mask", lambda b: b.export("a", mask=MASK * 255), "refused", "a: the mask is int64"),
+    Case(
+        "export of a grey mask",
+        lambda b: b.export("a", mask=MASK * 255),
+        "refused",
+        "the mask of a is int64, but must be a bool array",
+    ),
     Case("export to another part", lambda b: b.export("a", part="../x"), "refused", "part is '../x'"),
     Case(
         "export on masks by hand",

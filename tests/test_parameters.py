@@ -41,6 +41,8 @@ DEFAULTS = {
     "TEST_SPLIT": "test",
     "FAMILIES": "",
     "ROOT_CLICKS": "",
+    "WAGE": 16.0,
+    "LIMIT": 0,
 }
 
 
@@ -60,9 +62,13 @@ def test_values_become_the_types_of_the_defaults():
         ("DATA", "segrot", "choose one of synthetic, segroot, folder"),
         ("EPOCHS", -1, "give a number, 1 or more"),
         ("EPOCHS", 0, "give a number, 1 or more"),
-        ("LR", -1e-3, "give a number, 0 or more"),
+        ("LR", -1e-3, "give a number, 0 or more and at most 1"),
+        ("LR", 10.0, "give a number, 0 or more and at most 1"),
+        ("SEED", 2**32, "give a number, 0 or more and at most"),
+        ("WAGE", 0.0, "give a number, greater than 0"),
+        ("LIMIT", 2, "give 0 for all scans, or 3 or more"),
         ("LR", float("nan"), "give a number, 0 or more"),
-        ("INPUT_SCALE", 0.0, "give a number, greater than 0 and at most 32"),
+        ("INPUT_SCALE", 1e-9, "give a number, 0.03125 or more and at most 32"),
         ("TUBE_ANGLE", 0.785, "give a number, 2 or more and at most 90"),
         ("PAIRS", 1, "give a number, 2 or more"),
         ("PATCH", 100, "give a multiple of 32"),
@@ -82,6 +88,10 @@ def test_values_that_cannot_be_are_refused_before_any_lesson(name, value, says):
         check_parameters({"FAMILIES": "noise, colour jiter"}, DEFAULTS)
     with pytest.raises(ValueError, match="ROOT_CLICKS is '60,325,1': give two clicks or more"):
         check_parameters({"ROOT_CLICKS": "60,325,1"}, DEFAULTS)
+    with pytest.raises(ValueError, match="ROOT_CLICKS is '3,4,1;3,4,1': give two clicks or more, on several"):
+        check_parameters({"ROOT_CLICKS": "3,4,1;3,4,1"}, DEFAULTS)
+    with pytest.raises(ValueError, match="click '-3,4,1' is not x,y,label"):
+        check_parameters({"CLICKS": "-3,4,1"}, DEFAULTS)
     with pytest.raises(ValueError, match="variant 'seed 3' is unknown"):
         check_parameters({"VARIANT_NAMES": "seed 1, seed 3"}, DEFAULTS)
 
@@ -98,8 +108,11 @@ def test_literals_of_a_cell():
 
 def test_what_papermill_injects_is_checked_in_the_notebook():
     parameters = ['PROFILE = "quick"', "SEED = 0\nIMAGES = 700"]  # shared with other lessons, and the lesson's own
-    check_injected(["import os", *parameters, '# Parameters\nPROFILE = "mine"\nIMAGES = 5\n'])
-    check_injected([*parameters, "images = 5"])  # a reader's own cell
+    found = check_injected(["import os", *parameters, '# Parameters\nPROFILE = "mine"\nIMAGES = 5.0\n'])
+    assert found == {"PROFILE": "mine", "IMAGES": 5} and type(found["IMAGES"]) is int
+    assert check_injected([*parameters, "images = 5"]) == {}  # a reader's own cell
+    with pytest.raises(ValueError, match="parameter IMAGES is -1: give"):
+        check_injected([parameters[0], "SEED = 0\nIMAGES = -1"])  # written into the parameters cell
     for wrong, message in (("images = 5", "'images': did you mean IMAGES"), ('SEED = "3"', "SEED is '3'")):
         with pytest.raises(ValueError, match=message):
             check_injected([*parameters, f"# Parameters\n{wrong}\n"])

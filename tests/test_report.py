@@ -149,6 +149,15 @@ def test_outputs_are_inert(kind, content):
     assert not page.handlers and not page.links
 
 
+def test_a_damaged_lesson_is_left_out_and_said(report):
+    folder = report.parent
+    (folder / "notebooks" / "07_cost.ipynb").write_text('{"cells": [')
+    (folder / "lessons" / "02_hybrid_loss.json").write_text('{"parameters": 3}')
+    with pytest.warns(UserWarning, match="07_cost.* damaged, and left out of the report: run lesson 07 again") as said:
+        page = write_report(folder, {}, {}).read_text()
+    assert len(said) == 2 and 'id="02_hybrid_loss"' not in page and 'id="03_stage1"' in page
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the tutorial first"):
         write_report(tmp_path, {}, {})

@@ -1,12 +1,15 @@
 """A stage trains what it should and nothing else, repeats bit for bit, and goes on after an interruption."""
 
 import csv
+import io
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.protocols import evaluate
 from rootsam_lib.predictor import Predictor
 from rootsam_lib.prompts import FixedPrompts
-from rootsam_lib.results import read_json
+from rootsam_lib.results import file_hash, read_json
 from rootsam_lib.training import feature_bank, step
 from rootsam_lib.training import loop as training
 from rootsam_lib.training.config import StageConfig, stage1, stage2, stage_pair
@@ -162,6 +165,49 @@ def test_a_damaged_stage_is_not_taken_for_a_finished_one(stage, small_scans, bas
         (copy / "last.pt").write_bytes(content)
         with pytest.raises(ValueError, match=r"last.pt is damaged .*: delete it to"):
             train_stage(CONFIG, small_scans[:2], small_scans[2:], tmp_path, base)
+
+
+def test_a_stage_whose_notes_are_damaged_is_named(stage, tmp_path):
+    contents = ("history.csv", "epoch,loss\n0,abc\n"), ("history.csv", "epoch,loss\n"), ("stage.json", None)
+    for number, (name, content) in enumerate(contents):
+        copy = tmp_path / str(number) / stage.folder.name
+        shutil.copytree(stage.folder, copy)
+        about = {"weights_sha256": file_hash(stage.weights)}
+        (copy / name).write_text(json.dumps(about) if content is None else content)
+        with pytest.raises(ValueError, match=r"stage\.json or history\.csv is damaged: delete the folder to train"):
+            load_stage(copy)
+
+
+def test_what_resuming_needs_is_looked_at_before_the_first_step(small_scans, base, tmp_path, monkeypatch):
+    def halfway(history):
+        raise KeyboardInterrupt
+
+    given = small_scans[:2], small_scans[2:]
+    for number in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(replace(CONFIG, seed=number), *given, tmp_path / str(number), base, after_epoch=halfway)
+    (folder,), (other,) = ((tmp_path / name).glob("stage1-*") for name in "01")
+    whole = (folder / "last.pt").read_bytes()
+    monkeypatch.setattr(training, "train_step", lambda *_: pytest.fail("a step was trained"))
+    shutil.copy(other / "last.pt", folder)
+    with pytest.raises(ValueError, match=rf"last\.pt is damaged \(it is of {other.name}\): delete it"):
+        train_stage(replace(CONFIG, seed=0), *given, tmp_path / "0", base)
+    state = torch.load(io.BytesIO(whole), weights_only=True)
+    next(iter(state["model"].values())).fill_(float("nan"))
+    torch.save(state, folder / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt is damaged \(weights are missing or no numbers\): delete it"):
+        train_stage(replace(CONFIG, seed=0), *given, tmp_path / "0", base)
+    (folder / "last.pt").write_bytes(whole)
+    for harm in (lambda file: file.write_bytes(b"xx"), Path.unlink):
+        harm(folder / "best.safetensors")
+        with pytest.raises(ValueError, match=r"best\.safetensors.* Delete the folder to train the stage anew\."):
+            train_stage(replace(CONFIG, seed=0), *given, tmp_path / "0", base)
+
+
+def test_patches_that_are_mostly_mirrored_are_said(small_scans):
+    side = small_scans[0].image.shape[0]
+    with pytest.warns(UserWarning, match=r"are larger than the scans: 75% of them are mirrored: take a smaller patch"):
+        training_patches(small_scans[:1], replace(CONFIG, patch_size=2 * side))
 
 
 def test_two_trainings_of_one_stage_at_once_are_refused(small_scans, base, tmp_path):
@@ -312,8 +358,11 @@ def test_scans_without_masks_are_refused_by_name(small_scans, base, tmp_path):
 
 def test_nan_stops_with_one_sentence(small_scans, base, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "CLIP_NORM", 1e18)
-    with pytest.raises(FloatingPointError, match="lower lr"):
-        train_stage(replace(CONFIG, lr=1e18), small_scans[:2], small_scans[2:], tmp_path, base)
+    for name, batch_size in (("first", 4), ("last", 64)):  # of one step: no later loss tells it
+        config = replace(CONFIG, epochs=1, batch_size=batch_size)
+        object.__setattr__(config, "lr", 1e18)  # is refused otherwise
+        with pytest.raises(FloatingPointError, match="lower lr"):
+            train_stage(config, small_scans[:2], small_scans[2:], tmp_path / name, base)
 
 
 def test_where_features_live_changes_no_weight_and_a_resumed_run_keeps_to_it(small_scans, base, tmp_path, monkeypatch):

@@ -11,20 +11,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from rootsam_lib import checked
 from rootsam_lib.apps.outputs import Report, merge_shards, parse_shard, scans_told
 from rootsam_lib.apps.segment import segment_folder
 from rootsam_lib.data.images import MAX_MEGAPIXELS
 from rootsam_lib.data.points import read_prompts
 from rootsam_lib.predictor import load_predictor
 from rootsam_lib.results import shown
-from rootsam_lib.training.devices import keep_freed_memory
-
-
-def _launched(name: str) -> int:
-    """How many processes a launcher says that it started. Raises ValueError where that is no number."""
-    text = os.environ.get(name) or "1"
-    return checked(f"the environment variable {name}", int(text) if text.isdecimal() else text, 1, whole=True)
+from rootsam_lib.training.devices import keep_freed_memory, launched
 
 
 def segment_command(options: argparse.Namespace) -> int:
@@ -32,7 +25,7 @@ def segment_command(options: argparse.Namespace) -> int:
 
     say = partial(tqdm.write, file=sys.stderr)
     shard = None if options.shard is None else parse_shard(options.shard)
-    processes, state = _launched("WORLD_SIZE"), None
+    processes, state = launched("WORLD_SIZE"), None
     if processes > 1:  # started by torchrun or `accelerate launch`
         from accelerate import PartialState
 
@@ -43,7 +36,7 @@ def segment_command(options: argparse.Namespace) -> int:
         shard = state.process_index + 1, processes
         if not state.is_main_process:
             os.environ["ROOTSAM_PROGRESS"] = "0"
-    cores = max(1, (os.cpu_count() or 1) // _launched("LOCAL_WORLD_SIZE"))
+    cores = max(1, (os.cpu_count() or 1) // launched("LOCAL_WORLD_SIZE"))
     prompts = read_prompts(options.prompts) if options.prompts else None
     asked = {
         "input_scale": options.input_scale,

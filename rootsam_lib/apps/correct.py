@@ -9,10 +9,11 @@ The log is the truth: reopening a folder replays it and goes on there, so that a
 click. No widget here: `widget` shows a session, a notebook or a script drives it headless.
 """
 
+import contextlib
 import hashlib
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -170,6 +171,7 @@ class Session:
         if start not in STARTS:
             raise ValueError(f"start is {start!r}: choose one of {', '.join(STARTS)}.")
         check_predictor(predictor)
+        scans = list(scans) if isinstance(scans, Iterator) else scans
         if not hasattr(scans, "names"):
             check_scans(scans)
         folder = Path(folder).expanduser()
@@ -177,6 +179,7 @@ class Session:
         self.names: list[str] = list(getattr(scans, "names", None) or (scan.name for scan in scans))
         check_names(self.names)
         self.setting = predictor.about | {"start": start}
+        self._restore_note()
         self._lock = claim_folder(folder, "session.json", self.setting, again=True)
         try:
             logs = {name: self.log_path(name) for name in self.names}
@@ -191,6 +194,16 @@ class Session:
             self._lock.release()
             raise
         self._turn = self._lock.turn = object()
+
+    def _restore_note(self) -> None:
+        """Make session.json again from a click log, which says the setting as well, where it is gone or damaged."""
+        note, logs = self.folder / "session.json", sorted((self.folder / "clicks").glob("*.json"))
+        with contextlib.suppress(OSError, ValueError):
+            if not logs or read_json(note):
+                return
+        if logs and not (self.folder / "session.json").is_dir():
+            warnings.warn(f"{note.name} of this session is gone or damaged: made again from its clicks.", stacklevel=3)
+            write_json(note, read_log(logs[0])["setting"])
 
     def log_path(self, name: str) -> Path:
         return self.folder / "clicks" / f"{name}.json"
@@ -315,9 +328,10 @@ class Session:
 
     def _go(self, number: int) -> None:
         if 0 <= number < len(self._states):
-            self._made = self._correct(self._states[number])
-            self._at = number
-            self._save("open")
+            with self._unless_saved():
+                self._made = self._correct(self._states[number])
+                self._at = number
+                self._save("open")
 
     def apply(self, clicks: Iterable[Click | Edit]) -> None:
         """The headless path: add these clicks and edits one after the other, without those that are there already."""
@@ -332,6 +346,10 @@ class Session:
             raise IndexError(f"there is no click {number}: this image has {len(self.clicks)}, counted from 0.")
 
     def _edit(self, clicks: list[Clicked], new: int | None = None) -> None:
+        with self._unless_saved():
+            self._change(clicks, new)
+
+    def _change(self, clicks: list[Clicked], new: int | None) -> None:
         before, self._made = self.mask, self._correct(clicks)  # refuses before anything changes
         if new is not None:
             changed = clicks[new]
@@ -345,6 +363,16 @@ class Session:
         self._at += 1
         self._states[self._at :] = [tuple(clicks)]  # a new change forgets what was undone
         self._save("open")
+
+    @contextlib.contextmanager
+    def _unless_saved(self) -> Iterator[None]:
+        """What is changed in a block is as before where it cannot be saved, as on a full disk."""
+        before = self._made, self._at, list(self._states)
+        try:
+            yield
+        except BaseException:
+            self._made, self._at, self._states = before
+            raise
 
     def _correct(self, clicks: Sequence[Clicked]) -> Corrected:
         return corrected(self.predictor, self.scan.image, clicks, self.setting["start"], self._made)

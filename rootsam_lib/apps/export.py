@@ -127,12 +127,13 @@ def export_folder(folder: str | Path, scans: Sequence[Scan], masks: Sequence[np.
     if part not in PARTS:
         raise ValueError(f"part is {part!r}: choose one of {', '.join(map(repr, PARTS))}.")
     check_scans(scans)
-    if len(masks) != len(scans):
-        raise ValueError(f"{len(scans)} scans and {len(masks)} masks are given: give one mask a scan.")
+    if not isinstance(masks, Sequence) or len(masks) != len(scans):
+        number = len(masks) if isinstance(masks, Sequence) else "no list of"
+        raise ValueError(f"{len(scans)} scans and {number} masks are given: give one mask a scan.")
     names = []
     for scan, mask in zip(scans, masks, strict=True):
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != scan.image.shape[:2]:
+        checked_mask(mask, f"mask of {scan.name}", one=True)
+        if mask.shape != scan.image.shape[:2]:
             raise ValueError(
                 f"{scan.name}: the mask is {mask.dtype} {mask.shape}, but must be bool and of the image's size."
             )

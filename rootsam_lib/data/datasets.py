@@ -84,6 +84,7 @@ def load_parts(
         raise ValueError(f"test_split {test_split!r} is unknown; choose valid or test (never train: it would leak).")
     checked("limit", limit or 0, 0, whole=True)
     checked("val_share", val_share, 0, 0.99, above=True)
+    seed = checked("seed", seed, 0, whole=True)
     train = load_scans(source, "train", data_dir, limit or None, seed, **options)
     if len({scan.tube for scan in train}) < 2:
         raise ValueError(

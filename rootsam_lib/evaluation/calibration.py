@@ -66,6 +66,8 @@ def fit_calibration(
         pairs[:, ~np.isfinite(pairs).all(axis=0)] = 0
         if "diameter" in trait:
             pairs[:, (pairs == 0).any(axis=0)] = 0
+        if (pairs < 0).any():
+            raise ValueError(f"{trait} holds {pairs.min():g}, but no trait is below 0: give what `trait_row` returns.")
         if not pairs.sum(axis=1).all():
             raise ValueError(
                 f"{trait} is 0 in all measured or all true masks: annotate scans with roots that it finds."

@@ -256,13 +256,13 @@ def evaluate(
     """
     for images in (patches, scans, clicked):
         check_masks(images)
-    if not isinstance(predictors, Mapping) or not all(map(callable, predictors.values())):
+    everywhere = {**predictors, **(on_scans or {})} if isinstance(predictors, Mapping) else {}
+    if not isinstance(predictors, Mapping) or not all(map(callable, everywhere.values())):
         raise ValueError("predictors must be predictors by the name of their row, as {'stage1': load_predictor(...)}.")
     if not predictors or not patches:
         raise ValueError("there is nothing to evaluate: give at least one predictor and one patch.")
     if strange := set(prompted or ()) - set(predictors):
         raise ValueError(f"prompted names {min(strange)!r}, which is no row: choose from {', '.join(predictors)}.")
-    everywhere = {**predictors, **(on_scans or {})}
     asked = list(predictors) if prompted is None else list(prompted)
     rng = np.random.default_rng(protocol.seed)
     questions = {

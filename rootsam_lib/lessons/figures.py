@@ -78,7 +78,7 @@ def start_lesson() -> None:
     """
     use_style()
     if (shell := get_ipython()) is not None:
-        check_injected(shell.user_ns["In"])
+        shell.user_ns |= check_injected(shell.user_ns["In"])
         set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
 
 

@@ -29,15 +29,19 @@ CHOICES |= {"TEST_SPLIT": ("valid", "test"), "SCHEDULE": SCHEDULES, "HARDWARE": 
 
 
 def _two_clicks(text: str) -> None:
-    if len(clicks := parse_clicks(text)) < 2 or not all(click.label for click in clicks):
-        raise ValueError(f"ROOT_CLICKS is {text!r}: give two clicks or more, all on roots, x,y,1 joined by ;")
+    clicks = parse_clicks(text)
+    if len(set(clicks)) < max(2, len(clicks)) or not all(click.label for click in clicks):
+        raise ValueError(f"ROOT_CLICKS is {text!r}: give two clicks or more, on several roots, x,y,1 joined by ;")
 
 
 PARSERS = {"CLICKS": parse_clicks, "ROOT_CLICKS": _two_clicks, "EDITS": parse_edits, "VARIANT_NAMES": parse_variants}
 PARSERS |= {"FAMILIES": parse_families}
-ABOVE = ("INPUT_SCALE", "LOOP_LR")  # greater than the lowest, not equal to it
+ABOVE = ("LOOP_LR", "WAGE", "MANUAL_MINUTES", "ASSISTED_MINUTES")  # greater than the lowest, not equal to it
 RANGES = {
-    "INPUT_SCALE": (0, 32),
+    "INPUT_SCALE": (1 / 32, 32),
+    "LR": (0, 1),
+    "LOOP_LR": (0, 1),
+    "SEED": (0, 2**32 - 1),
     "TUBE_ANGLE": (LEAST_ANGLE, 90),
     "REVIEW_SHARE": (0, 1),
     "EDT_EXPONENT": (0, MOST_EXPONENT),
@@ -82,31 +86,40 @@ def check_parameters(given: Mapping[str, object], defaults: Mapping[str, object]
         number = isinstance(value, (int, float)) and isinstance(value, bool) == (kind is bool)
         if kind is not str and not (number and (kind is not int or float(value).is_integer())):
             raise ValueError(f"parameter {name} is {value!r}, but must be {kind.__name__}, such as {defaults[name]!r}.")
-        if name in CHOICES and value not in CHOICES[name]:
+        if name in CHOICES and value not in list(CHOICES[name]):
             raise ValueError(f"parameter {name} is {value!r}: choose one of {', '.join(CHOICES[name])}.")
         if name in PARSERS:
             PARSERS[name](str(value))
         if kind in (int, float):
             low, high = RANGES.get(name, (int(bool(_FROM_ONE.search(name))), math.inf))
             checked(f"parameter {name}", value, low, high, above=name in ABOVE)
+        if name == "LIMIT" and value in (1, 2):
+            raise ValueError(
+                f"parameter LIMIT is {value}: give 0 for all scans, or 3 or more, so that val has its own."
+            )
         if name == "PATCH" and value % 32:
             raise ValueError(f"parameter PATCH is {value}: give a multiple of 32.")
         typed[name] = kind(value)  # also of a str: a folder may be called 2024
     return typed
 
 
-def check_injected(cells: Sequence[str]) -> None:
-    """Check the values that papermill was given, inside the running notebook.
+def check_injected(cells: Sequence[str]) -> dict[str, object]:
+    """Check the values that papermill was given, or that a reader wrote into the parameters cell, inside the running
+    notebook; the values that papermill was given, as the types of those that they replace.
 
     cells: the code of all cells that ran so far, IPython's `In`. papermill writes the given values into a cell of their
     own behind the parameters cell. Raises ValueError as `check_parameters` does.
     """
     defaults: dict[str, object] = {}
+    given: dict[str, object] = {}
     for cell in cells:
         if cell.startswith("# Parameters\n"):
-            check_parameters(assigned(cell), defaults)
+            given |= check_parameters(assigned(cell), defaults)
         else:
-            defaults |= assigned(cell)
+            own = {name: value for name, value in assigned(cell).items() if name.isupper()}
+            check_parameters(own, own)
+            defaults |= own
+    return given
 
 
 def record(profile: str, lesson: str, metrics: dict[str, object], namespace: Mapping[str, object]) -> Path:

@@ -4,6 +4,7 @@ every lesson's metrics, outputs, settings and where it was made."""
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -139,11 +140,18 @@ def write_report(folder: Path, values: Mapping[str, object], provenance: Mapping
     minutes = read_json(clock)["minutes"] if clock.is_file() else {}
     cards, sections, data = [], [], set()
     for path in executed:
-        notebook, record = nbformat.read(path, as_version=4), folder / "lessons" / f"{path.stem}.json"
-        recorded = read_json(record) if record.is_file() else {}
-        data |= {recorded.get("parameters", {}).get("DATA", "none")} - {"none"}
-        cards.append(card(path.stem, notebook, recorded.get("metrics", {}), minutes))
-        sections.append(lesson_section(path.stem, notebook, recorded, minutes))
+        try:
+            notebook, record = nbformat.read(path, as_version=4), folder / "lessons" / f"{path.stem}.json"
+            recorded = read_json(record) if record.is_file() else {}
+            used = {recorded.get("parameters", {}).get("DATA", "none")} - {"none"}
+            told = card(path.stem, notebook, recorded.get("metrics", {}), minutes)
+            sections.append(lesson_section(path.stem, notebook, recorded, minutes))
+        except (ValueError, TypeError, AttributeError, LookupError, nbformat.ValidationError):  # torn by a kill, edited
+            what = f"{shown(path)} or its record in lessons/ is damaged, and left out of the report"
+            warnings.warn(f"{what}: run lesson {path.stem[:2]} again (--only {path.stem[:2]}).", stacklevel=2)
+            continue
+        data |= used
+        cards.append(told)
     data = data or {str(values.get("DATA", "synthetic"))}
     kind = (
         "Drawn scans: a toy run, whose scores say nothing about real roots." if "synthetic" in data else "Real scans."

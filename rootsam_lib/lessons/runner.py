@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from rootsam_lib import CHECKOUT
 from rootsam_lib.data.datasets import load_parts, load_scans
+from rootsam_lib.data.folders import find_pairs
 from rootsam_lib.lessons.parameters import PROFILES, check_parameters, literal, notebook_parameters
 from rootsam_lib.lessons.report import write_report
 from rootsam_lib.results import COLUMNS, RUNS, markdown_table, provenance, read_json, shown, write_json, write_text
@@ -77,7 +78,11 @@ def check_own_images(values: Mapping[str, object], lessons: Mapping[str, Mapping
         raise ValueError("DATA_DIR is given, but DATA is synthetic: add -p DATA folder, or --only 09.")
     if "09_your_own_images" in lessons and values.get("NEW_DIR") and not values.get("DATA_DIR"):
         raise ValueError("NEW_DIR is given, but lesson 09 would learn drawn cracks: add -p DATA_DIR with your pairs.")
+    if "09_your_own_images" in lessons and values.get("NEW_DIR"):
+        find_pairs(Path(str(values["NEW_DIR"])), need_masks=False)
     if source != "folder" or not using:
+        if "09_your_own_images" in lessons and values.get("DATA_DIR"):
+            find_pairs(Path(str(values["DATA_DIR"])), need_masks=True)
         return
     if not place:
         raise ValueError("DATA is folder, but no folder is given: add -p DATA_DIR /path/to/your_scans.")

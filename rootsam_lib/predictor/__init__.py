@@ -368,8 +368,12 @@ class Predictor:
         return follow_clicks(merged, clicks), float(iou)
 
     def _full(self, logits: Tensor) -> np.ndarray:
-        """Logits (B, 1, h, w) as float32 (B, side, side)."""
-        return resize_logits(logits, (self.side, self.side))[:, 0].cpu().numpy()
+        """Logits (B, 1, h, w) as float32 (B, side, side). Raises ValueError for what are no numbers."""
+        full = resize_logits(logits, (self.side, self.side))[:, 0].cpu().numpy()
+        if not np.isfinite(full).all():
+            why = "its weights are damaged, or its training diverged"
+            raise ValueError(f"{self.model.label} answers with NaN: {why}: take another checkpoint, or train it again.")
+        return full
 
     def _blend(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
         """One map of logits, float32 (H, W), from those of all tiles."""

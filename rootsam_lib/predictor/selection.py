@@ -33,7 +33,7 @@ def parse_clicks(text: str) -> list[Click]:
             x, y, label = (int(number) for number in entry.split(","))
         except ValueError:
             label = -1
-        if label not in (ROOT, SOIL):
+        if label not in (ROOT, SOIL) or min(x, y) < 0:
             raise ValueError(
                 f"click {entry!r} is not x,y,label: give whole pixels and 1 for root or 0 for soil, as in 310,200,1."
             )

@@ -78,10 +78,11 @@ class StageConfig:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(options)}.")
         for name in ("stage", "patch_size", "epochs", "batch_size", "micro_batches", "views", "n_root"):
             object.__setattr__(self, name, checked(name, getattr(self, name), 1, whole=True))  # 3.0 becomes 3
+        checked("seed", self.seed, 0, 2**32 - 1, whole=True)
         for name in ("n_soil", "patience", "seed"):
             object.__setattr__(self, name, checked(name, getattr(self, name), 0, whole=True))
-        for name in ("lr", "input_scale"):
-            checked(name, getattr(self, name), 0, above=True)
+        checked("lr", self.lr, 0, 1, above=True)
+        checked("input_scale", self.input_scale, 0, 32, above=True)
         for name in ("refresh", "correction_share", "ema_decay"):
             checked(name, getattr(self, name), 0, 1)
         for name in ("bank_gb", "point_weight", "fn_weight", "fp_weight", "focal_exponent"):

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from rootsam_lib import checked
 from rootsam_lib.model import half_precision
 
 _Item = TypeVar("_Item")
@@ -37,6 +38,12 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def launched(name: str) -> int:
+    """How many processes a launcher says that it started. Raises ValueError where that is no number."""
+    text = os.environ.get(name) or "1"
+    return checked(f"the environment variable {name}", int(text) if text.isdecimal() else text, 1, whole=True)
+
+
 def build_accelerator(precision: str = "auto") -> Accelerator:
     """accelerate's device, processes and mixed precision; "auto": that of `model.half_precision`, so none without CUDA,
     and a training gives the same numbers on every CPU."""
@@ -46,8 +53,8 @@ def build_accelerator(precision: str = "auto") -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     # Without being told so, accelerate takes each process that torchrun starts on a CPU for the only one.
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision=precision, cpu=launched)
+    on_cpus = launched("WORLD_SIZE") > 1 and not torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator

@@ -329,7 +329,7 @@ def bank_fault(folder: Path, key: str, sizes: dict[str, int]) -> str:
         about = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "has no readable description"
-    if about.get("key") != key:
+    if not isinstance(about, dict) or about.get("key") != key:
         return "is of other weights, scans or settings"
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0

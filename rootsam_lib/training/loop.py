@@ -7,6 +7,7 @@ One loop for CPU, CUDA and MPS, one process or many, through accelerate. On two 
 `accelerate.notebook_launcher(train_stage, (config, train, val, RUNS / PROFILE), num_processes=2)`.
 """
 
+import copy
 import itertools
 import math
 import shutil
@@ -16,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, save_checkpoint, weights_hash
+from rootsam_lib.checkpoints import LOAD_ERRORS, build_sam, load_weights, save_checkpoint, weights_hash
 from rootsam_lib.data.augment import build_augmentation
 from rootsam_lib.data.scans import Scan, check_masks, leak_report, tile
 from rootsam_lib.metrics import Counts, count, root_widths, summarise
@@ -118,7 +119,9 @@ def _banks(config, train, val, folder, model, accelerator) -> tuple[FeatureBank,
     encoding = {"input_scale": config.input_scale, "seed": config.seed}
     kept = {"folder": scratch(folder), "most_gb": config.bank_gb, "refresh": config.refresh, "dtype": torch.bfloat16}
     # Processes share files. A training goes on as it began: encoded live, all views have room, else perhaps fewer.
-    decided = read_json(folder / "features.json")["live"] if (folder / "features.json").is_file() else None
+    decided = None
+    with suppress(OSError, ValueError):  # a first run, or a damaged note: where features lie changes no number
+        decided = read_json(folder / "features.json").get("live")
     kept |= {"place": "live" if decided else "disk" if processes > 1 else None, "live": decided}
     kept |= {"views": config.views, "desc": f"Stage {config.stage}: encode"}
     with accelerator.main_process_first():  # it makes the bank's files, and the others open them
@@ -150,6 +153,8 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
     scheduler = build_scheduler(optimizer, config, config.epochs * len(epoch_steps(bank, config, 0, processes)))
     run = Run(model, accelerator.prepare(optimizer), scheduler, accelerator.scaler)
     run.load(folder / "last.pt")
+    if run.history:
+        _check_best(folder, model)
     saved, brightness = time.monotonic(), float(np.mean([scan.image.mean() for scan in train]))
     bar = progress(range(len(run.history), config.epochs), f"Stage {config.stage}", "epoch")
     try:
@@ -185,6 +190,7 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
         raise
 
     if main:
+        _check_best(folder, model)
         write_csv(folder / "history.csv", run.history)  # again: an interruption may have come just before
         about = {
             "config": asdict(config),
@@ -197,6 +203,15 @@ def _train(config, train, val, folder, model, accelerator, started_from, after_e
         shutil.rmtree(scratch(folder), ignore_errors=True)  # gigabytes, and never needed again
     accelerator.wait_for_everyone()
     return load_stage(folder)
+
+
+def _check_best(folder: Path, model: RootSAM) -> None:
+    """Raises ValueError unless the best epoch's weights are there and whole."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            load_weights(copy.deepcopy(model), folder / "best.safetensors")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{shown(folder)}: {error} Delete the folder to train the stage anew.") from None
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: StageConfig, steps: int) -> LRScheduler:
@@ -246,6 +261,7 @@ def score(
     """Ask the model for every patch of the batches with each protocol's points, or without any prompt (None).
 
     Returns for each protocol one `Counts` a patch, over the pixels that show the scan and not its mirrored padding.
+    Raises FloatingPointError for answers that are no numbers.
     """
     model.eval()
     counts: list[list[Counts]] = [[] for _ in protocols]
@@ -258,6 +274,8 @@ def score(
                 drawn = [protocol.draw(truth, name) for truth, name in zip(truths, batch.names, strict=True)]
                 prompts = stack_prompts(drawn, model.device)
             logits = resize_logits(model.decode(embedding, *prompts).logits, batch.masks.shape[1:])
+            if not logits.isfinite().all():
+                raise FloatingPointError("the model answers with NaN, for its training diverged: lower lr.")
             for mask, truth in zip((logits[:, 0] > 0).cpu().numpy(), truths, strict=True):
                 own.append(count(mask[: truth.shape[0], : truth.shape[1]], truth))
     return counts
@@ -347,19 +365,25 @@ class Run:
         """Write all of it atomically."""
         trained = {name: p.detach() for name, p in self.weights.items()}
         state = {name: part.state_dict() for name, part in self.stateful.items()}
-        state |= {"model": trained, "ema": self.ema, "steps": self.steps}
+        state |= {"model": trained, "ema": self.ema, "steps": self.steps, "stage": path.parent.name}
         with atomic(path) as partial:
             torch.save(state | {"history": self.history, "losses": self.losses}, partial)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state, if there is one. Raises ValueError for a damaged one."""
+        """Go on from a saved state, if there is one. Raises ValueError for a damaged one or another training's."""
         if not path.is_file():
             return
         try:
             state = torch.load(path, weights_only=True, map_location=self.model.device)
+            if (other := state["stage"]) != path.parent.name:
+                raise ValueError(f"it is of {other}")
+            for part in (state["model"], state["ema"]):
+                if part.keys() != self.weights.keys() or not all(p.isfinite().all() for p in part.values()):
+                    raise ValueError("weights are missing or no numbers")
             self.model.load_state_dict(state["model"], strict=False)
             for name, part in self.stateful.items():
                 part.load_state_dict(state[name])
             self.ema, self.steps, self.history, self.losses = (state[k] for k in ("ema", "steps", "history", "losses"))
         except LOAD_ERRORS as error:
-            raise ValueError(f"{shown(path)} is damaged ({type(error).__name__}): delete it to start anew.") from error
+            why = error if isinstance(error, ValueError) else type(error).__name__
+            raise ValueError(f"{shown(path)} is damaged ({why}): delete it to start anew.") from error

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -49,15 +50,24 @@ def load_stage(folder: str | Path) -> Stage:
         raise ValueError(
             f"{folder}: stage.json is of other weights than best.safetensors: delete the folder to train it anew."
         )
-    history = [
-        {key: float("nan" if v is None else v) for key, v in row.items()} for row in read_csv(folder / "history.csv")
-    ]
+    try:
+        rows = read_csv(folder / "history.csv")
+        history = [{key: float("nan" if v is None else v) for key, v in row.items()} for row in rows]
+        whole = len(history) == about["config"]["epochs"]
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{folder}: stage.json or history.csv is damaged: delete the folder to train it anew.")
     return Stage(folder, about["config"], history)
 
 
 def training_patches(scans: Sequence[Scan], config: StageConfig) -> list[Patch]:
     """All patches with roots, and as many without as config.soil_share asks for (drawn from config.seed)."""
     patches = [patch for scan in scans for patch in tile(scan, config.patch_size)]
+    mirrored = 1 - np.mean([np.prod(1 - np.array(p.padding) / config.patch_size) for p in patches])
+    if mirrored > 0.5:
+        what = f"patches of {config.patch_size} px are larger than the scans: {mirrored:.0%} of them are mirrored"
+        warnings.warn(f"{what}: take a smaller patch_size.", stacklevel=2)
     rooted = [p for p in patches if p.mask.any()]
     soil = [p for p in patches if not p.mask.any()]
     if not rooted:
