@@ -226,14 +226,22 @@ def own_table() -> str:
 
 
 def curve_table() -> str:
-    """The learning curve: each score's mean and range over draws, by the number of scans."""
-    cells = {}
-    for model, number, row in figures.curve_rows(read_json(RESULTS / "segroot-whole.json")):
+    """The learning curve: each score's mean and range over draws, by the number of scans; and what drawn roots first
+    are better or worse than nano on the same draw."""
+    results, cells = read_json(RESULTS / "segroot-whole.json")["rows"], {}
+    for model, number, row in figures.curve_rows({"rows": results}):
         cells.setdefault((number, model), []).append(row)
     rows = []
     for (number, model), own in sorted(cells.items()):
         scores = [seed_cell([row[score][0] for row in own]) for score in figures.CURVE_SCORES]
         rows.append([number, figures.CURVE_STYLES[model][3], len(own), *scores])
+        if model == "nano-roots":
+            draws = [f", {number} scans, draw {draw}" for draw in range(len(own))]
+            paired = [
+                [results[f"{model}{draw}"][score][0] - results[f"nano{draw}"][score][0] for draw in draws]
+                for score in figures.CURVE_SCORES
+            ]
+            rows.append([number, "– that, less nano on the same draw", len(own), *map(seed_cell, paired)])
     return table(["scans", "", "draws", *figures.CURVE_SCORES.values()], rows)
 
 

@@ -31,11 +31,9 @@ def tversky_index(
 
     probability, truth: (B, 1, H, W), sums over H and W. Returns (B,). With both weights 0.5 it is the Dice index.
     Papers and libraries swap the letters alpha and beta, hence the names. (Salehi et al. 2017, equation 3.) Raises
-    ValueError for two shapes, and on a CPU for a truth above 1. (A GPU would have to be waited for.)
+    ValueError for two shapes, and for a truth of 8 bits. (Values are not looked at: a GPU would have to be waited for.)
     """
     _check_shapes(probability, truth)
-    if truth.device.type == "cpu" and truth.numel() and truth.max() > 1:
-        raise ValueError(f"the truth holds {float(truth.max()):g}: give 0 and 1, as mask > 127 does.")
     axes = (1, 2, 3)
     true_positive = (probability * truth).sum(axes)
     false_negative = ((1 - probability) * truth).sum(axes)
@@ -47,6 +45,8 @@ def _check_shapes(answer: Tensor, truth: Tensor) -> None:
     """Raises ValueError for two shapes, which would be stretched to one another without a word."""
     if not (isinstance(answer, Tensor) and isinstance(truth, Tensor)):
         raise ValueError(f"the answer is a {type(answer).__name__}, the truth a {type(truth).__name__}: give tensors.")
+    if truth.dtype == torch.uint8:  # of a file, 0 and 255
+        raise ValueError("the truth is of 8 bits, in which root may be 255: give bool, as mask > 127.")
     if answer.ndim != 4 or answer.shape != truth.shape:
         shapes = f"the answer is {tuple(answer.shape)} and the truth {tuple(truth.shape)}"
         raise ValueError(f"{shapes}: resize one, to (B, 1, H, W) both.")
@@ -65,6 +65,7 @@ def focal_tversky_loss(
     logits, truth: (B, 1, H, W). exponent is 1 / gamma of Abraham & Khan 2019 (gamma = 4/3). Without the clamp the
     power's gradient is infinite at a perfect mask, and NaN after the chain rule.
     """
+    _check_shapes(logits, truth)
     with torch.autocast(logits.device.type, enabled=False):
         index = tversky_index(logits.float().sigmoid(), truth.float(), fn_weight, fp_weight, smooth)
         return (1 - index).clamp_min(1e-6).pow(exponent).mean()

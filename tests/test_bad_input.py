@@ -1113,7 +1113,10 @@ CASES = [
         "weights that answer with NaN", lambda b: answers_with_nan(), "refused", "answers with NaN: its weights are dam"
     ),
     Case(
-        "a truth of 255", lambda b: focal_tversky_loss(LOGITS, LOGITS + 255), "refused", "the truth holds 255: give 0"
+        "a truth of a file",
+        lambda b: focal_tversky_loss(LOGITS, LOGITS.byte()),
+        "refused",
+        "the truth is of 8 bits, in",
     ),
     Case(
         "a loss of arrays",

@@ -160,7 +160,9 @@ def scans_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "scans"
     folder.mkdir()
     for name, drawn in (("a_T001_L001_11.04.17", cross()), ("b", cross()), ("c", np.zeros((100, 100), bool))):
-        Image.fromarray(np.repeat(drawn[..., None], 3, 2).astype(np.uint8) * 255).save(folder / f"{name}.png")
+        image = np.repeat(drawn[..., None], 3, 2).astype(np.uint8) * 255
+        image[::7, ::2, 2] = 90  # soil
+        Image.fromarray(image).save(folder / f"{name}.png")
     return folder
 
 

@@ -46,6 +46,7 @@ def scans(tmp_path):
 
 def drawn(number: int) -> np.ndarray:
     image = np.zeros((128 - 20 * number, 160, 3), np.uint8)
+    image[..., 2] = np.arange(len(image))[:, None] % 8 * 10  # soil
     image[20 + number : 25 + number, 10:120] = image[30:90, 70:74] = 255
     return image
 

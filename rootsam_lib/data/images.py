@@ -146,7 +146,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
             return ValueError(f"{shown(path)} is empty (0 bytes): copy it again, or take it out.")
     if start.startswith(b"version https://git-lfs"):
         return ValueError(f"{shown(path)} only stands for an image that Git LFS holds: get it by `git lfs pull`.")
-    reason = str(error).partition(" <_io")[0].replace(str(path), path.name).strip(".") or type(error).__name__
+    reason = re.sub(r"<_io.*>", repr(path.name), str(error)).replace(str(path), path.name).strip(".")
+    reason = reason or type(error).__name__
     reason = reason.encode("utf-8", "replace").decode()
     return ValueError(
         f"{shown(path)} cannot be read as an image ({reason}): it is damaged or of a kind that is not read; copy it "
