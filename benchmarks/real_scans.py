@@ -28,7 +28,7 @@ from scipy.ndimage import distance_transform_edt
 from rootsam_lib.checkpoints import ROOTS, build_sam
 from rootsam_lib.data.datasets import describe, load_parts
 from rootsam_lib.data.drawn import synthetic_scans
-from rootsam_lib.data.images import read_image
+from rootsam_lib.data.masks import read_mask
 from rootsam_lib.data.scans import Scan, tile
 from rootsam_lib.evaluation.bootstrap import collect, difference, estimates, tube_weights
 from rootsam_lib.evaluation.peers import train_unet
@@ -229,7 +229,7 @@ def masks_of(name: str, make: Callable[[], Predictor], scans: Sequence[Scan]) ->
             if not file.is_file():
                 write_image(file, np.uint8(255) * predictor(scan.image))
         write_json(note, about_predictor(predictor) | {"provenance": provenance(predictor.model.device)})
-    return [read_image(file)[..., 0] > 127 for file in files], read_json(note)
+    return [read_mask(file, "0/255") for file in files], read_json(note)
 
 
 def scores(mask: np.ndarray, scan: Scan) -> dict[str, object]:
