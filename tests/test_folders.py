@@ -290,6 +290,7 @@ def test_killed_at_random_moments_it_ends_at_the_same_bytes(tmp_path):
     folder.mkdir()
     for number in range(many):
         image = np.zeros((64, 64, 3), np.uint8)
+        image[::7, :, 2] = 90  # soil
         image[number : number + 4, 5:60] = 255
         Image.fromarray(image).save(folder / f"s_T{number:03d}.png")
         if number % 2:

@@ -146,7 +146,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
             return ValueError(f"{shown(path)} is empty (0 bytes): copy it again, or take it out.")
     if start.startswith(b"version https://git-lfs"):
         return ValueError(f"{shown(path)} only stands for an image that Git LFS holds: get it by `git lfs pull`.")
-    reason = re.sub(r"<_io.*>", repr(path.name), str(error)).replace(str(path), path.name).strip(".")
+    reason = re.sub(r"<_io.*>", lambda _: repr(path.name), str(error)).replace(str(path), path.name).strip(".")
     reason = reason or type(error).__name__
     reason = reason.encode("utf-8", "replace").decode()
     return ValueError(
