@@ -282,7 +282,8 @@ def load_entry(
     dpi = resolution(entry.image)[0] if dpi is None else checked_dpi(dpi)
     opened = open_image(entry.image, max_megapixels)
     image, mask = read_image(opened), None
-    drawn_like_a_mask = len(np.unique(image[::5, ::5].reshape(-1, 3), axis=0)) == 2
+    parts = image[::5, ::5], image  # of nearly every photograph the first says it
+    drawn_like_a_mask = all(len(np.unique(part.reshape(-1, 3), axis=0)) == 2 for part in parts)
     if entry.mask is not None:
         drawn = open_image(entry.mask, max_megapixels)
         mask = read_mask(drawn, mask_coding, max_megapixels)
