@@ -239,6 +239,11 @@ def test_a_mask_that_a_given_coding_leaves_empty_is_named(tmp_path):
     write(paths[2], NONE)
     with pytest.warns(UserWarning, match=r"2\.png holds no root \(1 of 4 masks hold none\): if roots are drawn there"):
         find_coding(paths)
+    paths[2] = write(
+        tmp_path / "2.jpg", NONE + np.indices(NONE.shape).sum(0).astype(np.uint8) % 3
+    )  # soil, as JPEG has it
+    with pytest.warns(UserWarning, match=r"2\.jpg holds no root \(1 of 4 masks hold none\): if roots are drawn there"):
+        find_coding(paths, coding="0/255")
 
 
 def test_values_beyond_a_given_coding_are_said(tmp_path):

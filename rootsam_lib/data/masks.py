@@ -135,7 +135,9 @@ def find_coding(
             )
     share = float(np.mean(shares))
     if share and (bare := [one for one, own in zip(seen, shares, strict=True) if not own]):
-        varied = [one for one in bare if len(one.levels) > 1]  # an empty mask is of one value
+        varied = [
+            one for one in bare if len(one.levels) > 1 and not one.lossy
+        ]  # an empty one is of one value, JPEG aside
         odd = shown((varied or bare)[0].path)
         doubt = f"what is drawn there is no root by {coding}" if varied else "if roots are drawn there"
         warnings.warn(
